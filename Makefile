@@ -1,0 +1,215 @@
+# smfs, smvm-runner and smvm-pull. One non-recursive makefile; `make help` lists the targets.
+#
+# Sources are found by folder: a new file in a folder needs no line here. Dependencies point one
+# way (pull -> smfs, runner -> smfs) and are enforced by tests/lib/layering.sh.
+
+VERSION  := 0.1.0
+BUILD    ?= build
+PREFIX   ?= /usr/local
+DESTDIR  ?=
+SAN      ?=
+Q        := $(if $(V),,@)
+PKGCONF  ?= pkg-config
+
+WARN     := -Wall -Wextra -Werror -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wpointer-arith \
+            -Wno-unused-parameter
+OPT      ?= -O2 -g
+CPPFLAGS += -I. -D_GNU_SOURCE -D_FILE_OFFSET_BITS=64 -DSMFS_VERSION='"$(VERSION)"' -DFUSE_USE_VERSION=314
+CFLAGS   += -std=gnu11 $(OPT) $(WARN) -fno-strict-aliasing -fvisibility=hidden -fstack-protector-strong \
+            -ffunction-sections -fdata-sections -pthread -MMD -MP
+LDFLAGS  += -Wl,--gc-sections -Wl,-z,relro,-z,now -pthread
+
+ifneq ($(SAN),)
+# A build of its own, so that plain and sanitized objects never mix.
+override BUILD := $(BUILD)-san
+comma    := ,
+CFLAGS   += -fsanitize=$(SAN) -fno-omit-frame-pointer -fno-sanitize-recover=all
+LDFLAGS  += -fsanitize=$(SAN)
+endif
+
+STORE_PKGS := libzstd libxxhash lmdb jansson libcrypto
+PULL_PKGS  := libarchive libcurl
+
+# ---- sources ----------------------------------------------------------------------------------
+SMFS_LIB   := $(wildcard smfs/base/*.c smfs/store/*.c smfs/mount/*.c)
+SMFS_CMD   := $(wildcard smfs/cmd/*.c)
+SMVM_LIB   := $(filter-out runner/agent/%,$(wildcard runner/vm/*.c runner/x86/*.c runner/devices/*.c \
+                runner/snapshot/*.c runner/guest/*.c runner/control/*.c runner/proto/*.c))
+SMVM_CMD   := $(wildcard runner/cmd/*.c)
+AGENT      := $(wildcard runner/agent/*.c runner/proto/*.c) \
+              smfs/base/err.c smfs/base/log.c smfs/base/bytes.c smfs/base/io.c smfs/base/num.c
+PULL_LIB   := $(wildcard pull/*.c)
+PULL_CMD   := $(wildcard pull/cmd/*.c)
+UNIT       := $(wildcard tests/unit/test_*.c)
+GUESTS     := $(wildcard tests/guest/*.S)
+BENCHES    := $(wildcard bench/*.c)
+FUZZERS    := $(wildcard tests/fuzz/fuzz_*.c)
+
+obj = $(patsubst %.c,$(BUILD)/obj/%.o,$(1))
+pic = $(patsubst %.c,$(BUILD)/pic/%.o,$(1))
+
+LIBSMFS := $(BUILD)/libsmfs.a
+LIBSMVM := $(BUILD)/libsmvm.a
+LIBPULL := $(BUILD)/libpull.a
+
+.SECONDARY:
+.PHONY: all deps check check-long quickstart bench bench-store bench-snapshot install clean tidy format fuzz tests help
+.DELETE_ON_ERROR:
+
+all: $(BUILD)/smfs $(BUILD)/smvm-pull $(BUILD)/smvm-runner $(BUILD)/smvm-init \
+     $(BUILD)/libsmfs.so $(BUILD)/libsmvm.so $(BUILD)/smfs.pc $(BUILD)/smvm.pc
+
+help:
+	@echo 'make deps         install what a build and the tests need (apt, as root)'
+	@echo 'make              build the commands and libraries into $(BUILD)/'
+	@echo 'make quickstart   install, build, and run the main job for real'
+	@echo 'make check        install, build, test; ends with "N passed, N failed, N skipped"'
+	@echo 'make check-long   the tests that take longer than make check may'
+	@echo 'make bench        every figure, tab-separated; QUICK=1 for a few minutes'
+	@echo 'make tidy         clang-tidy over the tree; make format: clang-format'
+	@echo 'make install      PREFIX=$(PREFIX) DESTDIR=$(DESTDIR)'
+	@echo 'SAN=address,undefined makes a sanitized build in $(BUILD)-san/'
+
+deps:
+	sh tests/lib/deps.sh
+
+# ---- compile ----------------------------------------------------------------------------------
+$(BUILD)/obj/%.o: %.c
+	@mkdir -p $(@D)
+	@echo '  CC  $@'
+	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS) -c -o $@ $<
+
+$(BUILD)/pic/%.o: %.c
+	@mkdir -p $(@D)
+	@echo '  CC  $@'
+	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS) -fPIC -c -o $@ $<
+
+$(LIBSMFS): $(call obj,$(SMFS_LIB))
+$(LIBSMVM): $(call obj,$(SMVM_LIB))
+$(LIBPULL): $(call obj,$(PULL_LIB))
+$(LIBSMFS) $(LIBSMVM) $(LIBPULL):
+	@rm -f $@
+	@$(AR) rcs $@ $^
+
+$(BUILD)/libsmfs.so: $(call pic,$(SMFS_LIB))
+	@echo '  LD  $@'
+	$(Q)$(CC) $(LDFLAGS) -shared -Wl,-soname,libsmfs.so.0 -o $@ $^ \
+	    $$($(PKGCONF) --libs $(STORE_PKGS) fuse3)
+
+# libsmvm stands alone: what it uses of libsmfs is linked into it.
+$(BUILD)/libsmvm.so: $(call pic,$(SMVM_LIB) $(filter smfs/base/% smfs/store/%,$(SMFS_LIB)))
+	@echo '  LD  $@'
+	$(Q)$(CC) $(LDFLAGS) -shared -Wl,-soname,libsmvm.so.0 -o $@ $^ \
+	    $$($(PKGCONF) --libs $(STORE_PKGS) libarchive libseccomp)
+
+# ---- commands ---------------------------------------------------------------------------------
+$(BUILD)/smfs: $(call obj,$(SMFS_CMD)) $(LIBSMFS)
+	@echo '  LD  $@'
+	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $$($(PKGCONF) --libs $(STORE_PKGS) fuse3)
+
+$(BUILD)/smvm-pull: $(call obj,$(PULL_CMD)) $(LIBPULL) $(LIBSMFS)
+	@echo '  LD  $@'
+	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $$($(PKGCONF) --libs $(PULL_PKGS) $(STORE_PKGS) fuse3)
+
+# Static: a restore is over in a millisecond or two, and the dynamic linker alone would double that.
+# Sanitizers need the dynamic one.
+ifeq ($(SAN),)
+$(BUILD)/smvm-runner: $(call obj,$(SMVM_CMD)) $(LIBSMVM) $(LIBSMFS)
+	@echo '  LD  $@'
+	$(Q)$(CC) $(LDFLAGS) -static -o $@ $^ -larchive -lseccomp -ljansson -llmdb -lzstd -lxxhash -lcrypto
+else
+$(BUILD)/smvm-runner: $(call obj,$(SMVM_CMD)) $(LIBSMVM) $(LIBSMFS)
+	@echo '  LD  $@'
+	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $$($(PKGCONF) --libs libarchive libseccomp $(STORE_PKGS))
+endif
+
+# Runs as process 1 of the guest: static, never sanitized.
+AGENT_OBJ := $(patsubst %.c,$(BUILD)/agent/%.o,$(AGENT))
+$(BUILD)/agent/%.o: %.c
+	@mkdir -p $(@D)
+	@echo '  CC  $@'
+	$(Q)$(CC) $(CPPFLAGS) $(filter-out -fsanitize=% -fno-sanitize-recover=%,$(CFLAGS)) -c -o $@ $<
+$(BUILD)/smvm-init: $(AGENT_OBJ)
+	@echo '  LD  $@'
+	$(Q)$(CC) -static -pthread -Wl,--gc-sections -o $@ $^
+
+$(BUILD)/%.pc: doc/%.pc.in Makefile
+	@mkdir -p $(@D)
+	@sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@VERSION@|$(VERSION)|' $< > $@
+
+# ---- tests ------------------------------------------------------------------------------------
+UNIT_BIN  := $(patsubst tests/unit/%.c,$(BUILD)/unit/%,$(UNIT))
+GUEST_BIN := $(patsubst tests/guest/%.S,$(BUILD)/guest/%,$(GUESTS))
+BENCH_BIN := $(patsubst bench/%.c,$(BUILD)/bench/%,$(BENCHES))
+FUZZ_BIN  := $(patsubst tests/fuzz/%.c,$(BUILD)/fuzz/%,$(FUZZERS))
+ALL_LIBS   = $$($(PKGCONF) --libs $(PULL_PKGS) $(STORE_PKGS) fuse3 libseccomp)
+
+$(BUILD)/unit/%: $(BUILD)/obj/tests/unit/%.o $(LIBPULL) $(LIBSMVM) $(LIBSMFS)
+	@mkdir -p $(@D)
+	@echo '  LD  $@'
+	$(Q)$(CC) $(LDFLAGS) -o $@ $< $(LIBPULL) $(LIBSMVM) $(LIBSMFS) $(ALL_LIBS) $$($(PKGCONF) --libs cmocka)
+
+$(BUILD)/guest/%: tests/guest/%.S tests/guest/guest.ld $(wildcard tests/guest/*.inc)
+	@mkdir -p $(@D)
+	@echo '  LD  $@'
+	$(Q)$(CC) -nostdlib -static -no-pie -Wl,--build-id=none -Wl,-T,tests/guest/guest.ld -Itests/guest -o $@ $<
+
+$(BUILD)/bench/%: $(BUILD)/obj/bench/%.o $(LIBSMVM) $(LIBSMFS)
+	@mkdir -p $(@D)
+	@echo '  LD  $@'
+	$(Q)$(CC) $(LDFLAGS) -o $@ $< $(LIBSMVM) $(LIBSMFS) $(ALL_LIBS)
+
+tests: all $(UNIT_BIN) $(GUEST_BIN) $(BENCH_BIN)
+
+check: deps
+	$(MAKE) tests
+	BUILD=$(BUILD) sh tests/run.sh check
+
+check-long: deps
+	$(MAKE) tests
+	BUILD=$(BUILD) sh tests/run.sh long
+
+quickstart: deps
+	$(MAKE) all
+	BUILD=$(BUILD) sh tests/vm/quickstart.sh
+
+bench: bench-store bench-snapshot
+bench-store bench-snapshot: tests
+	BUILD=$(BUILD) sh bench/$@.sh
+
+# libFuzzer: FUZZ_SECONDS each, findings kept in $(BUILD)/fuzz.
+FUZZ_SECONDS ?= 60
+$(BUILD)/fuzz/%: tests/fuzz/%.c $(SMFS_LIB) $(SMVM_LIB) $(PULL_LIB)
+	@mkdir -p $(@D)
+	@echo '  LD  $@'
+	$(Q)clang $(CPPFLAGS) -std=gnu11 -O1 -g -fsanitize=fuzzer,address,undefined -pthread -o $@ $^ $(ALL_LIBS)
+fuzz: $(FUZZ_BIN)
+	BUILD=$(BUILD) FUZZ_SECONDS=$(FUZZ_SECONDS) sh tests/fuzz/run.sh
+
+tidy:
+	clang-tidy --quiet $(SMFS_LIB) $(SMFS_CMD) $(SMVM_LIB) $(SMVM_CMD) $(AGENT) $(PULL_LIB) $(PULL_CMD) \
+	    -- $(CPPFLAGS) -std=gnu11 $$($(PKGCONF) --cflags fuse3)
+
+format:
+	git ls-files '*.c' '*.h' | xargs clang-format -i
+
+# ---- install ----------------------------------------------------------------------------------
+HEADERS := smfs/base/err.h smfs/store/store.h
+install: all
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib/pkgconfig $(DESTDIR)$(PREFIX)/lib/smvm \
+	    $(DESTDIR)$(PREFIX)/share/man/man1
+	install -m 755 $(BUILD)/smfs $(BUILD)/smvm-runner $(BUILD)/smvm-pull $(DESTDIR)$(PREFIX)/bin
+	install -m 755 $(BUILD)/smvm-init $(DESTDIR)$(PREFIX)/lib/smvm
+	install -m 644 $(LIBSMFS) $(LIBSMVM) $(DESTDIR)$(PREFIX)/lib
+	for l in smfs smvm; do \
+	    install -m 755 $(BUILD)/lib$$l.so $(DESTDIR)$(PREFIX)/lib/lib$$l.so.0 && \
+	    ln -sf lib$$l.so.0 $(DESTDIR)$(PREFIX)/lib/lib$$l.so || exit 1; done
+	install -m 644 $(BUILD)/smfs.pc $(BUILD)/smvm.pc $(DESTDIR)$(PREFIX)/lib/pkgconfig
+	for h in $(HEADERS); do \
+	    install -D -m 644 $$h $(DESTDIR)$(PREFIX)/include/$$h || exit 1; done
+	install -m 644 $(wildcard doc/*.1) $(DESTDIR)$(PREFIX)/share/man/man1
+
+clean:
+	rm -rf $(BUILD) $(BUILD)-san
+
+-include $(shell find $(BUILD) -name '*.d' 2>/dev/null)

@@ -1,0 +1,69 @@
+/*
+ * memory.h - guest physical memory: a few regions, each one KVM memslot.
+ *
+ * RAM of a guest is laid out below and above the 3 GiB..4 GiB hole; `ram` of a snapshot is the
+ * regions one after the other in GPA order (file_off). Other slots (pmem) are regions of their own kind
+ * and never part of `ram`.
+ *
+ * THE GUEST IS HOSTILE: memory_at() is the only way from a guest address to a pointer. The bytes
+ * behind it change under our feet; read each field once into a local (READ_ONCE style), check,
+ * then use the local.
+ *
+ * Threads: the region table is fixed once the VM starts; lookups need no lock.
+ */
+#ifndef RUNNER_VM_MEMORY_H
+#define RUNNER_VM_MEMORY_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "smfs/base/err.h"
+
+#define MEMORY_HOLE_START 0xc0000000ull /* 3 GiB: MMIO, IOAPIC, LAPIC live above */
+#define MEMORY_HOLE_END	  0x100000000ull
+#define MEMORY_MAX_REGIONS 16
+#define MEMORY_RAM_MIN	  (2ull << 20)
+#define MEMORY_RAM_MAX	  (256ull << 30)
+
+enum memory_kind { MEMORY_RAM = 1, MEMORY_PMEM = 2 };
+
+struct memory_region {
+	enum memory_kind kind;
+	uint64_t gpa, size; /* page aligned */
+	uint64_t file_off;  /* RAM: offset of this region in the snapshot's `ram` */
+	uint8_t *hva;
+	bool readonly; /* KVM_MEM_READONLY; writes exit as MMIO and are refused */
+};
+
+struct memory {
+	struct memory_region region[MEMORY_MAX_REGIONS];
+	unsigned n;
+};
+
+/* Fill in the RAM regions (1 or 2) of `ram_bytes` (page aligned), hva still NULL. */
+int memory_layout(struct memory *m, uint64_t ram_bytes, struct err *err);
+
+/* Map RAM regions: anonymous (MAP_NORESERVE), for a cold boot. */
+int memory_map_anon(struct memory *m, struct err *err);
+
+/*
+ * Map RAM regions MAP_PRIVATE from a snapshot's `ram`. The file's length is checked against the
+ * regions first (a short file would be SIGBUS later): EBADMSG.
+ */
+int memory_map_file(struct memory *m, int fd, const char *path, struct err *err);
+
+/* Add a mapped region that is not RAM; takes over the mapping. */
+int memory_add(struct memory *m, const struct memory_region *r, struct err *err);
+
+/* KVM_SET_USER_MEMORY_REGION for all regions, slot = index. */
+int memory_set_slots(const struct memory *m, int vm_fd, struct err *err);
+
+/* Unmap everything. */
+void memory_free(struct memory *m);
+
+/* Pointer to [gpa, gpa+len) if it lies wholly in one writable RAM region, else NULL. */
+void *memory_at(const struct memory *m, uint64_t gpa, uint64_t len);
+
+uint64_t memory_ram_bytes(const struct memory *m);
+
+#endif

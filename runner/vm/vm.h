@@ -1,0 +1,98 @@
+/*
+ * vm.h - one virtual machine: its KVM objects, memory, devices and threads.
+ *
+ * LIFE. vm_new() makes the KVM VM in the order KVM.md measured as cheap: VM -> memory slots ->
+ * irqchip -> PIT -> vCPUs -> devices. Then either the boot path (runner/x86/boot.h loads a kernel
+ * and sets the first registers) or the restore path (runner/snapshot/restore.h loads state); then
+ * vm_start(). vm_pause() and vm_resume() bracket a snapshot. vm_wait() blocks until the guest
+ * is over. vm_free() ends everything.
+ *
+ * THREADS. One thread per vCPU runs KVM_RUN; one I/O thread runs the loop; the thread that called
+ * vm_start() waits. `dev_lock` is the one lock: held around every device operation, whichever
+ * thread it is on. There is no process-wide state: two VMs could live in one process.
+ */
+#ifndef RUNNER_VM_VM_H
+#define RUNNER_VM_VM_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "runner/vm/device.h"
+#include "runner/vm/loop.h"
+#include "runner/vm/memory.h"
+#include "smfs/base/err.h"
+
+#define VM_MAX_VCPUS 8
+
+struct vcpu;
+struct kvm_cpuid2;
+
+enum vm_end {
+	VM_RUNNING = 0,
+	VM_SHUTDOWN, /* guest powered off */
+	VM_RESET,    /* guest asked for a reset (reboot, or panic with panic=-1) */
+	VM_STOPPED,  /* vm_stop() */
+	VM_FAILED,   /* KVM error, triple fault; vm->end_err says what */
+};
+
+struct vm_config {
+	uint64_t ram_bytes;
+	unsigned vcpus;
+	/*
+	 * RAM: -1 = anonymous; otherwise an open `ram` of a snapshot, mapped MAP_PRIVATE.
+	 * `ram_path` is for messages.
+	 */
+	int ram_fd;
+	const char *ram_path;
+	/* The CPUID table to give the vCPUs; NULL = host's supported table, filtered (x86/cpuid.h). */
+	const struct kvm_cpuid2 *cpuid;
+	bool irqchip; /* false only for the smallest of test guests */
+};
+
+struct vm {
+	int kvm_fd, fd;
+	struct memory mem;
+	unsigned nvcpus;
+	struct vcpu *vcpu[VM_MAX_VCPUS];
+	struct device *devices; /* in order of creation */
+	struct loop *loop;
+	pthread_t loop_thread;
+	pthread_mutex_t dev_lock;
+	int next_gsi;	      /* for vm_add_device() of a virtio device; from 5 upwards */
+	uint64_t next_mmio;   /* next virtio-mmio window; VM_MMIO_BASE upwards, 4 KiB each */
+	_Atomic int end;      /* enum vm_end */
+	struct err end_err;
+	int end_fd; /* eventfd readable once `end` is set: for a control loop */
+	bool running, paused;
+};
+
+#define VM_MMIO_BASE 0xd0000000ull
+#define VM_MMIO_STEP 0x1000ull
+#define VM_PMEM_ALIGN (2ull << 20)
+
+int vm_new(const struct vm_config *cfg, struct vm **out, struct err *err);
+void vm_free(struct vm *vm);
+
+/*
+ * Hand a device to the VM, which then owns it. bus/base/size/gsi as the device set them; a virtio
+ * device comes with base 0 and gets the next window and GSI. Registers the irqfd. Before vm_start().
+ */
+int vm_add_device(struct vm *vm, struct device *d, struct err *err);
+struct device *vm_find_device(const struct vm *vm, const char *id);
+
+/* Create the vCPU and I/O threads; vCPUs start in the guest at once. */
+int vm_start(struct vm *vm, struct err *err);
+/*
+ * Stop all vCPUs outside the guest with any pending PIO/MMIO completed (one re-entry with immediate_exit), then quiesce
+ * every device in list order. On error the VM is running again.
+ */
+int vm_pause(struct vm *vm, struct err *err);
+/* Devices resume, then vCPUs. */
+int vm_resume(struct vm *vm, struct err *err);
+/* End the VM from any thread, a signal handler included. The first reason given stays. */
+void vm_end(struct vm *vm, enum vm_end why);
+enum vm_end vm_wait(struct vm *vm, struct err *err);
+
+#endif

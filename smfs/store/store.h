@@ -1,0 +1,297 @@
+/*
+ * store.h - the content-addressed store: libsmfs's public interface, and its manual.
+ *
+ * MODEL. A store is a directory on the host. It holds
+ *   - chunks: pieces of file content, named by the SHA-256 of their bytes, kept compressed in
+ *     append-only pack files, each distinct chunk once;
+ *   - maps: Merkle trees over the chunks of one file (a file that fits one chunk needs none);
+ *   - directories: sorted lists of entries, each a node named by its hash, so equal subtrees of
+ *     two images are one object;
+ *   - names: (kind, name) -> a directory. Snapshots, layers and images are names of
+ *     directories and nothing else: snapshots/x is a directory of `meta`, `ram`, `vcpu`; an
+ *     image has `manifest.json`, `config.json`, `rootfs`, `rootfs.erofs`; a layer is its tree.
+ * Content and directories never change; only names come and go, atomically.
+ *
+ * WRITING happens in an ingest: add files and directories in any order, stage names, commit.
+ * Before commit nothing is visible; after it (return 0) everything survives power loss. Abort,
+ * or death at any point, leaves at most unreferenced frames. Any number of processes may ingest
+ * and read at once; commits are serialised by the index for the length of one transaction.
+ *
+ * THREADS. A struct smfs_store may be shared by threads. A struct smfs_ingest may be shared by
+ * threads (layers are ingested in parallel). A struct smfs_stream or struct smfs_dir belongs to
+ * one thread at a time. A struct smfs_file may be read by many threads.
+ *
+ * ERRORS. 0 or a negative errno, with *err filled (see err.h). Those with a fixed meaning:
+ *   ENOENT  no such name                  EEXIST   name taken
+ *   EBADMSG stored bytes fail their checksum or do not parse: the message names what is hit
+ *   EROFS   store opened read-only        ENOSPC   disk full: nothing visible has changed
+ *   ENOTSUP format newer than this library
+ *
+ * UNITS. Sizes and offsets are bytes. Times are nanoseconds since the epoch, UTC.
+ */
+#ifndef SMFS_STORE_STORE_H
+#define SMFS_STORE_STORE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "smfs/base/err.h"
+
+#define SMFS_API __attribute__((visibility("default")))
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+struct smfs_store;
+struct smfs_ingest;
+struct smfs_stream;
+struct smfs_file;
+
+#define SMFS_ID_LEN 32
+struct smfs_id {
+	uint8_t b[SMFS_ID_LEN];
+};
+
+/* ---- store -------------------------------------------------------------------------------- */
+
+#define SMFS_DEFAULT_STORE "/var/lib/smfs"
+#define SMFS_DEFAULT_MOUNT "/mnt/smfs"
+
+/* Create an empty store in `dir` (made if missing, must be empty). EEXIST if it is a store. */
+SMFS_API int smfs_store_init(const char *dir, struct err *err);
+
+#define SMFS_RDONLY 1u
+/* Opening for writing finishes or discards what a crashed process left (never blocks readers). */
+SMFS_API int smfs_store_open(const char *dir, unsigned flags, struct smfs_store **out,
+			     struct err *err);
+SMFS_API void smfs_store_close(struct smfs_store *s);
+SMFS_API const char *smfs_store_dir(const struct smfs_store *s);
+/* Creation time of the store, the mtime of content that has none of its own. */
+SMFS_API int64_t smfs_store_created(const struct smfs_store *s);
+
+struct smfs_store_stat {
+	uint64_t snapshots, images, layers; /* names of each kind */
+	uint64_t chunks;		    /* distinct frames in the index */
+	uint64_t packs;
+	uint64_t logical_bytes; /* sum of the names' logical sizes */
+	uint64_t raw_bytes;	/* distinct chunk bytes, uncompressed */
+	uint64_t stored_bytes;	/* what they take in packs, headers included */
+	uint64_t disk_bytes;	/* packs + index + journal on disk */
+	uint64_t free_bytes;	/* available to the store's file system */
+};
+SMFS_API int smfs_store_stat(struct smfs_store *s, struct smfs_store_stat *out, struct err *err);
+
+/* ---- content ------------------------------------------------------------------------------ */
+
+/*
+ * A file's bytes, by value: 44 bytes on disk, comparable with memcmp of its encoding. Equal
+ * content written with the same chunking has equal references.
+ */
+enum smfs_content_kind {
+	SMFS_ZERO = 0,	/* `size` zero bytes (also the empty file); id all zero */
+	SMFS_CHUNK = 1, /* one chunk of exactly `size` bytes; id names it */
+	SMFS_MAP = 2,	/* id names the root map node at level `depth` */
+};
+struct smfs_content {
+	uint64_t size;
+	uint8_t kind;
+	uint8_t depth;
+	struct smfs_id id;
+};
+
+/* ---- reading content ---------------------------------------------------------------------- */
+
+SMFS_API int smfs_file_open(struct smfs_store *s, const struct smfs_content *c,
+			    struct smfs_file **out, struct err *err);
+SMFS_API void smfs_file_close(struct smfs_file *f);
+/*
+ * Read at `off`: the count, short only at end of file. Holes read as zeros. Each frame is
+ * verified when it comes from disk; EBADMSG names the frame and touches no other byte.
+ */
+SMFS_API ssize_t smfs_file_pread(struct smfs_file *f, void *buf, size_t len, uint64_t off,
+				 struct err *err);
+/* lseek(2)'s SEEK_DATA / SEEK_HOLE: -ENXIO past the last data or end of file. */
+SMFS_API int smfs_file_seek(struct smfs_file *f, uint64_t off, int whence, uint64_t *out,
+			    struct err *err);
+/* Bytes that are not holes (st_blocks * 512), and what the distinct frames take in packs. */
+SMFS_API int smfs_file_usage(struct smfs_file *f, uint64_t *data_bytes, uint64_t *stored_bytes,
+			     struct err *err);
+
+/* ---- writing: ingest ---------------------------------------------------------------------- */
+
+SMFS_API int smfs_ingest_begin(struct smfs_store *s, struct smfs_ingest **out, struct err *err);
+/* Always frees `ing`. 0 = durable and visible. On error nothing is visible. */
+SMFS_API int smfs_ingest_commit(struct smfs_ingest *ing, struct err *err);
+SMFS_API void smfs_ingest_abort(struct smfs_ingest *ing);
+
+struct smfs_ingest_stat {
+	uint64_t logical_bytes; /* passed in, holes and zeros included */
+	uint64_t zero_bytes;
+	uint64_t dup_bytes;    /* found in the store already */
+	uint64_t new_bytes;    /* raw bytes of new frames */
+	uint64_t stored_bytes; /* what those took */
+};
+SMFS_API void smfs_ingest_stat(struct smfs_ingest *ing, struct smfs_ingest_stat *out);
+
+/*
+ * One file, written front to back. Whole frames are hashed and compressed by the ingest's
+ * worker threads. SMFS_STREAM_STABLE promises that memory handed to smfs_stream_write() stays
+ * unchanged until smfs_stream_finish() returns, which saves a copy (snapshots write guest RAM so).
+ */
+#define SMFS_STREAM_STABLE 1u
+SMFS_API int smfs_stream_open(struct smfs_ingest *ing, unsigned flags, struct smfs_stream **out,
+			      struct err *err);
+SMFS_API int smfs_stream_write(struct smfs_stream *st, const void *buf, size_t len,
+			       struct err *err);
+/* Advance by `len` zero bytes without touching memory. */
+SMFS_API int smfs_stream_hole(struct smfs_stream *st, uint64_t len, struct err *err);
+/*
+ * Start a new chunk here. Chunks otherwise start at multiples of the frame size counted from
+ * the last cut, so data cut at the same logical places deduplicates whatever its offset: an EROFS
+ * image is cut where each of its files begins and so shares the files' own chunks. Cuts never
+ * affect correctness.
+ */
+SMFS_API int smfs_stream_cut(struct smfs_stream *st, struct err *err);
+/* Frees `st` in every case. */
+SMFS_API int smfs_stream_finish(struct smfs_stream *st, struct smfs_content *out, struct err *err);
+SMFS_API void smfs_stream_abort(struct smfs_stream *st);
+
+/* One buffer as one file. */
+SMFS_API int smfs_ingest_mem(struct smfs_ingest *ing, const void *buf, size_t len,
+			     struct smfs_content *out, struct err *err);
+/*
+ * The whole of an open file, holes found by SEEK_DATA; `cuts` (may be NULL) are ascending
+ * offsets for smfs_stream_cut().
+ */
+SMFS_API int smfs_ingest_fd(struct smfs_ingest *ing, int fd, const uint64_t *cuts, size_t ncuts,
+			    struct smfs_content *out, struct err *err);
+
+/* ---- directories -------------------------------------------------------------------------- */
+
+#define SMFS_NAME_MAX 255
+#define SMFS_LINK_MAX 4095   /* symlink target */
+#define SMFS_XATTR_MAX 65536 /* names and values of one entry together */
+
+struct smfs_xattr {
+	const char *name; /* with its prefix: "security.capability" */
+	const void *value;
+	size_t len;
+};
+
+/* An entry of a directory. When read, every pointer is into the struct smfs_dir. */
+struct smfs_entry {
+	const char *name; /* 1..255 bytes, no '/', not "." or ".." */
+	uint32_t mode;	  /* S_IFMT type and permission bits, as st_mode */
+	uint32_t uid, gid;
+	uint32_t rdev_major, rdev_minor; /* S_IFCHR, S_IFBLK */
+	int64_t mtime_sec;
+	uint32_t mtime_nsec;
+	/*
+	 * Hard links: entries of one tree with the same non-zero `link` are one inode, of which
+	 * `nlink` names exist in the tree. 0 and 1 for the ordinary case.
+	 */
+	uint32_t nlink;
+	uint64_t link;
+	struct smfs_content content; /* S_IFREG */
+	struct smfs_id dir;	     /* S_IFDIR: the directory object */
+	const char *target;	     /* S_IFLNK */
+	const struct smfs_xattr *xattrs;
+	size_t nxattrs;
+};
+
+/* Store a directory. Entries in any order; names must be distinct (EINVAL otherwise). */
+SMFS_API int smfs_ingest_dir(struct smfs_ingest *ing, const struct smfs_entry *entries, size_t n,
+			     struct smfs_id *out, struct err *err);
+
+struct smfs_dir;
+SMFS_API int smfs_dir_open(struct smfs_store *s, const struct smfs_id *id, struct smfs_dir **out,
+			   struct err *err);
+SMFS_API void smfs_dir_close(struct smfs_dir *d);
+SMFS_API size_t smfs_dir_count(const struct smfs_dir *d);
+/* Sorted by name (strcmp order). Valid until smfs_dir_close(). */
+SMFS_API const struct smfs_entry *smfs_dir_at(const struct smfs_dir *d, size_t i);
+SMFS_API const struct smfs_entry *smfs_dir_find(const struct smfs_dir *d, const char *name);
+
+/*
+ * An object by its path: the attributes of the root of a directory tree are not in any entry.
+ * smfs_ingest_dir() of one entry named "." is refused, so a tree's own root attributes travel in
+ * the entry that names it: image -> "rootfs"; a layer's root carries its own in the name record.
+ */
+
+/* ---- names -------------------------------------------------------------------------------- */
+
+enum smfs_kind { SMFS_SNAPSHOT = 1, SMFS_IMAGE = 2, SMFS_LAYER = 3 };
+#define SMFS_REF_MAX 400 /* longest name, bytes */
+
+struct smfs_name {
+	enum smfs_kind kind;
+	char name[SMFS_REF_MAX + 1];
+	struct smfs_id root; /* its directory */
+	int64_t created;     /* ns */
+	uint64_t seq;	     /* journal sequence number of its publication; also its identity */
+	uint64_t logical_bytes;
+	/* Attributes of the root directory itself (mode, owner, mtime); xattrs of roots are not kept. */
+	uint32_t mode, uid, gid;
+	int64_t mtime;
+};
+
+/*
+ * Valid names: snapshot [A-Za-z0-9][A-Za-z0-9._-]{0,127};
+ * image "<registry>/<repository>:<tag>" (registry may have ":port", repository has '/');
+ * layer "sha256:<64 hex>". EINVAL with the reason.
+ */
+SMFS_API int smfs_name_check(enum smfs_kind kind, const char *name, struct err *err);
+
+/* Stage a name for the commit. EEXIST at commit if taken, unless SMFS_REPLACE. `attr` (mode,
+ * uid, gid, mtime) may be NULL: 0755 root, now. Bytes of logical size are summed by the store. */
+#define SMFS_REPLACE 1u
+SMFS_API int smfs_ingest_name(struct smfs_ingest *ing, enum smfs_kind kind, const char *name,
+			      const struct smfs_id *root, const struct smfs_entry *attr,
+			      unsigned flags, struct err *err);
+
+SMFS_API int smfs_name_get(struct smfs_store *s, enum smfs_kind kind, const char *name,
+			   struct smfs_name *out, struct err *err);
+/* Names after `after` (NULL = from the start) in strcmp order; up to `max`; returns the count. */
+SMFS_API ssize_t smfs_name_list(struct smfs_store *s, enum smfs_kind kind, const char *after,
+				struct smfs_name *out, size_t max, struct err *err);
+SMFS_API int smfs_name_remove(struct smfs_store *s, enum smfs_kind kind, const char *name,
+			      struct err *err);
+/* EEXIST if `to` is taken. */
+SMFS_API int smfs_name_rename(struct smfs_store *s, enum smfs_kind kind, const char *from,
+			      const char *to, struct err *err);
+/* Bumped by every commit, removal and rename: a cheap "has any name changed". */
+SMFS_API uint64_t smfs_store_seq(struct smfs_store *s);
+
+struct smfs_usage {
+	uint64_t logical_bytes; /* sum of file sizes */
+	uint64_t data_bytes;	/* without holes */
+	uint64_t stored_bytes;	/* its distinct frames and nodes in packs */
+	uint64_t shared_bytes;	/* the part of stored_bytes other names also reach */
+};
+/* Walks the whole name (and, for shared_bytes, the store's other names). */
+SMFS_API int smfs_name_usage(struct smfs_store *s, enum smfs_kind kind, const char *name,
+			     struct smfs_usage *out, struct err *err);
+
+/* ---- fsck --------------------------------------------------------------------------------- */
+
+#define SMFS_FSCK_READ_DATA 1u /* decompress and rehash every frame, too */
+struct smfs_fsck {
+	uint64_t packs, frames, nodes, names, bad_frames, bad_names, garbage_frames;
+	/* One call per finding, e.g. "snapshot x: ram: bytes 65536-131071: frame … bad checksum". */
+	void (*report)(void *arg, const char *line);
+	void *arg;
+};
+/* 0 = clean; -EBADMSG = findings were reported. Reads only. */
+SMFS_API int smfs_fsck(struct smfs_store *s, unsigned flags, struct smfs_fsck *f, struct err *err);
+
+/* Lower-case hex into `out` (65 bytes). */
+SMFS_API char *smfs_id_hex(const struct smfs_id *id, char *out);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,77 @@
+#!/bin/sh
+# Run the test suites and end with one line: N passed, N failed, N skipped.
+#
+#   tests/run.sh check [SUITE...]     what `make check` runs
+#   tests/run.sh long  [SUITE...]     what `make check-long` adds
+#   tests/run.sh san                  unit and fs suites, for a sanitized build
+#
+# A suite is a program that prints TAP ("ok N - name", "not ok N - name", "ok N - name # SKIP why").
+# tests/unit/test_*.c are cmocka programs; tests/{fs,registry,guest,vm}/*.sh are shell programs on
+# tests/lib/tap.sh; a name ending in -long.sh belongs to `long`. A suite that dies, or prints no
+# test at all, counts as a failure. Logs: $BUILD/test-logs.
+set -u
+cd "$(dirname "$0")/.." || exit 1
+BUILD=${BUILD:-build}
+export BUILD
+mode=${1:-check}
+[ $# -gt 0 ] && shift
+logs=$BUILD/test-logs
+mkdir -p "$logs"
+passed=0 failed=0 skipped=0
+
+run() { # run SUITE-NAME COMMAND...
+	name=$1
+	shift
+	log=$logs/$(echo "$name" | tr / _).log
+	start=$(date +%s)
+	timeout -k 10 "${SUITE_TIMEOUT:-600}" "$@" >"$log" 2>&1 </dev/null
+	rc=$?
+	s=$(grep -c '^ok .*# SKIP' "$log")
+	p=$(($(grep -c '^ok ' "$log") - s))
+	f=$(grep -c '^not ok ' "$log")
+	if [ $rc -ne 0 ] && [ "$f" -eq 0 ]; then
+		f=1
+		echo "not ok - $name ended with status $rc" >>"$log"
+	fi
+	[ $((p + f + s)) -gt 0 ] || { f=1; echo "not ok - $name ran no test" >>"$log"; }
+	printf '%-34s %3d passed, %d failed, %d skipped  (%d s)\n' "$name" "$p" "$f" "$s" $(($(date +%s) - start))
+	grep '# SKIP' "$log" | sed 's/^ok [0-9]* - /    skipped: /'
+	if [ "$f" -gt 0 ]; then
+		grep '^not ok' "$log" | sed 's/^/    /'
+		echo "    --- last lines of $log"
+		tail -n 40 "$log" | sed 's/^/    | /'
+	fi
+	passed=$((passed + p)) failed=$((failed + f)) skipped=$((skipped + s))
+}
+
+wanted() { # wanted NAME PATTERNS...
+	n=$1
+	shift
+	[ $# -eq 0 ] && return 0
+	for pat; do
+		case $n in *"$pat"*) return 0 ;; esac
+	done
+	return 1
+}
+
+folders='fs registry guest vm'
+[ "$mode" = san ] && folders=fs
+if [ "$mode" != long ]; then
+	for t in "$BUILD"/unit/test_*; do
+		case $t in *.d) continue ;; esac
+		[ -x "$t" ] && wanted "unit/${t##*/}" "$@" && CMOCKA_MESSAGE_OUTPUT=TAP run "unit/${t##*/}" "$t"
+	done
+fi
+for d in $folders; do
+	for t in tests/"$d"/test_*.sh; do
+		[ -f "$t" ] || continue
+		b=$d/$(basename "$t" .sh)
+		case $mode:$b in
+		long:*-long) ;;
+		long:* | check:*-long | san:*-long) continue ;;
+		esac
+		wanted "$b" "$@" && run "$b" sh "$t"
+	done
+done
+echo "$passed passed, $failed failed, $skipped skipped"
+[ "$failed" -eq 0 ]
