@@ -1,0 +1,103 @@
+/*
+ * agent_client.h - the host's side of the agent protocol, over the VM's vsock.sock.
+ *
+ *     agent_connect(sock, deadline, &a, err);         // CONNECT handshake, HELLO
+ *     agent_info(a, &info, AGENT_TIMEOUT_MS, err);    // any number of control calls ...
+ *     agent_close(a);
+ *
+ *     agent_connect(...); agent_exec_start(a, &x, err);       // ... or one exec session
+ *     agent_exec_run(a, &io, &exit, err); agent_close(a);
+ *
+ * Every call blocks, with a deadline in milliseconds where it takes one (-1: none; ETIMEDOUT). A
+ * call that failed with anything but the agent's own refusal leaves the connection unusable: close
+ * it. ECONNRESET means the connection died (the VM stopped, or was restored under it).
+ *
+ * A struct agent belongs to one thread at a time; any number may be open. It must not be used on
+ * the VM's I/O thread, which is what carries its bytes.
+ */
+#ifndef RUNNER_GUEST_AGENT_CLIENT_H
+#define RUNNER_GUEST_AGENT_CLIENT_H
+
+#include "runner/proto/agent.h"
+
+struct agent;
+
+#define AGENT_TIMEOUT_MS 10000
+
+/*
+ * Connect to guest port AGENT_PORT through the unix socket `vsock_path`, retrying until the agent
+ * answers or `timeout_ms` is over (ETIMEDOUT, saying what the last attempt met). So it also waits
+ * for a booting guest.
+ */
+int agent_connect(const char *vsock_path, int timeout_ms, struct agent **out, struct err *err);
+/* The same over a connected stream socket, taken over also on failure: for tests. */
+int agent_attach(int fd, int timeout_ms, struct agent **out, struct err *err);
+/* Kills the exec session that still runs on it, if any. NULL is fine. */
+void agent_close(struct agent *a);
+
+/* ---- control ------------------------------------------------------------------------------- */
+
+int agent_info(struct agent *a, struct agent_info *out, int timeout_ms, struct err *err);
+/*
+ * Freeze the workload, run pre-snapshot hooks, sync. The guest stays frozen, whatever becomes of
+ * this connection, until agent_thaw() or agent_generation(). `results` may be NULL.
+ * Returns an error when the freeze failed (and the guest is thawed again); a hook that failed is
+ * only a result.
+ */
+int agent_prepare(struct agent *a, int timeout_ms, struct agent_results *results, struct err *err);
+int agent_thaw(struct agent *a, int timeout_ms, struct agent_results *results, struct err *err);
+/*
+ * Give a restored guest its new identity, run post-restore hooks, thaw it. wall_ns 0 is filled
+ * with the clock at the moment of sending. Items that failed are results; the call fails only
+ * when the request itself did.
+ */
+int agent_generation(struct agent *a, const struct agent_generation *g, int timeout_ms,
+		     struct agent_results *results, struct err *err);
+/*
+ * SIGTERM to everything, SIGKILL after `grace_ms`, sync, power off. Returns once the agent has
+ * agreed; vm_wait() tells when it is off.
+ */
+int agent_stop(struct agent *a, unsigned grace_ms, int timeout_ms, struct err *err);
+
+/* ---- exec ---------------------------------------------------------------------------------- */
+
+/*
+ * Start a program. On return it runs, or the error says why not: ENOENT no such program or cwd,
+ * EACCES, EAGAIN while the guest is frozen, EINVAL unknown user.
+ */
+int agent_exec_start(struct agent *a, const struct agent_exec *x, int timeout_ms, struct err *err);
+
+struct agent_exec_io {
+	int in;	 /* to the program's stdin; -1: none (end of file at once) */
+	int out; /* where stdout goes (everything, with a tty); -1: dropped */
+	int err; /* where stderr goes; -1: dropped */
+	/*
+	 * A signalfd, or -1. SIGWINCH sends the window size of `tty_fd`; every other signal is
+	 * sent to the program's process group.
+	 */
+	int signal_fd;
+	int tty_fd;
+};
+/*
+ * Carry bytes both ways until the program has ended and all its output is written. `in` is only
+ * polled and read, never made non-blocking. Descriptors stay the caller's. A closed `out` or
+ * `err` (EPIPE) ends the session with that error.
+ */
+int agent_exec_run(struct agent *a, const struct agent_exec_io *io, struct agent_exit *exit,
+		   struct err *err);
+
+/*
+ * Run to the end with captured output: out and err (may be NULL) are malloc'd, NUL-terminated, at
+ * most `max` bytes each (EFBIG beyond). `input` may be NULL.
+ */
+struct agent_output {
+	char *out, *err;
+	size_t out_len, err_len;
+	struct agent_exit exit;
+};
+int agent_exec_capture(struct agent *a, const struct agent_exec *x, const void *input,
+		       size_t input_len, size_t max, int timeout_ms, struct agent_output *o,
+		       struct err *err);
+void agent_output_free(struct agent_output *o);
+
+#endif
