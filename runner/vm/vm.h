@@ -25,6 +25,7 @@
 #include "smfs/base/err.h"
 
 #define VM_MAX_VCPUS 8
+#define VM_MAX_PMEM  4
 
 struct vcpu;
 struct kvm_cpuid2;
@@ -35,6 +36,13 @@ enum vm_end {
 	VM_RESET,    /* guest asked for a reset (reboot, or panic with panic=-1) */
 	VM_STOPPED,  /* vm_stop() */
 	VM_FAILED,   /* KVM error, triple fault; vm->end_err says what */
+};
+
+/* A file the guest sees as persistent memory, read-only (devices/virtio_pmem.h). */
+struct vm_pmem {
+	const char *id; /* of the device to be: "pmem-rootfs" */
+	int fd;		/* open for reading; only borrowed, for the length of vm_new() */
+	const char *path; /* for messages */
 };
 
 struct vm_config {
@@ -48,6 +56,12 @@ struct vm_config {
 	const char *ram_path;
 	/* The CPUID table to give the vCPUs; NULL = host's supported table, filtered (x86/cpuid.h). */
 	const struct kvm_cpuid2 *cpuid;
+	/*
+	 * vm_new() maps these behind RAM with virtio_pmem_map(), in order and before it sets the
+	 * memory slots. The device itself is virtio_pmem_new(), later.
+	 */
+	struct vm_pmem pmem[VM_MAX_PMEM];
+	unsigned npmem;
 	bool irqchip; /* false only for the smallest of test guests */
 };
 
