@@ -2,8 +2,8 @@
  * memory.h - guest physical memory: a few regions, each one KVM memslot.
  *
  * RAM of a guest is laid out below and above the 3 GiB..4 GiB hole; `ram` of a snapshot is the
- * regions one after the other in GPA order (file_off). Other slots (pmem) are regions of their own kind
- * and never part of `ram`.
+ * regions one after the other in GPA order (file_off). Other slots (pmem) are regions of their own
+ * kind and never part of `ram`.
  *
  * THE GUEST IS HOSTILE: memory_at() is the only way from a guest address to a pointer. The bytes
  * behind it change under our feet; read each field once into a local (READ_ONCE style), check,
@@ -19,11 +19,11 @@
 
 #include "smfs/base/err.h"
 
-#define MEMORY_HOLE_START 0xc0000000ull /* 3 GiB: MMIO, IOAPIC, LAPIC live above */
-#define MEMORY_HOLE_END	  0x100000000ull
+#define MEMORY_HOLE_START  0xc0000000ull /* 3 GiB: MMIO, IOAPIC, LAPIC live above */
+#define MEMORY_HOLE_END	   0x100000000ull
 #define MEMORY_MAX_REGIONS 16
-#define MEMORY_RAM_MIN	  (2ull << 20)
-#define MEMORY_RAM_MAX	  (256ull << 30)
+#define MEMORY_RAM_MIN	   (2ull << 20)
+#define MEMORY_RAM_MAX	   (256ull << 30)
 
 enum memory_kind { MEMORY_RAM = 1, MEMORY_PMEM = 2 };
 

@@ -19,6 +19,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "runner/vm/bus.h"
 #include "runner/vm/device.h"
 #include "runner/vm/loop.h"
 #include "runner/vm/memory.h"
@@ -54,7 +55,8 @@ struct vm_config {
 	 */
 	int ram_fd;
 	const char *ram_path;
-	/* The CPUID table to give the vCPUs; NULL = host's supported table, filtered (x86/cpuid.h). */
+	/* The CPUID table to give the vCPUs; NULL = host's supported table, filtered (x86/cpuid.h).
+	 */
 	const struct kvm_cpuid2 *cpuid;
 	/*
 	 * vm_new() maps these behind RAM with virtio_pmem_map(), in order and before it sets the
@@ -63,27 +65,41 @@ struct vm_config {
 	struct vm_pmem pmem[VM_MAX_PMEM];
 	unsigned npmem;
 	bool irqchip; /* false only for the smallest of test guests */
+	/*
+	 * The vCPUs will be given a vcpu_state each (x86/state.h), CPUID table included: set none
+	 * here. `cpuid` is ignored.
+	 */
+	bool restore;
 };
 
 struct vm {
 	int kvm_fd, fd;
+	bool irqchip, restore; /* of the config */
 	struct memory mem;
+	struct bus pio, mmio;
 	unsigned nvcpus;
 	struct vcpu *vcpu[VM_MAX_VCPUS];
 	struct device *devices; /* in order of creation */
 	struct loop *loop;
 	pthread_t loop_thread;
 	pthread_mutex_t dev_lock;
-	int next_gsi;	      /* for vm_add_device() of a virtio device; from 5 upwards */
-	uint64_t next_mmio;   /* next virtio-mmio window; VM_MMIO_BASE upwards, 4 KiB each */
-	_Atomic int end;      /* enum vm_end */
+	int next_gsi; /* for vm_add_device() of a virtio device; from 6 upwards, without 8, 9 */
+	uint64_t next_mmio; /* next virtio-mmio window; VM_MMIO_BASE upwards, 4 KiB each */
+	_Atomic int end;    /* enum vm_end */
 	struct err end_err;
-	int end_fd; /* eventfd readable once `end` is set: for a control loop */
+	int end_fd; /* eventfd readable once `end` is set: for a control loop. Poll, never read it
+		     */
 	bool running, paused;
+
+	/* vCPU threads park here (vcpu.h). */
+	pthread_mutex_t park_lock;
+	pthread_cond_t park_cond;
+	_Atomic bool stop_vcpus; /* they shall park, or end once `end` is set */
+	unsigned parked, alive;
 };
 
-#define VM_MMIO_BASE 0xd0000000ull
-#define VM_MMIO_STEP 0x1000ull
+#define VM_MMIO_BASE  0xd0000000ull
+#define VM_MMIO_STEP  0x1000ull
 #define VM_PMEM_ALIGN (2ull << 20)
 
 int vm_new(const struct vm_config *cfg, struct vm **out, struct err *err);
@@ -91,22 +107,32 @@ void vm_free(struct vm *vm);
 
 /*
  * Hand a device to the VM, which then owns it. bus/base/size/gsi as the device set them; a virtio
- * device comes with base 0 and gets the next window and GSI. Registers the irqfd. Before vm_start().
+ * device comes with base 0 and gets the next window and GSI. Registers the irqfd. Before
+ * vm_start().
  */
 int vm_add_device(struct vm *vm, struct device *d, struct err *err);
 struct device *vm_find_device(const struct vm *vm, const char *id);
 
-/* Create the vCPU and I/O threads; vCPUs start in the guest at once. */
+/*
+ * Create the vCPU and I/O threads; vCPUs start in the guest at once. A VM made with cfg.restore
+ * first has every device resumed.
+ */
 int vm_start(struct vm *vm, struct err *err);
 /*
- * Stop all vCPUs outside the guest with any pending PIO/MMIO completed (one re-entry with immediate_exit), then quiesce
- * every device in list order. On error the VM is running again.
+ * Stop all vCPUs outside the guest with any pending PIO/MMIO completed (one re-entry with
+ * immediate_exit), then quiesce every device in list order. On error the VM is running again.
+ *
+ * Call from neither a vCPU nor the loop thread, and without the device lock, which is free again on
+ * return: take it around what touches devices. The loop goes on; quiesced devices do nothing.
  */
 int vm_pause(struct vm *vm, struct err *err);
 /* Devices resume, then vCPUs. */
 int vm_resume(struct vm *vm, struct err *err);
 /* End the VM from any thread, a signal handler included. The first reason given stays. */
 void vm_end(struct vm *vm, enum vm_end why);
+/* vm_end(VM_FAILED) with a message for vm_wait()'s caller. */
+void vm_fail(struct vm *vm, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+/* Returns once the vCPU and I/O threads are gone. `err` is filled for VM_FAILED. */
 enum vm_end vm_wait(struct vm *vm, struct err *err);
 
 #endif
