@@ -1,0 +1,35 @@
+/*
+ * cmd.h - what the subcommands of smvm-runner share: the dispatch table and option helpers.
+ *
+ * A subcommand is one file with one `int cmd_<name>(int argc, char **argv)` that returns an exit
+ * code. argv[0] is the subcommand's name. Each reports its own error through fail().
+ */
+#ifndef RUNNER_CMD_CMD_H
+#define RUNNER_CMD_CMD_H
+
+#include <getopt.h>
+#include <jansson.h>
+#include <stdint.h>
+
+#include "smfs/base/err.h"
+
+int cmd_run(int argc, char **argv);
+int cmd_boot(int argc, char **argv);
+int cmd_exec(int argc, char **argv);
+int cmd_snapshot(int argc, char **argv);
+int cmd_restore(int argc, char **argv);
+int cmd_ps(int argc, char **argv);
+int cmd_info(int argc, char **argv);
+int cmd_stop(int argc, char **argv);
+int cmd_console(int argc, char **argv);
+
+/* Print "smvm-runner: <message>" and give the exit code for it. */
+int fail(const struct err *err);
+/* A usage error: message, a pointer to --help, exit code 2. */
+int usage_error(const char *cmd, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+/* Print `text` for --help; exit code 0. */
+int help(const char *text);
+/* Print JSON (stolen) on standard output, indented; exit code 0. */
+int print_json(json_t *j);
+
+#endif

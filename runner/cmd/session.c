@@ -1,0 +1,62 @@
+#include "runner/cmd/session.h"
+
+#include "runner/cmd/tty.h"
+
+#include "smfs/base/cleanup.h"
+
+#include <signal.h>
+#include <sys/signalfd.h>
+
+#define START_MS 30000
+
+static int open_signals(sigset_t *old, struct err *err)
+{
+	static const int forwarded[] = {SIGINT,	 SIGTERM, SIGHUP,   SIGQUIT,
+					SIGUSR1, SIGUSR2, SIGWINCH, SIGTSTP};
+	sigset_t set;
+
+	sigemptyset(&set);
+	for (size_t i = 0; i < sizeof(forwarded) / sizeof(forwarded[0]); i++)
+		sigaddset(&set, forwarded[i]);
+	if (sigprocmask(SIG_BLOCK, &set, old) < 0)
+		return err_errno(err, "block signals");
+	int fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+	return fd < 0 ? err_errno(err, "open signalfd") : fd;
+}
+
+int session_exec(const char *vsock_path, struct agent_exec *x, int connect_ms, int *status,
+		 struct err *err)
+{
+	struct agent *a = NULL;
+	struct agent_exit exit;
+	struct tty tty = {0};
+	unsigned rows, cols;
+	sigset_t old;
+	int r = agent_connect(vsock_path, connect_ms, &a, err);
+
+	if (r < 0)
+		return r;
+	tty_size(STDIN_FILENO, &rows, &cols);
+	x->rows = (uint16_t)rows;
+	x->cols = (uint16_t)cols;
+	cleanup_fd int sig = open_signals(&old, err);
+	r = sig < 0 ? sig : agent_exec_start(a, x, START_MS, err);
+	if (r == 0 && x->tty)
+		r = tty_raw(&tty, err);
+	if (r == 0) {
+		struct agent_exec_io io = {.in = x->stdin_open ? STDIN_FILENO : -1,
+					   .out = STDOUT_FILENO,
+					   .err = STDERR_FILENO,
+					   .signal_fd = sig,
+					   .tty_fd = STDIN_FILENO};
+
+		r = agent_exec_run(a, &io, &exit, err);
+	}
+	tty_restore(&tty);
+	agent_close(a);
+	if (sig >= 0)
+		sigprocmask(SIG_SETMASK, &old, NULL);
+	if (r == 0)
+		*status = agent_exit_status(&exit);
+	return r;
+}

@@ -1,0 +1,103 @@
+#include "runner/control/control.h"
+
+#include "smfs/base/cleanup.h"
+#include "smfs/base/io.h"
+
+#include <poll.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+
+static int control_connect(const char *path, struct err *err)
+{
+	struct sockaddr_un sa = {.sun_family = AF_UNIX};
+
+	if (strlen(path) >= sizeof(sa.sun_path))
+		return err_set(err, ENAMETOOLONG, "connect to %s: path too long for a socket",
+			       path);
+	snprintf(sa.sun_path, sizeof(sa.sun_path), "%s", path);
+	cleanup_fd int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	if (fd < 0)
+		return err_errno(err, "create socket");
+	if (connect(fd, (struct sockaddr *)&sa, sizeof(sa)) < 0)
+		return err_errno(err, "connect to %s", path);
+	return steal_fd(&fd);
+}
+
+/*
+ * Exactly one line, byte by byte: what follows it (console bytes) belongs to whoever takes the
+ * descriptor next.
+ */
+static int read_line(int fd, int timeout_ms, char *line, size_t max, struct err *err)
+{
+	size_t len = 0;
+
+	for (;;) {
+		struct pollfd p = {.fd = fd, .events = POLLIN};
+		int r = poll(&p, 1, timeout_ms);
+		char ch;
+
+		if (r < 0 && errno == EINTR)
+			return err_set(err, EINTR, "interrupted");
+		if (r == 0)
+			return err_set(err, ETIMEDOUT, "no answer within %d ms", timeout_ms);
+		ssize_t n = read(fd, &ch, 1);
+		if (n < 0)
+			return err_errno(err, "read answer");
+		if (n == 0)
+			return err_set(err, ECONNRESET, "the VM's process closed the connection");
+		if (ch == '\n') {
+			line[len] = '\0';
+			return 0;
+		}
+		if (len + 1 == max)
+			return err_set(err, EPROTO, "answer longer than %zu bytes", max);
+		line[len++] = ch;
+	}
+}
+
+int control_call(const char *path, json_t *request, int timeout_ms, json_t **reply, int *fd_out,
+		 struct err *err)
+{
+	cleanup_free char *text = json_dumps(request, JSON_COMPACT);
+	cleanup_free char *line = malloc(CONTROL_LINE_MAX);
+	int r;
+
+	json_decref(request);
+	if (!text || !line)
+		return err_set(err, ENOMEM, "control request: out of memory");
+	cleanup_fd int fd = control_connect(path, err);
+	if (fd < 0)
+		return fd;
+	r = write_full(fd, text, strlen(text));
+	if (r == 0)
+		r = write_full(fd, "\n", 1);
+	if (r < 0) {
+		errno = -r;
+		return err_errno(err, "send request to %s", path);
+	}
+	r = read_line(fd, timeout_ms, line, CONTROL_LINE_MAX, err);
+	if (r < 0)
+		return r;
+	json_t *j = json_loads(line, 0, NULL);
+	if (!json_is_object(j)) {
+		json_decref(j);
+		return err_set(err, EPROTO, "answer from %s is not a JSON object", path);
+	}
+	if (!json_is_true(json_object_get(j, "ok"))) {
+		const char *msg = json_string_value(json_object_get(j, "error"));
+		json_int_t code = json_integer_value(json_object_get(j, "code"));
+
+		r = err_set(err, code > 0 && code < 4096 ? (int)code : EIO, "%s",
+			    msg ? msg : "no reason given");
+		json_decref(j);
+		return r;
+	}
+	if (reply)
+		*reply = j;
+	else
+		json_decref(j);
+	if (fd_out)
+		*fd_out = steal_fd(&fd);
+	return 0;
+}

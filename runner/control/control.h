@@ -1,0 +1,58 @@
+/*
+ * control.h - requests to a running VM's process over its control.sock.
+ *
+ * One JSON object per line in each direction. Request: {"op": "snapshot", ...}. Answer:
+ * {"ok": true, ...} or {"ok": false, "code": <errno>, "error": "<one line>"}. A request line is at
+ * most 64 KiB; a client that sends none within 10 s is dropped. The socket is 0600 root; a peer
+ * is trusted, but its bytes are still parsed with limits.
+ *
+ * "console" turns the connection, after its answer, into the raw byte stream of the serial
+ * console; the handler takes the descriptor over (control_detach()).
+ *
+ * The server runs on one thread (the VM process's main thread). A handler may block (a snapshot
+ * does): other clients wait.
+ */
+#ifndef RUNNER_CONTROL_CONTROL_H
+#define RUNNER_CONTROL_CONTROL_H
+
+#include <jansson.h>
+#include <stdbool.h>
+
+#include "smfs/base/err.h"
+
+#define CONTROL_LINE_MAX 65536
+
+struct control;
+struct control_request;
+
+/*
+ * Handle one request. Return 0 and put answers into `reply` (an object, "ok" is added), or a
+ * negative errno with *err filled.
+ */
+typedef int (*control_handler)(void *arg, struct control_request *rq, const json_t *body,
+			       json_t *reply, struct err *err);
+
+struct control_op {
+	const char *name;
+	control_handler fn;
+};
+
+/* Listen on `path`. `ops` ends with {NULL}; it and `arg` outlive the server. */
+int control_listen(const char *path, const struct control_op *ops, void *arg, struct control **out,
+		   struct err *err);
+/* Serve until `end_fd` is readable (checked between requests). */
+int control_serve(struct control *c, int end_fd, struct err *err);
+void control_free(struct control *c);
+
+/* Inside a handler: the connection's descriptor becomes the caller's once the answer is sent. */
+void control_detach(struct control_request *rq, void (*taken)(void *arg, int fd), void *arg);
+
+/*
+ * Client side: send `request` (stolen), wait `timeout_ms` (-1 = for ever) for the answer. *reply is
+ * the answer object (decref it) on success; an error answer becomes its code and message in *err.
+ * fd_out, when not NULL, gets the connection instead of it being closed (console).
+ */
+int control_call(const char *path, json_t *request, int timeout_ms, json_t **reply, int *fd_out,
+		 struct err *err);
+
+#endif
