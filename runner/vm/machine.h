@@ -1,0 +1,60 @@
+/*
+ * machine.h - the one list of devices a machine has: boot and restore make the same machine from
+ * the same configuration, in the same order.
+ *
+ * Order (and so GSIs and windows): serial0, pm, i8042, rtc, vmgenid, then virtio: pmem-rootfs,
+ * the disks, rng0, vsock0. vmgenid and the virtio devices exist only where the configuration asks:
+ * a tiny test guest has serial0 and pm alone.
+ *
+ * A struct machine_config borrows all it points to, for the length of machine_new().
+ */
+#ifndef RUNNER_VM_MACHINE_H
+#define RUNNER_VM_MACHINE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "runner/vm/vm.h"
+
+#define MACHINE_MAX_DISKS 8
+#define MACHINE_GUEST_CID 3
+
+struct machine_disk {
+	const char *id; /* "disk-data" */
+	const char *path;
+	bool readonly;
+};
+
+struct machine_config {
+	unsigned vcpus;
+	uint64_t ram_bytes;
+	/* Restore: the open `ram`, its path, the saved CPUID table. Cold boot: -1, NULL, NULL. */
+	int ram_fd;
+	const char *ram_path;
+	const struct kvm_cpuid2 *cpuid;
+
+	/*
+	 * A Linux guest: vmgenid, i8042, rtc, rng0 and what follows. false: serial0 and pm only,
+	 * and the rest must be unset.
+	 */
+	bool linux_guest;
+	const char *rootfs; /* rootfs.erofs in the mount, becomes pmem-rootfs; NULL: none */
+	struct machine_disk disk[MACHINE_MAX_DISKS];
+	unsigned ndisks;
+	const char *vsock_path; /* unix socket to listen on, becomes vsock0; NULL: none */
+
+	/* Where serial output goes (devices/serial.h). */
+	void (*serial_sink)(void *arg, const uint8_t *p, size_t n);
+	void *serial_arg;
+};
+
+struct machine {
+	struct vm *vm;
+	struct device *serial;
+	struct device *vmgenid; /* NULL without */
+};
+
+/* The VM with all its devices, nothing loaded, nothing running. */
+int machine_new(const struct machine_config *cfg, struct machine *out, struct err *err);
+
+#endif
