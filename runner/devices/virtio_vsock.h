@@ -1,0 +1,35 @@
+/*
+ * virtio_vsock.h - sockets between guest and host without a network, the host's end as Unix
+ * sockets.
+ *
+ * HOST TO GUEST. A client connects to `uds_path` and sends "CONNECT <port>\n". When a listener in
+ * the guest accepts it gets "OK <hostport>\n", and from then on the stream is the guest's. When
+ * none does, or no driver is up, the connection is closed without a word. GUEST TO HOST. A connect
+ * of the guest to CID 2, port P goes to the Unix socket `<uds_path>_P`.
+ *
+ * STREAM sockets only. Memory is bounded: VSOCK_MAX_CONNS connections, VSOCK_BUF bytes each from
+ * the guest (its credit), nothing buffered towards it (the Unix socket is not read without credit).
+ *
+ * SNAPSHOT. Connections belong to the machine that has them: nothing of them is saved, and a
+ * snapshot does not touch those of the running machine. A restored guest is told by a
+ * TRANSPORT_RESET event: it drops its connections and keeps its listeners. Clients of the restored
+ * machine wait until the guest has taken that event in, or their new connections would be
+ * reset with the old ones.
+ *
+ * `uds_path` is made (an old socket there is replaced) by the constructor and removed with the
+ * device.
+ */
+#ifndef RUNNER_DEVICES_VIRTIO_VSOCK_H
+#define RUNNER_DEVICES_VIRTIO_VSOCK_H
+
+#include <stdint.h>
+
+#include "runner/vm/vm.h"
+
+#define VSOCK_MAX_CONNS 1024
+#define VSOCK_BUF	(256u << 10)
+
+int virtio_vsock_new(struct vm *vm, const char *id, uint64_t guest_cid, const char *uds_path,
+		     struct err *err);
+
+#endif
