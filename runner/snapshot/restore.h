@@ -1,0 +1,47 @@
+/*
+ * restore.h - from a snapshot's directory to a machine ready to run.
+ *
+ *     snapshot_open(dir, mount, &s, err);        // read, check, refuse: no VM exists yet
+ *     snapshot_restore(s, &opts, &machine, &t, err);
+ *     vm_start(machine.vm, err);
+ *     snapshot_close(s);
+ *
+ * `ram` is mapped MAP_PRIVATE and never read here, so the cost does not depend on its size.
+ * Everything that can be wrong with a snapshot, or with this host for it, is said by
+ * snapshot_open(): EBADMSG damaged, ENOTSUP another CPU, format or machine, ENOENT the image is not
+ * in the mount.
+ */
+#ifndef RUNNER_SNAPSHOT_RESTORE_H
+#define RUNNER_SNAPSHOT_RESTORE_H
+
+#include <stdint.h>
+
+#include "runner/snapshot/meta.h"
+#include "runner/vm/machine.h"
+
+struct snapshot;
+
+/* `dir` holds meta, ram, vcpu (in a mount or not); images are looked for below `mount`. */
+int snapshot_open(const char *dir, const char *mount, struct snapshot **out, struct err *err);
+const struct snapshot_meta *snapshot_meta(const struct snapshot *s);
+/* The generation the restored machine will have, and its fresh uuid (chosen by snapshot_open()). */
+uint64_t snapshot_next_generation(const struct snapshot *s);
+const uint8_t *snapshot_next_uuid(const struct snapshot *s); /* 16 bytes */
+void snapshot_close(struct snapshot *s);
+
+struct restore_opts {
+	const char *vsock_path; /* where the restored vsock0 listens; unused without one */
+	void (*serial_sink)(void *arg, const uint8_t *p, size_t n);
+	void *serial_arg;
+};
+
+struct restore_timing { /* microseconds */
+	uint64_t map_us, machine_us, vcpu_us, devices_us, identity_us;
+};
+
+/* The machine with all state loaded and its new identity written (VMGenID, mailbox), not running.
+ */
+int snapshot_restore(struct snapshot *s, const struct restore_opts *o, struct machine *out,
+		     struct restore_timing *t, struct err *err);
+
+#endif

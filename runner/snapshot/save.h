@@ -1,0 +1,37 @@
+/*
+ * save.h - a full snapshot of a running machine into the store.
+ *
+ * Name and store are checked before the guest is paused. Then: pause (vCPUs out, devices quiet),
+ * capture state, write `ram`, `vcpu` and `meta` as one ingest, commit, resume. Until the commit
+ * returned nothing is visible, and the machine runs again whatever happened.
+ */
+#ifndef RUNNER_SNAPSHOT_SAVE_H
+#define RUNNER_SNAPSHOT_SAVE_H
+
+#include <stdint.h>
+
+#include "runner/snapshot/meta.h"
+#include "runner/vm/machine.h"
+
+struct save_info {
+	const char *store;	 /* directory of the store */
+	const char *mount;	 /* image paths are kept relative to it */
+	const char *name;	 /* snapshots/<name> */
+	const char *kernel_path; /* "" if unknown */
+	const char *image_ref;	 /* "" if none */
+	const char *rootfs;	 /* rootfs.erofs as opened, "" if none */
+	uint64_t generation;
+	const uint8_t *uuid; /* 16 bytes */
+};
+
+struct save_stats {
+	uint64_t ram_bytes, data_bytes, new_bytes, stored_bytes;
+	uint64_t pause_us;   /* guest stood still */
+	uint64_t capture_us; /* of it: registers and devices */
+	uint64_t save_us;    /* of it: writing and committing */
+};
+
+int snapshot_save(const struct machine *m, const struct save_info *info, struct save_stats *out,
+		  struct err *err);
+
+#endif
