@@ -152,7 +152,7 @@ $(BUILD)/unit/%: $(BUILD)/obj/tests/unit/%.o $(LIBPULL) $(LIBSMVM) $(LIBSMFS)
 $(BUILD)/guest/%: tests/guest/%.S tests/guest/guest.ld $(wildcard tests/guest/*.inc)
 	@mkdir -p $(@D)
 	@echo '  LD  $@'
-	$(Q)$(CC) -nostdlib -static -no-pie -Wl,--build-id=none -Wl,-T,tests/guest/guest.ld -Itests/guest -o $@ $<
+	$(Q)$(CC) -nostdlib -static -no-pie -Wl,--build-id=none -Wl,--no-warn-rwx-segments -Wl,-T,tests/guest/guest.ld -Itests/guest -o $@ $<
 
 $(BUILD)/bench/%: $(BUILD)/obj/bench/%.o $(LIBSMVM) $(LIBSMFS)
 	@mkdir -p $(@D)

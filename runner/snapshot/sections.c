@@ -165,20 +165,20 @@ static int parse_end(const struct section *s, unsigned n, size_t file_len, struc
 
 static int check_known(const struct section *s, struct err *err)
 {
-	switch (s->type) {
-	case SECTION_VCPU:
-	case SECTION_VM:
-		if (s->id[0])
-			return err_set(err, EBADMSG, "section of type %u has an id", s->type);
-		break;
-	case SECTION_DEVICE:
+	if (s->type == SECTION_DEVICE) {
 		if (!s->id[0] || s->index)
 			return err_set(err, EBADMSG, "malformed device section");
-		break;
-	default:
-		return err_set(err, ENOTSUP, "unknown section type %u: made by a newer version?",
-			       s->type);
+		return 0;
 	}
+	if (!(s->type >= SECTION_VCPU_MP_STATE && s->type <= SECTION_VCPU_EVENTS) &&
+	    !(s->type >= SECTION_VM_PIT2 && s->type <= SECTION_VM_IOAPIC))
+		return err_set(err, ENOTSUP, "unknown section type 0x%x: made by a newer version?",
+			       s->type);
+	if (s->version != SECTION_VERSION)
+		return err_set(err, ENOTSUP, "section type 0x%x: version %u, this program reads %u",
+			       s->type, s->version, SECTION_VERSION);
+	if (s->id[0])
+		return err_set(err, EBADMSG, "section type 0x%x has an id", s->type);
 	return 0;
 }
 
@@ -219,7 +219,7 @@ int sections_parse(const void *bytes, size_t len, struct sections *out, struct e
 			return ret;
 		if (sections_find(out, s.type, s.index, s.id))
 			return err_set(err, EBADMSG,
-				       "duplicate section: type %u index %u id \"%s\"", s.type,
+				       "duplicate section: type 0x%x index %u id \"%s\"", s.type,
 				       s.index, s.id);
 		if (out->n == SECTIONS_MAX)
 			return err_set(err, EBADMSG, "more than %u sections", SECTIONS_MAX);

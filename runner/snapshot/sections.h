@@ -30,17 +30,35 @@
 #define SECTION_LEN_MAX	    (16u << 20)
 #define SECTIONS_MAX	    256u
 
-/* Values are the file's; never renumber. */
+/*
+ * Values are the file's; never renumber. Payloads of the 0x1xx and 0x2xx sections are structs of
+ * <linux/kvm.h> (snapshot/state_file.h); a device's is its own.
+ */
 enum section_type {
-	SECTION_VCPU = 1,   /* one per vCPU, `index` its number */
-	SECTION_VM = 2,	    /* interrupt controllers, PIT, clock */
-	SECTION_DEVICE = 3, /* one per device, `id` its id, `version` the device's own */
+	/* One each per vCPU, `index` its number. */
+	SECTION_VCPU_MP_STATE = 0x101,
+	SECTION_VCPU_REGS = 0x102,
+	SECTION_VCPU_SREGS = 0x103,
+	SECTION_VCPU_XSAVE = 0x104,
+	SECTION_VCPU_XCRS = 0x105,
+	SECTION_VCPU_DEBUGREGS = 0x106,
+	SECTION_VCPU_LAPIC = 0x107,
+	SECTION_VCPU_TSC_KHZ = 0x108,
+	SECTION_VCPU_CPUID = 0x109,
+	SECTION_VCPU_MSRS = 0x10a,
+	SECTION_VCPU_EVENTS = 0x10b,
+	/* One of the VM; of SECTION_VM_PIC two, index 0 master, 1 slave. */
+	SECTION_VM_PIT2 = 0x201,
+	SECTION_VM_CLOCK = 0x202,
+	SECTION_VM_PIC = 0x203,
+	SECTION_VM_IOAPIC = 0x204,
+	/* One per device, `id` its id, `version` the device's own. */
+	SECTION_DEVICE = 0x300,
 	SECTION_END = 0xffffffffu,
 };
 
-/* The newest payload version of each type this program reads and the one it writes. */
-#define SECTION_VCPU_VERSION 1
-#define SECTION_VM_VERSION   1
+/* Version of every section but the devices'. */
+#define SECTION_VERSION 1
 
 struct section {
 	uint32_t type; /* enum section_type */
@@ -68,8 +86,8 @@ void section_close(struct writer *w, size_t at);
 void sections_end(struct writer *w);
 
 /*
- * ENOTSUP: a newer file version, or a section type not known here. EBADMSG: anything else wrong.
- * (Payload versions are checked by whoever loads them.)
+ * ENOTSUP: a newer file or section version, or a section type not known here. EBADMSG: anything
+ * else wrong. (A device's version is checked by the device.)
  */
 int sections_parse(const void *bytes, size_t len, struct sections *out, struct err *err);
 

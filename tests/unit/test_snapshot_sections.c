@@ -28,9 +28,9 @@ static void sample(struct writer *w)
 
 	memset(big, 0x5a, sizeof(big));
 	sections_begin(w);
-	add(w, SECTION_VCPU, 1, 0, NULL, big, sizeof(big));
-	add(w, SECTION_VCPU, 1, 1, NULL, big, 17);
-	add(w, SECTION_VM, 1, 0, NULL, "irq", 3);
+	add(w, SECTION_VCPU_REGS, 1, 0, NULL, big, sizeof(big));
+	add(w, SECTION_VCPU_REGS, 1, 1, NULL, big, 17);
+	add(w, SECTION_VM_CLOCK, 1, 0, NULL, "irq", 3);
 	add(w, SECTION_DEVICE, 9, 0, "serial0", "", 0);
 	add(w, SECTION_DEVICE, 1, 0, "pmem-rootfs", "12345678", 8);
 	sections_end(w);
@@ -59,7 +59,7 @@ static void round_trip(void **state)
 	assert_int_equal(w.len % 8, 0);
 	assert_int_equal(sections_parse(w.p, w.len, &s, &err), 0);
 	assert_int_equal(s.n, 5);
-	d = sections_find(&s, SECTION_VCPU, 1, NULL);
+	d = sections_find(&s, SECTION_VCPU_REGS, 1, NULL);
 	assert_non_null(d);
 	assert_int_equal(d->len, 17);
 	assert_int_equal(d->data[16], 0x5a);
@@ -70,7 +70,7 @@ static void round_trip(void **state)
 	d = sections_find(&s, SECTION_DEVICE, 0, "pmem-rootfs");
 	assert_non_null(d);
 	assert_memory_equal(d->data, "12345678", 8);
-	assert_null(sections_find(&s, SECTION_VCPU, 2, NULL));
+	assert_null(sections_find(&s, SECTION_VCPU_REGS, 2, NULL));
 	assert_null(sections_find(&s, SECTION_DEVICE, 0, "serial"));
 }
 
@@ -119,8 +119,8 @@ static void reorder_drop_and_duplicate_are_refused(void **state)
 	cleanup_writer struct writer dup = WRITER_INIT, drop = WRITER_INIT, whole = WRITER_INIT;
 
 	sections_begin(&dup);
-	add(&dup, SECTION_VM, 1, 0, NULL, "a", 1);
-	add(&dup, SECTION_VM, 1, 0, NULL, "b", 1);
+	add(&dup, SECTION_VM_CLOCK, 1, 0, NULL, "a", 1);
+	add(&dup, SECTION_VM_CLOCK, 1, 0, NULL, "b", 1);
 	sections_end(&dup);
 	assert_int_equal(sections_parse(dup.p, dup.len, &s, &err), -EBADMSG);
 	assert_non_null(strstr(err.msg, "duplicate"));
@@ -141,14 +141,19 @@ static void foreign_sections_are_refused(void **state)
 	const size_t at = SECTIONS_HEADER_LEN;
 
 	sections_begin(&w);
-	add(&w, SECTION_VM, 1, 0, NULL, "a", 1);
+	add(&w, SECTION_VM_CLOCK, 1, 0, NULL, "a", 1);
 	sections_end(&w);
 
-	w.p[at + 8] = 77; /* type */
+	w.p[at + 8] = 0x77; /* type */
 	reseal(w.p, at);
 	assert_int_equal(sections_parse(w.p, w.len, &s, &err), -ENOTSUP);
-	assert_non_null(strstr(err.msg, "type 77"));
-	w.p[at + 8] = SECTION_VM;
+	assert_non_null(strstr(err.msg, "type 0x277"));
+	w.p[at + 8] = SECTION_VM_CLOCK & 0xff;
+	w.p[at + 12] = 2; /* version */
+	reseal(w.p, at);
+	assert_int_equal(sections_parse(w.p, w.len, &s, &err), -ENOTSUP);
+	assert_non_null(strstr(err.msg, "version 2"));
+	w.p[at + 12] = 1;
 	w.p[at + 14] = 1; /* flags */
 	reseal(w.p, at);
 	assert_int_equal(sections_parse(w.p, w.len, &s, &err), -ENOTSUP);
@@ -179,7 +184,7 @@ static void limits_hold(void **state)
 
 	sections_begin(&most);
 	for (uint32_t i = 0; i < SECTIONS_MAX; i++)
-		add(&most, SECTION_VCPU, 1, i, NULL, "", 0);
+		add(&most, SECTION_VCPU_REGS, 1, i, NULL, "", 0);
 	sections_end(&most);
 	assert_false(most.failed);
 	assert_int_equal(sections_parse(most.p, most.len, &s, &err), 0);
@@ -187,7 +192,7 @@ static void limits_hold(void **state)
 
 	sections_begin(&many);
 	for (uint32_t i = 0; i <= SECTIONS_MAX; i++)
-		add(&many, SECTION_VCPU, 1, i, NULL, "", 0);
+		add(&many, SECTION_VCPU_REGS, 1, i, NULL, "", 0);
 	sections_end(&many);
 	assert_true(many.failed);
 
