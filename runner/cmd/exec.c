@@ -1,14 +1,11 @@
 /* smvm-runner exec: run a program in a running VM. */
 #include "runner/cmd/cmd.h"
 #include "runner/cmd/session.h"
-#include "runner/control/control.h"
 #include "runner/control/rundir.h"
 
 #include "smfs/base/num.h"
 
-#include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 static const char usage[] =
 	"Usage: smvm-runner exec [OPTIONS] VM [--] COMMAND [ARG...]\n"
@@ -21,47 +18,6 @@ static const char usage[] =
 	"  -w, --workdir DIR    working directory\n"
 	"      --timeout SECS   kill it after SECS; the status is then 124\n";
 
-/* The image's environment, as the VM's process keeps it, with `extra` replacing equal names. */
-static int image_env(const struct rundir *d, char **extra, size_t nextra, struct agent_exec *x,
-		     json_t **keep, struct err *err)
-{
-	char path[RUNDIR_PATH_MAX];
-	json_t *reply;
-	int r = control_call(rundir_file(d, "control.sock", path),
-			     json_pack("{s:s}", "op", "workload"), 30000, &reply, NULL, err);
-
-	if (r < 0)
-		return r;
-	json_t *env = json_object_get(reply, "env");
-	size_t n = json_array_size(env), k = 0;
-
-	x->env = calloc(n + nextra + 1, sizeof(*x->env));
-	if (!x->env) {
-		json_decref(reply);
-		return err_set(err, ENOMEM, "exec: out of memory");
-	}
-	for (size_t i = 0; i < n; i++) {
-		const char *e = json_string_value(json_array_get(env, i));
-		bool replaced = !e;
-
-		for (size_t j = 0; e && j < nextra && !replaced; j++) {
-			size_t len = strcspn(extra[j], "=") + 1;
-
-			replaced = !strncmp(e, extra[j], len);
-		}
-		if (!replaced)
-			x->env[k++] = (char *)(uintptr_t)e;
-	}
-	for (size_t j = 0; j < nextra; j++)
-		x->env[k++] = extra[j];
-	if (!x->cwd)
-		x->cwd = json_string_value(json_object_get(reply, "cwd"));
-	if (!x->user)
-		x->user = json_string_value(json_object_get(reply, "user"));
-	*keep = reply;
-	return 0;
-}
-
 int cmd_exec(int argc, char **argv)
 {
 	static const struct option options[] = {{"interactive", no_argument, NULL, 'i'},
@@ -72,11 +28,10 @@ int cmd_exec(int argc, char **argv)
 						{"timeout", required_argument, NULL, 'T'},
 						{"help", no_argument, NULL, 'h'},
 						{0}};
-	char *env[256], path[RUNDIR_PATH_MAX];
+	char *env[257], path[RUNDIR_PATH_MAX];
 	struct agent_exec x = {0};
 	struct err err = ERR_INIT;
 	struct rundir *d;
-	json_t *keep = NULL;
 	uint64_t timeout_s;
 	size_t nenv = 0;
 	int o, r, status = 0;
@@ -90,10 +45,10 @@ int cmd_exec(int argc, char **argv)
 			x.tty = x.stdin_open = true;
 			break;
 		case 'e':
-			if (nenv == ARRAY_SIZE(env) || !strchr(optarg, '=') || *optarg == '=')
+			if (nenv + 1 == ARRAY_SIZE(env) || !strchr(optarg, '=') || *optarg == '=')
 				return usage_error("exec",
 						   "--env takes NAME=VALUE, at most %zu times",
-						   ARRAY_SIZE(env));
+						   ARRAY_SIZE(env) - 1);
 			env[nenv++] = optarg;
 			break;
 		case 'u':
@@ -120,14 +75,12 @@ int cmd_exec(int argc, char **argv)
 	optind++;
 	if (!strcmp(argv[optind], "--"))
 		optind++;
+	if (optind == argc)
+		return usage_error("exec", "takes a command");
+	env[nenv] = NULL;
+	x.env = env;
 	x.argv = argv + optind;
-	r = x.argv[0] ? image_env(d, env, nenv, &x, &keep, &err)
-		      : err_set(&err, EINVAL, "exec: no command given");
-	if (r == 0)
-		r = session_exec(rundir_file(d, "vsock.sock", path), &x, AGENT_TIMEOUT_MS, &status,
-				 &err);
-	free(x.env);
-	json_decref(keep);
+	r = session_exec(rundir_file(d, "vsock.sock", path), &x, AGENT_TIMEOUT_MS, &status, &err);
 	rundir_release(d);
 	return r < 0 ? fail(&err) : status;
 }

@@ -1,0 +1,121 @@
+#include "runner/control/identity.h"
+
+#include "runner/control/vmm_internal.h"
+#include "runner/guest/agent_client.h"
+
+#include "smfs/base/hex.h"
+#include "smfs/base/log.h"
+#include "smfs/base/num.h"
+
+#include <ctype.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+
+#define ENTROPY_LEN	   64
+#define AGENT_WAIT_MS	   60000
+#define AGENT_ATTEMPT_MS   500
+#define GENERATION_WAIT_MS 60000
+#define HOSTNAME_LEN	   63
+
+int identity_uuid(uint8_t uuid[16], struct err *err)
+{
+	if (getrandom(uuid, 16, 0) != 16)
+		return err_errno(err, "make a uuid");
+	uuid[6] = (uint8_t)((uuid[6] & 0x0f) | 0x40);
+	uuid[8] = (uint8_t)((uuid[8] & 0x3f) | 0x80);
+	return 0;
+}
+
+char *identity_hostname(const char *name)
+{
+	char *h = strndup(name, HOSTNAME_LEN);
+
+	for (char *p = h; p && *p; p++)
+		if (!isalnum((unsigned char)*p))
+			*p = '-';
+	return h;
+}
+
+char *identity_machine_id(const uint8_t uuid[16])
+{
+	char *id = malloc(33);
+
+	return id ? hex_encode(uuid, 16, id) : NULL;
+}
+
+/* In short attempts, so that a guest that died while we wait is noticed at once. */
+int vmm_agent(struct vmm *v, int timeout_ms, struct agent **out, struct err *err)
+{
+	uint64_t deadline = vmm_now_us() + (uint64_t)timeout_ms * 1000;
+	char path[RUNDIR_PATH_MAX];
+	int r;
+
+	rundir_file(v->dir, "vsock.sock", path);
+	do {
+		r = agent_connect(path, MIN(timeout_ms, AGENT_ATTEMPT_MS), out, err);
+		if (r == 0)
+			return 0;
+		if (atomic_load(&v->machine.vm->end) != VM_RUNNING)
+			return err_set(err, ECONNRESET,
+				       "the guest ended before its agent answered; its "
+				       "console tells why (smvm-runner console --log)");
+	} while (vmm_now_us() < deadline);
+	return r;
+}
+
+static int fill(struct vmm *v, struct agent_generation *g, struct err *err)
+{
+	*g = (struct agent_generation){.number = v->generation, .entropy_len = ENTROPY_LEN};
+	memcpy(g->uuid, v->uuid, sizeof(g->uuid));
+	if (getrandom(g->entropy, ENTROPY_LEN, 0) != ENTROPY_LEN)
+		return err_errno(err, "draw entropy for the guest");
+	char *host = identity_hostname(v->dir->info.name), *id = identity_machine_id(v->uuid);
+	if (host && id) {
+		snprintf(g->hostname, sizeof(g->hostname), "%s", host);
+		snprintf(g->machine_id, sizeof(g->machine_id), "%s", id);
+	}
+	int r = host && id ? 0 : err_set(err, ENOMEM, "name the guest: out of memory");
+	free(host);
+	free(id);
+	return r;
+}
+
+int identity_give(struct vmm *v, struct agent_results **results, struct err *err)
+{
+	struct agent_results *rs = calloc(1, sizeof(*rs));
+	struct agent_generation *g = malloc(sizeof(*g));
+	struct agent *a = NULL;
+	int r = rs && g ? fill(v, g, err) : err_set(err, ENOMEM, "name the guest: out of memory");
+
+	if (r == 0)
+		r = vmm_agent(v, AGENT_WAIT_MS, &a, err);
+	if (r == 0)
+		r = agent_generation(a, g, GENERATION_WAIT_MS, rs, err);
+	agent_close(a);
+	if (g)
+		explicit_bzero(g->entropy, sizeof(g->entropy));
+	free(g);
+	if (r < 0) {
+		free(rs);
+		return err_wrap(err, r, "give the restored guest its identity");
+	}
+	for (unsigned i = 0; i < rs->n; i++)
+		if (rs->r[i].code)
+			log_warn("new generation: %s failed with %u: %s", rs->r[i].item,
+				 rs->r[i].code, rs->r[i].detail);
+	*results = rs;
+	return 0;
+}
+
+json_t *identity_results_json(const struct agent_results *r)
+{
+	json_t *list = r ? json_array() : NULL;
+
+	for (unsigned i = 0; list && i < r->n; i++)
+		json_array_append_new(list,
+				      json_pack("{s:s, s:i, s:I, s:s}", "item", r->r[i].item,
+						"code", (int)r->r[i].code, "us",
+						(json_int_t)r->r[i].us, "detail", r->r[i].detail));
+	return list;
+}

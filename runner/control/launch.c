@@ -1,0 +1,182 @@
+#include "runner/control/launch.h"
+
+#include "runner/control/identity.h"
+#include "runner/control/spawn.h"
+#include "runner/control/vmm_internal.h"
+#include "runner/guest/agent_client.h"
+
+#include "smfs/base/cleanup.h"
+#include "smfs/base/io.h"
+#include "smfs/base/log.h"
+#include "smfs/base/num.h"
+
+#include <fcntl.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#define BOOT_WAIT_MS 180000 /* a nested, emulated machine is slow */
+#define TAIL_BYTES   1024
+
+static const char *end_name(enum vm_end e)
+{
+	return e == VM_SHUTDOWN	 ? "powered off"
+	       : e == VM_RESET	 ? "reset"
+	       : e == VM_STOPPED ? "was stopped"
+				 : "failed";
+}
+
+/* The last line a dying guest wrote, into `line`; "" if none. */
+static void console_tail(const struct rundir *d, char *line, size_t max)
+{
+	char path[RUNDIR_PATH_MAX], buf[TAIL_BYTES + 1];
+	cleanup_fd int fd = open(rundir_file(d, "console.log", path), O_RDONLY | O_CLOEXEC);
+	struct stat st;
+
+	line[0] = '\0';
+	if (fd < 0 || fstat(fd, &st) < 0)
+		return;
+	uint64_t off = st.st_size > TAIL_BYTES ? (uint64_t)st.st_size - TAIL_BYTES : 0;
+	ssize_t n = pread_upto(fd, buf, TAIL_BYTES, off);
+	while (n > 0 && strchr("\r\n", buf[n - 1]))
+		n--;
+	buf[n > 0 ? n : 0] = '\0';
+	const char *last = strrchr(buf, '\n');
+	snprintf(line, max, "%.*s", (int)max - 1, last ? last + 1 : buf);
+}
+
+/* The end of a guest as an exit code; a failure fills *err. */
+static int ended(struct vmm *v, enum vm_end e, struct err *err)
+{
+	if (e == VM_SHUTDOWN || e == VM_STOPPED)
+		return EXIT_OK;
+	if (e == VM_RESET)
+		err_set(err, EIO, "VM %s: the guest reset itself", v->dir->info.name);
+	return EXIT_FAILED;
+}
+
+static int wait_agent(struct vmm *v, struct err *err)
+{
+	struct agent *a;
+	int r = vmm_agent(v, BOOT_WAIT_MS, &a, err);
+
+	if (r == 0) {
+		agent_close(a);
+		return 0;
+	}
+	char last[256];
+	int e = atomic_load(&v->machine.vm->end);
+
+	console_tail(v->dir, last, sizeof(last));
+	if (e == VM_FAILED)
+		return err_set(err, EIO, "boot: the VM failed: %s", v->machine.vm->end_err.msg);
+	return err_set(
+		err, -r, "boot: the guest %s before its agent answered; last console line: %s",
+		e == VM_RUNNING ? "did not come up" : end_name(e), last[0] ? last : "(none)");
+}
+
+static int serve(struct vmm *v, struct err *err)
+{
+	enum vm_end e = vmm_serve(v, err);
+	int code = ended(v, e, err);
+
+	log_info("VM %s %s", v->dir->info.name, end_name(e));
+	return code;
+}
+
+static int boot_body(struct spawn_child *c, struct rundir *d, void *arg, struct err *err)
+{
+	const struct vmm_boot *b = arg;
+	struct vmm *v;
+
+	if (vmm_boot(d, b, false, &v, err) < 0)
+		return EXIT_FAILED;
+	int code = EXIT_FAILED;
+	if (!v->has_agent || wait_agent(v, err) == 0) {
+		spawn_ready(c, NULL);
+		code = serve(v, err);
+	}
+	if (code != EXIT_OK)
+		log_err("%s", err->msg);
+	vmm_free(v);
+	return code;
+}
+
+static int restore_body(struct spawn_child *c, struct rundir *d, void *arg, struct err *err)
+{
+	json_t *timings = NULL;
+	struct vmm *v;
+
+	if (vmm_restore(d, arg, false, &v, &timings, err) < 0)
+		return EXIT_FAILED;
+	spawn_ready(c, timings);
+	int code = serve(v, err);
+	if (code != EXIT_OK)
+		log_err("%s", err->msg);
+	vmm_free(v);
+	return code;
+}
+
+static int launch(const char *name, bool attached, spawn_body body, void *arg, struct rundir **out,
+		  json_t **details, struct err *err)
+{
+	struct rundir *d;
+	int r = rundir_create(name, &d, err);
+
+	if (r < 0)
+		return r;
+	r = spawn_vm(d, attached, body, arg, details, err);
+	if (r < 0) {
+		rundir_release(d);
+		return r;
+	}
+	*out = d;
+	return 0;
+}
+
+int launch_boot(const char *name, const struct vmm_boot *b, bool attached, struct rundir **out,
+		struct err *err)
+{
+	return launch(name, attached, boot_body, (void *)(uintptr_t)b, out, NULL, err);
+}
+
+int launch_restore(const char *name, const struct vmm_restore *r, struct rundir **out,
+		   json_t **timings, struct err *err)
+{
+	return launch(name, false, restore_body, (void *)(uintptr_t)r, out, timings, err);
+}
+
+int foreground_boot(const char *name, const struct vmm_boot *b, struct err *err)
+{
+	struct rundir *d;
+	struct vmm *v;
+	int code = EXIT_FAILED;
+
+	if (rundir_create(name, &d, err) < 0)
+		return err_exit_code(err->code);
+	if (vmm_boot(d, b, true, &v, err) == 0) {
+		code = serve(v, err);
+		vmm_free(v);
+	} else {
+		code = err_exit_code(err->code);
+	}
+	rundir_remove(d);
+	return code;
+}
+
+int foreground_restore(const char *name, const struct vmm_restore *r, struct err *err)
+{
+	struct rundir *d;
+	struct vmm *v;
+	int code = EXIT_FAILED;
+
+	if (rundir_create(name, &d, err) < 0)
+		return err_exit_code(err->code);
+	if (vmm_restore(d, r, true, &v, NULL, err) == 0) {
+		code = serve(v, err);
+		vmm_free(v);
+	} else {
+		code = err_exit_code(err->code);
+	}
+	rundir_remove(d);
+	return code;
+}

@@ -1,0 +1,137 @@
+#include "runner/control/spawn.h"
+
+#include "smfs/base/cleanup.h"
+#include "smfs/base/io.h"
+
+#include <fcntl.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+
+#define REPORT_MAX 65536
+
+struct spawn_child {
+	int fd; /* write end of the report pipe, -1 once used */
+};
+
+static void report(struct spawn_child *c, json_t *j)
+{
+	cleanup_free char *text = j ? json_dumps(j, JSON_COMPACT) : NULL;
+
+	json_decref(j);
+	if (c->fd < 0)
+		return;
+	/* A parent that is gone has nobody to tell; the VM lives on. */
+	if (text)
+		(void)write_full(c->fd, text, strlen(text));
+	close(c->fd);
+	c->fd = -1;
+}
+
+void spawn_ready(struct spawn_child *c, json_t *details)
+{
+	report(c, json_pack("{s:b, s:o*}", "ok", 1, "details", details));
+}
+
+static int redirect(const struct rundir *d, struct err *err)
+{
+	char path[RUNDIR_PATH_MAX];
+	cleanup_fd int null = open("/dev/null", O_RDONLY | O_CLOEXEC);
+	cleanup_fd int log = open(rundir_file(d, "vmm.log", path),
+				  O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
+
+	if (null < 0 || log < 0 || dup2(null, STDIN_FILENO) < 0 || dup2(log, STDOUT_FILENO) < 0 ||
+	    dup2(log, STDERR_FILENO) < 0)
+		return err_errno(err, "redirect output to %s", path);
+	return 0;
+}
+
+static _Noreturn void child_main(struct rundir *d, pid_t parent, bool attached, int fd,
+				 spawn_body body, void *arg)
+{
+	struct spawn_child c = {.fd = fd};
+	struct err err = ERR_INIT;
+	int code = EXIT_FAILED, r = 0;
+
+	setsid();
+	if (attached) {
+		prctl(PR_SET_PDEATHSIG, SIGTERM);
+		if (getppid() != parent)
+			_exit(EXIT_FAILED);
+	}
+	d->info.pid = getpid();
+	r = redirect(d, &err);
+	if (r == 0)
+		code = body(&c, d, arg, &err);
+	if (c.fd >= 0)
+		report(&c, json_pack("{s:b, s:i, s:s}", "ok", 0, "code", err.code ? err.code : EIO,
+				     "error", err.code ? err.msg : "the VM ended while starting"));
+	rundir_remove(d);
+	/* Not exit(): the parent's stdio buffers and handlers are not ours to run. */
+	_exit(r < 0 ? EXIT_FAILED : code);
+}
+
+static int read_report(int fd, char **out)
+{
+	cleanup_free char *buf = malloc(REPORT_MAX);
+	size_t len = 0;
+
+	while (buf && len < REPORT_MAX - 1) {
+		ssize_t n = read(fd, buf + len, REPORT_MAX - 1 - len);
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n <= 0)
+			break;
+		len += n;
+	}
+	if (!buf || !len)
+		return -EIO;
+	buf[len] = '\0';
+	*out = steal_ptr(&buf);
+	return 0;
+}
+
+int spawn_vm(struct rundir *d, bool attached, spawn_body body, void *arg, json_t **details,
+	     struct err *err)
+{
+	cleanup_free char *text = NULL;
+	pid_t parent = getpid();
+	int fd[2], status;
+
+	if (pipe2(fd, O_CLOEXEC) < 0)
+		return err_errno(err, "create pipe");
+	fflush(NULL);
+	pid_t pid = fork();
+	if (pid < 0) {
+		close(fd[0]);
+		close(fd[1]);
+		return err_errno(err, "start the VM's process");
+	}
+	if (pid == 0) {
+		close(fd[0]);
+		child_main(d, parent, attached, fd[1], body, arg);
+	}
+	close(fd[1]);
+	cleanup_fd int in = fd[0];
+	/* The lock is the child's now. */
+	close(d->lock_fd);
+	d->lock_fd = -1;
+	d->info.pid = pid;
+	int r = read_report(in, &text);
+	json_t *j = r == 0 ? json_loads(text, 0, NULL) : NULL;
+	if (json_is_true(json_object_get(j, "ok"))) {
+		if (details)
+			*details = json_incref(json_object_get(j, "details"));
+		json_decref(j);
+		return 0;
+	}
+	waitpid(pid, &status, 0);
+	const char *msg = json_string_value(json_object_get(j, "error"));
+	json_int_t code = json_integer_value(json_object_get(j, "code"));
+	r = err_set(err, code > 0 && code < 4096 ? (int)code : EIO, "%s",
+		    msg ? msg : "the VM's process died while starting");
+	json_decref(j);
+	return r;
+}

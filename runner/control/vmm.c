@@ -1,0 +1,362 @@
+#include "runner/control/vmm.h"
+
+#include "runner/control/control.h"
+#include "runner/control/identity.h"
+#include "runner/control/privs.h"
+#include "runner/control/requests.h"
+#include "runner/control/vmm_internal.h"
+#include "runner/control/where.h"
+#include "runner/devices/serial.h"
+#include "runner/guest/initramfs.h"
+#include "runner/guest/kernel.h"
+#include "runner/proto/mailbox.h"
+#include "runner/snapshot/restore.h"
+#include "runner/x86/boot.h"
+#include "runner/x86/layout.h"
+
+#include "smfs/base/cleanup.h"
+#include "smfs/base/io.h"
+#include "smfs/base/log.h"
+#include "smfs/base/num.h"
+
+#include <fcntl.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <time.h>
+
+/*
+ * panic=-1: a panic is a reset, which ends the VM at once. The rest keeps a microVM's boot short:
+ * nothing to probe on buses that are not there.
+ */
+#define LINUX_CMDLINE                                                       \
+	"console=ttyS0 panic=-1 reboot=t random.trust_cpu=on tsc=reliable " \
+	"i8042.noaux i8042.nokbd 8250.nr_uarts=1 quiet"
+
+/* For the signal handler: SIGTERM asks the one VM of this process to end. */
+static struct vm *signalled_vm;
+
+static void on_signal(int sig)
+{
+	if (signalled_vm)
+		vm_end(signalled_vm, VM_STOPPED);
+}
+
+static void catch_signals(struct vm *vm)
+{
+	struct sigaction sa = {.sa_handler = on_signal};
+
+	signalled_vm = vm;
+	sigaction(SIGTERM, &sa, NULL);
+	sigaction(SIGINT, &sa, NULL);
+	sigaction(SIGHUP, &sa, NULL);
+}
+
+uint64_t vmm_now_us(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (uint64_t)t.tv_sec * 1000000 + t.tv_nsec / 1000;
+}
+
+static void type_into_serial(void *arg, const void *buf, size_t len)
+{
+	/* What the UART's buffer cannot take is lost, as on a real line without flow control. */
+	serial_input(arg, buf, len);
+}
+
+static void serial_out(void *arg, const uint8_t *p, size_t n)
+{
+	console_output(arg, p, n);
+}
+
+static struct vmm *vmm_new(struct rundir *dir, bool foreground, struct err *err)
+{
+	char log[RUNDIR_PATH_MAX];
+	struct vmm *v = calloc(1, sizeof(*v));
+
+	if (!v) {
+		err_set(err, ENOMEM, "start VM: out of memory");
+		return NULL;
+	}
+	v->dir = dir;
+	v->foreground = foreground;
+	if (console_new(rundir_file(dir, "console.log", log), &v->console, err) < 0) {
+		free(v);
+		return NULL;
+	}
+	return v;
+}
+
+/* From a machine with everything loaded to one that runs, with its console wired. */
+static int vmm_start(struct vmm *v, struct err *err)
+{
+	int r;
+
+	console_bind(v->console, v->machine.vm->loop, type_into_serial, v->machine.serial);
+	if (v->foreground)
+		console_attach(v->console, STDIN_FILENO, STDOUT_FILENO, false);
+	catch_signals(v->machine.vm);
+	r = privs_drop(err);
+	return r < 0 ? r : vm_start(v->machine.vm, err);
+}
+
+/* Open for requests, and for everybody to see. */
+static int vmm_publish(struct vmm *v, struct err *err)
+{
+	char path[RUNDIR_PATH_MAX];
+	int r = control_listen(rundir_file(v->dir, "control.sock", path), vmm_requests, v,
+			       &v->control, err);
+
+	return r < 0 ? r : rundir_publish(v->dir, err);
+}
+
+/* ---- cold boot ----------------------------------------------------------------------------- */
+
+/* The boot configuration's part that is the runner's to know. */
+static int fill_conf(struct vmm *v, const struct vmm_boot *b, struct err *err)
+{
+	struct bootconf *c = b->conf;
+	struct timespec now;
+
+	clock_gettime(CLOCK_REALTIME, &now);
+	c->wall_ns = (uint64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+	c->generation = v->generation;
+	memcpy(c->uuid, v->uuid, sizeof(c->uuid));
+	c->mailbox_gpa = LAYOUT_MAILBOX;
+	if (b->image_dir) {
+		free(c->root_device);
+		free(c->root_fstype);
+		c->root_device = strdup("/dev/pmem0");
+		c->root_fstype = strdup("erofs");
+		c->root_dax = true;
+	}
+	if (!c->hostname)
+		c->hostname = identity_hostname(v->dir->info.name);
+	if (!c->machine_id)
+		c->machine_id = identity_machine_id(v->uuid);
+	if (!c->hostname || !c->machine_id ||
+	    (b->image_dir && (!c->root_device || !c->root_fstype)))
+		return err_set(err, ENOMEM, "boot: out of memory");
+	return 0;
+}
+
+static int write_mailbox(struct vmm *v, uint64_t wall_ns, struct err *err)
+{
+	struct mailbox m = {.generation = v->generation, .wall_ns = wall_ns};
+	uint8_t *page = memory_at(&v->machine.vm->mem, LAYOUT_MAILBOX, MAILBOX_LEN);
+
+	if (!page)
+		return err_set(err, EINVAL, "write mailbox page: RAM is too small for it");
+	memcpy(m.uuid, v->uuid, sizeof(m.uuid));
+	mailbox_put(page, &m);
+	return 0;
+}
+
+/* A sealed-off copy of the initramfs as a file descriptor. */
+static int initramfs_memfd(const struct initramfs *i, struct err *err)
+{
+	cleanup_fd int fd = memfd_create("initramfs", MFD_CLOEXEC);
+
+	if (fd < 0)
+		return err_errno(err, "create memory file for the initramfs");
+	int r = write_full(fd, i->data, i->len);
+	if (r < 0)
+		return err_set(err, -r, "write initramfs to memory: %s", strerror(-r));
+	return steal_fd(&fd);
+}
+
+/* Kernel and initramfs into RAM. The initramfs goes through a memfd: boot_load() takes a path. */
+static int load_linux(struct vmm *v, const struct vmm_boot *b, const struct guest_kernel *k,
+		      struct err *err)
+{
+	cleanup_free char *cmdline = NULL;
+	struct initramfs_opts opts = {.kernel = k, .conf = b->conf};
+	struct initramfs initrd;
+	char path[64];
+	int r = initramfs_build(&opts, &initrd, err);
+
+	if (r < 0)
+		return r;
+	cleanup_fd int fd = initramfs_memfd(&initrd, err);
+	initramfs_free(&initrd);
+	if (fd < 0)
+		return fd;
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+	if (asprintf(&cmdline, LINUX_CMDLINE "%s%s", b->cmdline ? " " : "",
+		     b->cmdline ? b->cmdline : "") < 0)
+		return err_set(err, ENOMEM, "boot: out of memory");
+	struct boot_config cfg = {.kernel = k->path, .initrd = path, .cmdline = cmdline};
+	r = write_mailbox(v, b->conf->wall_ns, err);
+	return r < 0 ? r : boot_load(v->machine.vm, &cfg, err);
+}
+
+static int boot(struct vmm *v, const struct vmm_boot *b, struct err *err)
+{
+	char vsock[RUNDIR_PATH_MAX];
+	struct guest_kernel k = {0};
+	struct machine_config cfg = {.vcpus = b->vcpus,
+				     .ram_bytes = b->ram_bytes,
+				     .ram_fd = -1,
+				     .serial_sink = serial_out,
+				     .serial_arg = v->console};
+	int r;
+
+	if (b->bare) {
+		struct boot_config bc = {.kernel = b->kernel, .cmdline = b->cmdline};
+
+		snprintf(v->kernel, sizeof(v->kernel), "%s", b->kernel);
+		r = machine_new(&cfg, &v->machine, err);
+		return r < 0 ? r : boot_load(v->machine.vm, &bc, err);
+	}
+	r = guest_kernel_find(b->kernel, &k, err);
+	if (r < 0)
+		return r;
+	snprintf(v->kernel, sizeof(v->kernel), "%s", k.path);
+	if (b->image_dir)
+		snprintf(v->rootfs, sizeof(v->rootfs), "%s/rootfs.erofs", b->image_dir);
+	cfg.linux_guest = true;
+	cfg.rootfs = b->image_dir ? v->rootfs : NULL;
+	cfg.vsock_path = rundir_file(v->dir, "vsock.sock", vsock);
+	v->has_agent = true;
+	r = fill_conf(v, b, err);
+	if (r == 0)
+		r = machine_new(&cfg, &v->machine, err);
+	if (r == 0)
+		r = vmgenid_set(v->machine.vmgenid, v->uuid, false, err);
+	return r < 0 ? r : load_linux(v, b, &k, err);
+}
+
+int vmm_boot(struct rundir *dir, const struct vmm_boot *b, bool foreground, struct vmm **out,
+	     struct err *err)
+{
+	struct vmm *v = vmm_new(dir, foreground, err);
+	int r;
+
+	if (!v)
+		return -(err ? err->code : ENOMEM);
+	v->mount = b->mount;
+	v->generation = 1;
+	snprintf(v->image, sizeof(v->image), "%s", b->image_ref ? b->image_ref : "");
+	dir->info.vcpus = b->vcpus;
+	dir->info.ram_bytes = b->ram_bytes;
+	dir->info.generation = v->generation;
+	snprintf(dir->info.image, sizeof(dir->info.image), "%s", v->image);
+	r = identity_uuid(v->uuid, err);
+	if (r == 0)
+		r = boot(v, b, err);
+	if (r == 0)
+		r = vmm_publish(v, err);
+	if (r == 0)
+		r = vmm_start(v, err);
+	if (r < 0) {
+		vmm_free(v);
+		return r;
+	}
+	*out = v;
+	return 0;
+}
+
+/* ---- restore ------------------------------------------------------------------------------- */
+
+static void restore_info(struct vmm *v, const struct snapshot_meta *m, const char *snapshot_dir)
+{
+	struct vm_info *i = &v->dir->info;
+
+	i->vcpus = m->vcpus;
+	i->ram_bytes = m->ram_bytes;
+	i->generation = v->generation;
+	snprintf(i->image, sizeof(i->image), "%s", m->has_image ? m->image.ref : "");
+	snprintf(i->snapshot, sizeof(i->snapshot), "%.500s", snapshot_dir);
+	snprintf(v->image, sizeof(v->image), "%s", i->image);
+	snprintf(v->kernel, sizeof(v->kernel), "%s", m->kernel.path);
+	if (m->has_image)
+		snprintf(v->rootfs, sizeof(v->rootfs), "%.2000s/%.2000s", v->mount,
+			 m->image.rootfs);
+}
+
+int vmm_restore(struct rundir *dir, const struct vmm_restore *r, bool foreground, struct vmm **out,
+		json_t **timings, struct err *err)
+{
+	uint64_t t0 = vmm_now_us();
+	char vsock[RUNDIR_PATH_MAX];
+	struct restore_timing t = {0};
+	struct snapshot *s;
+	int ret = snapshot_open(r->snapshot_dir, r->mount, &s, err);
+
+	if (ret < 0)
+		return ret;
+	uint64_t opened = vmm_now_us();
+	struct vmm *v = vmm_new(dir, foreground, err);
+	if (!v) {
+		snapshot_close(s);
+		return -(err ? err->code : ENOMEM);
+	}
+	struct restore_opts o = {.vsock_path = rundir_file(dir, "vsock.sock", vsock),
+				 .serial_sink = serial_out,
+				 .serial_arg = v->console};
+	v->mount = r->mount;
+	v->generation = snapshot_next_generation(s);
+	memcpy(v->uuid, snapshot_next_uuid(s), sizeof(v->uuid));
+	ret = snapshot_restore(s, &o, &v->machine, &t, err);
+	if (ret == 0)
+		ret = vmm_start(v, err);
+	uint64_t started = vmm_now_us();
+	/* The guest runs from here on; what follows is for its observers and its identity. */
+	if (ret == 0) {
+		v->has_agent = vm_find_device(v->machine.vm, "vsock0") != NULL;
+		restore_info(v, snapshot_meta(s), r->snapshot_dir);
+		ret = vmm_publish(v, err);
+	}
+	snapshot_close(s);
+	struct agent_results *results = NULL;
+	if (ret == 0 && v->has_agent)
+		ret = identity_give(v, &results, err);
+	if (ret == 0 && timings)
+		*timings = json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o*}", "open_us",
+				     (json_int_t)(opened - t0), "map_us", (json_int_t)t.map_us,
+				     "machine_us", (json_int_t)t.machine_us, "devices_us",
+				     (json_int_t)t.devices_us, "vcpu_us", (json_int_t)t.vcpu_us,
+				     "running_us", (json_int_t)(started - t0), "agent_us",
+				     (json_int_t)(vmm_now_us() - started), "identity",
+				     identity_results_json(results));
+	free(results);
+	if (ret < 0) {
+		vmm_free(v);
+		return ret;
+	}
+	v->restored = timings ? json_incref(*timings) : NULL;
+	*out = v;
+	return 0;
+}
+
+/* ---- the rest of its life ------------------------------------------------------------------ */
+
+enum vm_end vmm_serve(struct vmm *v, struct err *err)
+{
+	struct err serve = ERR_INIT;
+
+	if (control_serve(v->control, v->machine.vm->end_fd, &serve) < 0) {
+		log_err("%s; the VM is stopped", serve.msg);
+		vm_end(v->machine.vm, VM_STOPPED);
+	}
+	return vm_wait(v->machine.vm, err);
+}
+
+void vmm_free(struct vmm *v)
+{
+	if (!v)
+		return;
+	control_free(v->control);
+	signalled_vm = NULL;
+	/* The VM's threads write to the console until the VM is gone. */
+	if (v->machine.vm)
+		vm_end(v->machine.vm, VM_STOPPED);
+	if (v->machine.vm)
+		vm_wait(v->machine.vm, NULL);
+	console_free(v->console);
+	vm_free(v->machine.vm);
+	json_decref(v->restored);
+	free(v);
+}

@@ -1,0 +1,61 @@
+/*
+ * vmm.h - the life of a VM's process: bring a machine up (cold or from a snapshot), answer
+ * control requests until it ends, clean up.
+ *
+ *     vmm_boot(...) or vmm_restore(...)      the guest runs
+ *     vmm_serve(v)                           until it is over
+ *     vmm_free(v)
+ *
+ * THREADS. One thread calls these: the process's main thread. It is also the thread on which
+ * control requests run and which talks to the guest's agent; the VM's own threads never wait for
+ * it.
+ */
+#ifndef RUNNER_CONTROL_VMM_H
+#define RUNNER_CONTROL_VMM_H
+
+#include <jansson.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "runner/control/console.h"
+#include "runner/control/rundir.h"
+#include "runner/proto/bootconf.h"
+#include "runner/vm/vm.h"
+
+struct vmm;
+
+struct vmm_boot {
+	const char *mount;     /* where the image and the snapshots are */
+	const char *image_dir; /* NULL: no image */
+	const char *image_ref; /* its name below images/, "" if elsewhere */
+	const char *kernel;    /* bzImage or ELF; NULL: found in /boot */
+	bool bare;	       /* an ELF test guest: no agent, serial and power management only */
+	const char *cmdline;   /* appended to the kernel's command line, NULL: nothing */
+	unsigned vcpus;
+	uint64_t ram_bytes;
+	struct bootconf *conf; /* the workload; root device, identity and clock are filled in */
+};
+
+struct vmm_restore {
+	const char *mount;
+	const char *snapshot_dir;
+};
+
+/*
+ * `dir` is the VM's own (rundir_create()); it stays the caller's and outlives the VM. With
+ * `foreground` the serial console is also this process's standard input and output.
+ */
+int vmm_boot(struct rundir *dir, const struct vmm_boot *b, bool foreground, struct vmm **out,
+	     struct err *err);
+/*
+ * Returns once the guest has its new generation, or at once for a guest without agent. *timings
+ * (may be NULL) is a new object of phase names and microseconds.
+ */
+int vmm_restore(struct rundir *dir, const struct vmm_restore *r, bool foreground, struct vmm **out,
+		json_t **timings, struct err *err);
+
+/* Serve control requests until the VM is over. Returns how it ended; VM_FAILED fills *err. */
+enum vm_end vmm_serve(struct vmm *v, struct err *err);
+void vmm_free(struct vmm *v);
+
+#endif

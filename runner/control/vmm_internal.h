@@ -1,0 +1,34 @@
+/* vmm_internal.h - struct vmm, shared by the files that make up the VM's process. */
+#ifndef RUNNER_CONTROL_VMM_INTERNAL_H
+#define RUNNER_CONTROL_VMM_INTERNAL_H
+
+#include <limits.h>
+
+#include "runner/control/control.h"
+#include "runner/control/vmm.h"
+#include "runner/devices/vmgenid.h"
+#include "runner/vm/machine.h"
+
+struct vmm {
+	struct rundir *dir; /* borrowed */
+	struct machine machine;
+	struct console *console;
+	struct control *control;
+	const char *mount; /* borrowed */
+	bool foreground, has_agent;
+
+	/* What the guest is now: its own once it runs. */
+	uint64_t generation;
+	uint8_t uuid[16];
+
+	/* For the next snapshot. "" where there is none. */
+	char kernel[PATH_MAX];
+	char image[512];
+	char rootfs[PATH_MAX];
+
+	json_t *restored; /* timings of the restore, NULL after a cold boot */
+};
+
+uint64_t vmm_now_us(void);
+
+#endif
