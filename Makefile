@@ -53,7 +53,7 @@ LIBSMVM := $(BUILD)/libsmvm.a
 LIBPULL := $(BUILD)/libpull.a
 
 .SECONDARY:
-.PHONY: all deps check check-long quickstart bench bench-store bench-snapshot install clean tidy format fuzz tests help
+.PHONY: all deps check check-long check-san quickstart bench bench-store bench-snapshot install clean tidy format fuzz tests help
 .DELETE_ON_ERROR:
 
 all: $(BUILD)/smfs $(BUILD)/smvm-pull $(BUILD)/smvm-runner $(BUILD)/smvm-init \
@@ -64,7 +64,8 @@ help:
 	@echo 'make              build the commands and libraries into $(BUILD)/'
 	@echo 'make quickstart   install, build, and run the main job for real'
 	@echo 'make check        install, build, test; ends with "N passed, N failed, N skipped"'
-	@echo 'make check-long   the tests that take longer than make check may'
+	@echo 'make check-long   what takes longer: long tests, sanitizers, fuzzing, clang-tidy'
+	@echo 'make check-san    the unit and mount tests under AddressSanitizer and UBSan'
 	@echo 'make bench        every figure, tab-separated; QUICK=1 for a few minutes'
 	@echo 'make tidy         clang-tidy over the tree; make format: clang-format'
 	@echo 'make install      PREFIX=$(PREFIX) DESTDIR=$(DESTDIR)'
@@ -168,6 +169,14 @@ check: deps
 check-long: deps
 	$(MAKE) tests
 	BUILD=$(BUILD) sh tests/run.sh long
+	$(MAKE) check-san
+	$(MAKE) fuzz
+	$(MAKE) tidy
+
+# The unit and mount tests again, in a build with sanitizers.
+check-san: deps
+	$(MAKE) SAN=address,undefined tests
+	BUILD=$(BUILD)-san sh tests/run.sh san
 
 quickstart: deps
 	$(MAKE) all

@@ -6,7 +6,7 @@
 #   tests/run.sh san                  unit and fs suites, for a sanitized build
 #
 # A suite is a program that prints TAP ("ok N - name", "not ok N - name", "ok N - name # SKIP why").
-# tests/unit/test_*.c are cmocka programs; tests/{fs,registry,guest,vm}/*.sh are shell programs on
+# tests/unit/test_*.c are cmocka programs; tests/{lint,fs,registry,guest,vm}/*.sh are shell programs on
 # tests/lib/tap.sh; a name ending in -long.sh belongs to `long`. A suite that dies, or prints no
 # test at all, counts as a failure. Logs: $BUILD/test-logs.
 set -u
@@ -54,7 +54,7 @@ wanted() { # wanted NAME PATTERNS...
 	return 1
 }
 
-folders='fs registry guest vm'
+folders='lint fs registry guest vm'
 [ "$mode" = san ] && folders=fs
 if [ "$mode" != long ]; then
 	for t in "$BUILD"/unit/test_*; do

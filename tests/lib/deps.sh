@@ -8,7 +8,7 @@ libfuse3-dev fuse3 libarchive-dev libcurl4-openssl-dev libzstd-dev libxxhash-dev
 liblmdb-dev libjansson-dev libseccomp-dev libslirp-dev libcmocka-dev
 erofs-utils qemu-system-x86 linux-image-cloud-amd64 skopeo umoci docker-registry apache2-utils
 borgbackup restic squashfs-tools mmdebstrap cpio zstd jq strace attr e2fsprogs kmod procps
-python3 ca-certificates openssl iproute2
+man-db groff python3 ca-certificates openssl iproute2
 '
 
 missing=

@@ -1,0 +1,38 @@
+#!/bin/sh
+# The house rules a program can check: layering, file size, man pages, help and version of each command.
+cd "$(dirname "$0")/../.." || exit 1
+. tests/lib/tap.sh
+
+small_files() {
+	big=$(find smfs runner pull tests bench -name '*.[chS]' -o -name '*.sh' | xargs wc -l |
+		awk '$2 != "total" && $1 > 700 {print "# " $1 " lines: " $2}')
+	[ -z "$big" ] && return 0
+	echo "$big"
+	return 1
+}
+
+man_clean() {
+	w=$(man --warnings -E UTF-8 -l -Tutf8 "$1" 2>&1 >/dev/null)
+	[ -z "$w" ] && return 0
+	echo "$w"
+	return 1
+}
+
+speaks() { # the command prints usage on --help, its version on --version, and refuses nonsense with 2
+	"$1" --help | grep -qi '^usage' && "$1" --version | grep -q '[0-9]\.[0-9]' || return 1
+	"$1" --no-such-option >/dev/null 2>&1
+	[ $? -eq 2 ]
+}
+
+check "dependencies point one way" sh tests/lib/layering.sh
+check "no file is longer than 700 lines" small_files
+for c in smfs smvm-runner smvm-pull; do
+	if command -v man >/dev/null; then
+		check "doc/$c.1 formats without a warning" man_clean "doc/$c.1"
+	else
+		skip "doc/$c.1 formats without a warning" "no man command here"
+	fi
+	check "$c answers --help and --version, and refuses nonsense" speaks "$B/$c"
+done
+check "the agent is static" sh -c '! readelf -l "$1" | grep -q INTERP' sh "$B/smvm-init"
+tap_done
