@@ -27,7 +27,7 @@
 #include "runner/vm/vm.h"
 
 #define VSOCK_MAX_CONNS 1024
-#define VSOCK_BUF	(256u << 10)
+#define VSOCK_BUF	(128u << 10)
 
 int virtio_vsock_new(struct vm *vm, const char *id, uint64_t guest_cid, const char *uds_path,
 		     struct err *err);

@@ -64,6 +64,13 @@ uint16_t virtqueue_avail_idx(const struct virtqueue *q)
 	return load16(&q->avail[AVAIL_IDX]);
 }
 
+void virtqueue_ask_kick(struct virtqueue *q, uint16_t at)
+{
+	if (q->event_idx)
+		store16(&q->used[USED_AVAIL_EVENT(q->size)], at);
+	__atomic_thread_fence(__ATOMIC_SEQ_CST);
+}
+
 /*
  * How many chains wait. When none do, ask for a kick and look again: the driver may have added one
  * before it saw us ask.
@@ -74,8 +81,7 @@ static uint16_t waiting(struct virtqueue *q)
 
 	if (n || !q->event_idx)
 		return n;
-	store16(&q->used[USED_AVAIL_EVENT(q->size)], q->next_avail);
-	__atomic_thread_fence(__ATOMIC_SEQ_CST);
+	virtqueue_ask_kick(q, q->next_avail);
 	return virtqueue_avail_idx(q) - q->next_avail;
 }
 

@@ -89,8 +89,10 @@ void virtqueue_push(struct virtqueue *q, const struct virtqueue_chain *c, uint32
 void virtqueue_push_head(struct virtqueue *q, uint16_t head, uint32_t written);
 /* Whether what was pushed since the last call asks for an interrupt. */
 bool virtqueue_wants_irq(struct virtqueue *q);
-/* The driver's avail index now; any value may come. */
+/* The driver's avail index now. Any value may come. */
 uint16_t virtqueue_avail_idx(const struct virtqueue *q);
+/* Have the driver kick when it moves its avail index beyond `at`. */
+void virtqueue_ask_kick(struct virtqueue *q, uint16_t at);
 
 /* Bytes [off, ...) of the segments; the count copied. */
 size_t iov_to_buf(const struct iovec *v, unsigned n, size_t off, void *buf, size_t len);
