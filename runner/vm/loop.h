@@ -2,9 +2,9 @@
  * loop.h - the VM's I/O thread: epoll over device, control and timer descriptors.
  *
  * One thread runs loop_run(). Handlers run on it with the VM's device lock held (see vm.h), so
- * device code needs no locks of its own. A handler must not block. Adding and removing
- * watches is done on the loop's thread, or before it runs; loop_call() gets another thread's
- * function onto it.
+ * device code needs no locks of its own. A handler must not block. Watches are added, changed
+ * and removed with that lock held, on whichever thread, or before the loop runs; loop_call() gets
+ * another thread's function onto the loop.
  */
 #ifndef RUNNER_VM_LOOP_H
 #define RUNNER_VM_LOOP_H
@@ -35,7 +35,10 @@ void loop_set_guard(struct loop *l, void (*enter)(void *), void (*leave)(void *)
 int loop_run(struct loop *l, struct err *err);
 void loop_stop(struct loop *l); /* any thread */
 
-/* Run fn(arg) on the loop's thread and wait for it; runs at once when called from that thread. */
+/*
+ * Run fn(arg) on the loop's thread, guarded like a handler, and wait for it. Runs at once when
+ * called from that thread, or when no loop runs. Never call it with the guard's lock held.
+ */
 void loop_call(struct loop *l, void (*fn)(void *), void *arg);
 
 #endif

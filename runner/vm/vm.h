@@ -41,8 +41,8 @@ enum vm_end {
 
 /* A file the guest sees as persistent memory, read-only (devices/virtio_pmem.h). */
 struct vm_pmem {
-	const char *id; /* of the device to be: "pmem-rootfs" */
-	int fd;		/* open for reading; only borrowed, for the length of vm_new() */
+	const char *id;	  /* of the device to be: "pmem-rootfs" */
+	int fd;		  /* open for reading; only borrowed, for the length of vm_new() */
 	const char *path; /* for messages */
 };
 

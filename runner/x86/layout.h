@@ -43,12 +43,12 @@
 #define LAYOUT_TSS    0xfffbd000ull /* three pages KVM wants for real mode on Intel */
 
 /* Legacy ports and interrupts. */
-#define LAYOUT_SERIAL_PORT 0x3f8
-#define LAYOUT_SERIAL_GSI  4
-#define LAYOUT_I8042_PORT  0x60
-#define LAYOUT_PM_PORT	   0x600 /* sleep control, sleep status, reset: see devices/pm.h */
-#define LAYOUT_SCI_GSI	   9	 /* named in the FADT, otherwise unused */
-#define LAYOUT_GED_GSI	   5	 /* generation change */
-#define LAYOUT_GSI_MAX	   23
+#define LAYOUT_SERIAL_PORT   0x3f8
+#define LAYOUT_SERIAL_GSI    4
+#define LAYOUT_I8042_COMMAND 0x64  /* status and command; no data port, no keyboard */
+#define LAYOUT_PM_PORT	     0x600 /* sleep control, sleep status, reset: see devices/pm.h */
+#define LAYOUT_SCI_GSI	     9	   /* named in the FADT, otherwise unused */
+#define LAYOUT_GED_GSI	     5	   /* generation change */
+#define LAYOUT_GSI_MAX	     23
 
 #endif

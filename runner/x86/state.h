@@ -26,8 +26,9 @@
 
 #include "smfs/base/err.h"
 
-#define VCPU_XSAVE_MAX 8192 /* x87 .. AVX-512, PKRU: 2,696 bytes; KVM never gives less than 4,096 \
-			     */
+#define VCPU_XSAVE_MAX                                                             \
+	8192 /* x87 .. AVX-512, PKRU: 2,696 bytes; KVM never gives less than 4,096 \
+	      */
 #define VCPU_CPUID_MAX 128
 #define VCPU_MSRS_MAX  256
 
