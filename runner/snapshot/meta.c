@@ -111,8 +111,9 @@ static json_t *encode_image(const struct snapshot_meta *m)
 {
 	if (!m->has_image)
 		return json_null();
-	return json_pack("{s:s, s:s, s:s, s:o}", "ref", m->image.ref, "rootfs", m->image.rootfs,
-			 "digest", m->image.digest, "size", u64_json(m->image.size));
+	return json_pack("{s:o, s:s, s:s, s:o}", "ref", string_or_null(m->image.ref), "rootfs",
+			 m->image.rootfs, "digest", m->image.digest, "size",
+			 u64_json(m->image.size));
 }
 
 int meta_encode(const struct snapshot_meta *m, char **out, size_t *len, struct err *err)
@@ -377,7 +378,7 @@ static int decode_image(const json_t *root, struct snapshot_meta *m, struct err 
 	if (json_is_null(o))
 		return 0;
 	if ((ret = get_object(root, "image", &o, err)) < 0 ||
-	    (ret = get_string(o, "image", "ref", false, m->image.ref, sizeof(m->image.ref), err)) <
+	    (ret = get_string(o, "image", "ref", true, m->image.ref, sizeof(m->image.ref), err)) <
 		    0 ||
 	    (ret = get_string(o, "image", "rootfs", false, m->image.rootfs, sizeof(m->image.rootfs),
 			      err)) < 0 ||

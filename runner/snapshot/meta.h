@@ -64,7 +64,7 @@ struct snapshot_meta {
 
 	bool has_image;
 	struct {
-		char ref[META_REF_MAX + 1];
+		char ref[META_REF_MAX + 1];	/* "" if it has none */
 		char rootfs[META_PATH_MAX + 1]; /* rootfs.erofs, relative to the mount */
 		char digest[129];		/* of rootfs.erofs: its user.smfs.digest */
 		uint64_t size;

@@ -35,8 +35,9 @@ struct restore_opts {
 	void *serial_arg;
 };
 
-struct restore_timing { /* microseconds */
-	uint64_t map_us, machine_us, vcpu_us, devices_us, identity_us;
+struct restore_timing {	     /* microseconds */
+	uint64_t machine_us; /* the KVM VM, RAM mapped, devices made */
+	uint64_t vcpu_us, devices_us, identity_us;
 };
 
 /* The machine with all state loaded and its new identity written (VMGenID, mailbox), not running.

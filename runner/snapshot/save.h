@@ -2,8 +2,16 @@
  * save.h - a full snapshot of a running machine into the store.
  *
  * Name and store are checked before the guest is paused. Then: pause (vCPUs out, devices quiet),
- * capture state, write `ram`, `vcpu` and `meta` as one ingest, commit, resume. Until the commit
- * returned nothing is visible, and the machine runs again whatever happened.
+ * capture state, write `ram`, `vcpu` and `meta` as one ingest, resume, commit. The guest runs again
+ * before the commit's fsyncs, since by then its RAM has been read. Until the commit returned
+ * nothing is visible, and the machine runs again whatever happened. A machine that the caller
+ * has paused stays paused.
+ *
+ * RAM that was never touched is not read: pages of anonymous RAM that do not exist, and holes of
+ * the `ram` a restored machine came from, become holes.
+ *
+ * A writable disk's content is no part of a snapshot, and two restored machines cannot share it:
+ * such a machine is refused (ENOTSUP).
  */
 #ifndef RUNNER_SNAPSHOT_SAVE_H
 #define RUNNER_SNAPSHOT_SAVE_H
@@ -25,10 +33,12 @@ struct save_info {
 };
 
 struct save_stats {
+	/* Length of `ram`; what of it was read; new to the store; and what that takes there. */
 	uint64_t ram_bytes, data_bytes, new_bytes, stored_bytes;
 	uint64_t pause_us;   /* guest stood still */
 	uint64_t capture_us; /* of it: registers and devices */
-	uint64_t save_us;    /* of it: writing and committing */
+	uint64_t
+		save_us; /* writing `ram`, `vcpu`, `meta`, and the commit; partly after the pause */
 };
 
 int snapshot_save(const struct machine *m, const struct save_info *info, struct save_stats *out,

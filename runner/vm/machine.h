@@ -28,10 +28,10 @@ struct machine_disk {
 struct machine_config {
 	unsigned vcpus;
 	uint64_t ram_bytes;
-	/* Restore: the open `ram`, its path, the saved CPUID table. Cold boot: -1, NULL, NULL. */
+	/* Restore: the open `ram` and its path; the vCPUs get no CPUID table, it comes with their
+	 * saved state. Cold boot: -1, NULL. */
 	int ram_fd;
 	const char *ram_path;
-	const struct kvm_cpuid2 *cpuid;
 
 	/*
 	 * A Linux guest: vmgenid, i8042, rtc, rng0 and what follows. false: serial0 and pm only,
@@ -48,13 +48,27 @@ struct machine_config {
 	void *serial_arg;
 };
 
+/* What a snapshot must know of a machine and cannot ask its devices. */
+#define MACHINE_PATH_MAX 1024
+struct machine_disk_kept {
+	char id[32];
+	char path[MACHINE_PATH_MAX];
+	bool readonly;
+};
+
 struct machine {
 	struct vm *vm;
 	struct device *serial;
 	struct device *vmgenid; /* NULL without */
+	/* The snapshot's `ram` behind the RAM, -1 when it is anonymous; owned. */
+	int ram_fd;
+	struct machine_disk_kept disk[MACHINE_MAX_DISKS];
+	unsigned ndisks;
 };
 
 /* The VM with all its devices, nothing loaded, nothing running. */
 int machine_new(const struct machine_config *cfg, struct machine *out, struct err *err);
+/* Ends the VM too. A machine all zero, or freed, is fine. */
+void machine_free(struct machine *m);
 
 #endif

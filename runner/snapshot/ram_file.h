@@ -1,0 +1,37 @@
+/*
+ * ram_file.h - which parts of guest RAM can hold anything but zeros, and writing them out.
+ *
+ * Of anonymous RAM only pages that exist can; of RAM mapped MAP_PRIVATE from a snapshot's `ram`,
+ * pages the guest has written and pages where that file has data. Both answers come from the
+ * kernel (/proc/self/pagemap, SEEK_DATA), in blocks of RAM_BLOCK; guest memory itself is not
+ * touched to find out. A block said to hold data may still be all zeros: the store finds that.
+ *
+ * The vCPUs must stand still from ram_blocks_find() until the stream that ram_blocks_write() fed
+ * is finished.
+ */
+#ifndef RUNNER_SNAPSHOT_RAM_FILE_H
+#define RUNNER_SNAPSHOT_RAM_FILE_H
+
+#include <stdint.h>
+
+#include "runner/vm/memory.h"
+#include "smfs/base/err.h"
+#include "smfs/store/store.h"
+
+#define RAM_BLOCK (64u << 10)
+
+struct ram_blocks {
+	uint8_t *bits; /* one per RAM_BLOCK of `ram`, the last possibly short */
+	uint64_t ram_bytes;
+	uint64_t data_bytes; /* in set blocks */
+};
+
+/* `ram_fd`: the file behind the RAM, -1 for anonymous RAM. */
+int ram_blocks_find(const struct memory *m, int ram_fd, struct ram_blocks *out, struct err *err);
+void ram_blocks_free(struct ram_blocks *b);
+
+/* All of RAM in file order, blocks without data as holes. */
+int ram_blocks_write(const struct memory *m, const struct ram_blocks *b, struct smfs_stream *st,
+		     struct err *err);
+
+#endif

@@ -1,0 +1,121 @@
+/* machine.c - the device list. */
+#include "runner/vm/machine.h"
+
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "runner/devices/pm.h"
+#include "runner/devices/serial.h"
+#include "runner/devices/virtio_blk.h"
+#include "runner/devices/virtio_pmem.h"
+#include "runner/devices/virtio_rng.h"
+#include "runner/devices/virtio_vsock.h"
+#include "runner/devices/vmgenid.h"
+#include "smfs/base/cleanup.h"
+
+static int check(const struct machine_config *cfg, struct err *err)
+{
+	if (!cfg->linux_guest && (cfg->rootfs || cfg->ndisks || cfg->vsock_path))
+		return err_set(err, EINVAL, "machine: a bare guest has no virtio devices");
+	if (cfg->ndisks > MACHINE_MAX_DISKS)
+		return err_set(err, EINVAL, "machine: %u disks, at most %u", cfg->ndisks,
+			       MACHINE_MAX_DISKS);
+	return 0;
+}
+
+static int add_disks(struct machine *m, const struct machine_config *cfg, struct err *err)
+{
+	for (unsigned i = 0; i < cfg->ndisks; i++) {
+		const struct machine_disk *d = &cfg->disk[i];
+		struct machine_disk_kept *k = &m->disk[i];
+		int ret;
+
+		if (strlen(d->id) >= sizeof(k->id) || strlen(d->path) >= sizeof(k->path))
+			return err_set(err, ENAMETOOLONG, "disk %s: %s: name too long", d->id,
+				       d->path);
+		strcpy(k->id, d->id);
+		strcpy(k->path, d->path);
+		k->readonly = d->readonly;
+		m->ndisks++;
+		ret = virtio_blk_new(m->vm, d->id, d->path, d->readonly, err);
+		if (ret < 0)
+			return ret;
+	}
+	return 0;
+}
+
+/* The order is the machine's layout: GSIs and windows follow from it. */
+static int add_devices(struct machine *m, const struct machine_config *cfg, struct err *err)
+{
+	struct vm *vm = m->vm;
+	int ret;
+
+	if ((ret = serial_new(vm, cfg->serial_sink, cfg->serial_arg, &m->serial, err)) < 0 ||
+	    (ret = pm_new(vm, err)) < 0)
+		return ret;
+	if (!cfg->linux_guest)
+		return 0;
+	if ((ret = i8042_new(vm, err)) < 0 || (ret = vmgenid_new(vm, &m->vmgenid, err)) < 0)
+		return ret;
+	if (cfg->rootfs && (ret = virtio_pmem_new(vm, "pmem-rootfs", 0, err)) < 0)
+		return ret;
+	if ((ret = add_disks(m, cfg, err)) < 0 || (ret = virtio_rng_new(vm, "rng0", err)) < 0)
+		return ret;
+	if (cfg->vsock_path)
+		ret = virtio_vsock_new(vm, "vsock0", MACHINE_GUEST_CID, cfg->vsock_path, err);
+	return ret;
+}
+
+int machine_new(const struct machine_config *cfg, struct machine *out, struct err *err)
+{
+	struct machine m = {.ram_fd = -1};
+	struct vm_config vc = {.ram_bytes = cfg->ram_bytes,
+			       .vcpus = cfg->vcpus,
+			       .ram_fd = cfg->ram_fd,
+			       .ram_path = cfg->ram_path,
+			       .irqchip = true,
+			       .restore = cfg->ram_fd >= 0};
+	cleanup_fd int rootfs = -1, ram = -1;
+	int ret;
+
+	memset(out, 0, sizeof(*out));
+	out->ram_fd = -1;
+	if ((ret = check(cfg, err)) < 0)
+		return ret;
+	if (cfg->rootfs) {
+		rootfs = open(cfg->rootfs, O_RDONLY | O_CLOEXEC);
+		if (rootfs < 0)
+			return err_errno(err, "open root file system %s", cfg->rootfs);
+		vc.pmem[vc.npmem++] =
+			(struct vm_pmem){.id = "pmem-rootfs", .fd = rootfs, .path = cfg->rootfs};
+	}
+	if (cfg->ram_fd >= 0) {
+		ram = fcntl(cfg->ram_fd, F_DUPFD_CLOEXEC, 0);
+		if (ram < 0)
+			return err_errno(err, "keep %s open", cfg->ram_path);
+	}
+	ret = vm_new(&vc, &m.vm, err);
+	if (ret < 0)
+		return ret;
+	m.ram_fd = steal_fd(&ram);
+	ret = add_devices(&m, cfg, err);
+	if (ret < 0) {
+		machine_free(&m);
+		return ret;
+	}
+	*out = m;
+	return 0;
+}
+
+void machine_free(struct machine *m)
+{
+	if (m->vm) {
+		vm_free(m->vm);
+		if (m->ram_fd >= 0)
+			close(m->ram_fd);
+	}
+	memset(m, 0, sizeof(*m));
+	m->ram_fd = -1;
+}
