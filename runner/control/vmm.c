@@ -314,13 +314,14 @@ int vmm_restore(struct rundir *dir, const struct vmm_restore *r, bool foreground
 	if (ret == 0 && v->has_agent)
 		ret = identity_give(v, &results, err);
 	if (ret == 0 && timings)
-		*timings = json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o*}", "open_us",
-				     (json_int_t)(opened - t0), "map_us", (json_int_t)t.map_us,
-				     "machine_us", (json_int_t)t.machine_us, "devices_us",
-				     (json_int_t)t.devices_us, "vcpu_us", (json_int_t)t.vcpu_us,
-				     "running_us", (json_int_t)(started - t0), "agent_us",
-				     (json_int_t)(vmm_now_us() - started), "identity",
-				     identity_results_json(results));
+		*timings =
+			json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o*}", "open_us",
+				  (json_int_t)(opened - t0), "identity_us",
+				  (json_int_t)t.identity_us, "machine_us", (json_int_t)t.machine_us,
+				  "devices_us", (json_int_t)t.devices_us, "vcpu_us",
+				  (json_int_t)t.vcpu_us, "running_us", (json_int_t)(started - t0),
+				  "agent_us", (json_int_t)(vmm_now_us() - started), "identity",
+				  identity_results_json(results));
 	free(results);
 	if (ret < 0) {
 		vmm_free(v);
