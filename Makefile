@@ -38,6 +38,8 @@ SMVM_LIB   := $(filter-out runner/agent/%,$(wildcard runner/vm/*.c runner/x86/*.
 SMVM_CMD   := $(wildcard runner/cmd/*.c)
 AGENT      := $(wildcard runner/agent/*.c runner/proto/*.c) \
               smfs/base/err.c smfs/base/log.c smfs/base/bytes.c smfs/base/io.c smfs/base/num.c
+# All of the agent but its main, for the unit tests.
+AGENT_LIB  := $(filter-out runner/agent/main.c,$(wildcard runner/agent/*.c))
 PULL_LIB   := $(wildcard pull/*.c)
 PULL_CMD   := $(wildcard pull/cmd/*.c)
 UNIT       := $(wildcard tests/unit/test_*.c)
@@ -51,6 +53,7 @@ pic = $(patsubst %.c,$(BUILD)/pic/%.o,$(1))
 LIBSMFS := $(BUILD)/libsmfs.a
 LIBSMVM := $(BUILD)/libsmvm.a
 LIBPULL := $(BUILD)/libpull.a
+LIBAGENT := $(BUILD)/libagent.a
 
 .SECONDARY:
 .PHONY: all deps check check-long check-san quickstart bench bench-store bench-snapshot install clean tidy format fuzz tests help
@@ -88,7 +91,8 @@ $(BUILD)/pic/%.o: %.c
 $(LIBSMFS): $(call obj,$(SMFS_LIB))
 $(LIBSMVM): $(call obj,$(SMVM_LIB))
 $(LIBPULL): $(call obj,$(PULL_LIB))
-$(LIBSMFS) $(LIBSMVM) $(LIBPULL):
+$(LIBAGENT): $(call obj,$(AGENT_LIB))
+$(LIBSMFS) $(LIBSMVM) $(LIBPULL) $(LIBAGENT):
 	@rm -f $@
 	@$(AR) rcs $@ $^
 
@@ -145,10 +149,10 @@ BENCH_BIN := $(patsubst bench/%.c,$(BUILD)/bench/%,$(BENCHES))
 FUZZ_BIN  := $(patsubst tests/fuzz/%.c,$(BUILD)/fuzz/%,$(FUZZERS))
 ALL_LIBS   = $$($(PKGCONF) --libs $(PULL_PKGS) $(STORE_PKGS) fuse3 libseccomp)
 
-$(BUILD)/unit/%: $(BUILD)/obj/tests/unit/%.o $(LIBPULL) $(LIBSMVM) $(LIBSMFS)
+$(BUILD)/unit/%: $(BUILD)/obj/tests/unit/%.o $(LIBPULL) $(LIBAGENT) $(LIBSMVM) $(LIBSMFS)
 	@mkdir -p $(@D)
 	@echo '  LD  $@'
-	$(Q)$(CC) $(LDFLAGS) -o $@ $< $(LIBPULL) $(LIBSMVM) $(LIBSMFS) $(ALL_LIBS) $$($(PKGCONF) --libs cmocka)
+	$(Q)$(CC) $(LDFLAGS) -o $@ $< $(LIBPULL) $(LIBAGENT) $(LIBSMVM) $(LIBSMFS) $(ALL_LIBS) $$($(PKGCONF) --libs cmocka)
 
 $(BUILD)/guest/%: tests/guest/%.S tests/guest/guest.ld $(wildcard tests/guest/*.inc)
 	@mkdir -p $(@D)
@@ -188,7 +192,7 @@ bench-store bench-snapshot: tests
 
 # libFuzzer: FUZZ_SECONDS each, findings kept in $(BUILD)/fuzz.
 FUZZ_SECONDS ?= 60
-$(BUILD)/fuzz/%: tests/fuzz/%.c $(SMFS_LIB) $(SMVM_LIB) $(PULL_LIB)
+$(BUILD)/fuzz/%: tests/fuzz/%.c $(SMFS_LIB) $(SMVM_LIB) $(AGENT_LIB) $(PULL_LIB)
 	@mkdir -p $(@D)
 	@echo '  LD  $@'
 	$(Q)clang $(CPPFLAGS) -std=gnu11 -O1 -g -fsanitize=fuzzer,address,undefined -pthread -o $@ $^ $(ALL_LIBS)

@@ -59,6 +59,12 @@ int agent_generation(struct agent *a, const struct agent_generation *g, int time
  */
 int agent_stop(struct agent *a, unsigned grace_ms, int timeout_ms, struct err *err);
 
+/*
+ * Wait until the entrypoint has ended. A guest that powers off then does so only after this is
+ * answered. ENOENT when the guest was booted without one.
+ */
+int agent_wait(struct agent *a, int timeout_ms, struct agent_exit *exit, struct err *err);
+
 /* ---- exec ---------------------------------------------------------------------------------- */
 
 /*

@@ -58,6 +58,7 @@ enum agent_type {
 	AGENT_INFO = 15,       /* host -> INFO_IS */
 	AGENT_INFO_IS = 16,
 	AGENT_RESULTS = 17,
+	AGENT_WAIT = 18, /* host: answered by EXIT once the entrypoint has ended */
 };
 
 struct agent_frame {
@@ -97,10 +98,13 @@ int agent_get_hello(const struct agent_frame *f, uint16_t *version, struct err *
 
 struct agent_exec {
 	char **argv; /* NULL-terminated, at least one; argv[0] is looked up in env's PATH */
-	char **env;  /* NULL-terminated "NAME=value"; may be empty: the agent adds nothing but TERM
-		      */
-	const char *cwd;  /* NULL or "": / */
-	const char *user; /* "uid[:gid]" or names; NULL or "": root */
+	/*
+	 * NULL-terminated "NAME=value", over those the workload was booted with; the agent adds
+	 * PATH, HOME and (with a tty) TERM where neither has them.
+	 */
+	char **env;
+	const char *cwd;  /* NULL or "": the workload's */
+	const char *user; /* "uid[:gid]" or names; NULL or "": the workload's */
 	bool tty;	  /* a pseudo-terminal; stdout carries everything */
 	bool stdin_open;  /* false: the program reads /dev/null */
 	uint16_t rows, cols;

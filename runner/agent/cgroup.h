@@ -1,0 +1,25 @@
+/*
+ * cgroup.h - the workload's cgroup: everything the guest runs for its user is in it, so one
+ * write stops it all.
+ *
+ * A task in a frozen cgroup2 stands at the border of user mode and holds no kernel lock; SIGKILL
+ * still works on it.
+ */
+#ifndef RUNNER_AGENT_CGROUP_H
+#define RUNNER_AGENT_CGROUP_H
+
+#include <stdbool.h>
+
+#include "smfs/base/err.h"
+
+/* Make the folder `path` below a mounted cgroup2, if it is not there. */
+int cgroup_make(const char *path, struct err *err);
+/* An open cgroup.procs, close-on-exec: writing "0" joins. */
+int cgroup_open_procs(const char *path, struct err *err);
+/*
+ * Freeze or thaw and wait until the kernel says that it is so. ETIMEDOUT after `timeout_ms`; a
+ * freeze that did not come about is taken back.
+ */
+int cgroup_freeze(const char *path, bool freeze, int timeout_ms, struct err *err);
+
+#endif

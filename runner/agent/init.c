@@ -1,0 +1,321 @@
+#include "runner/agent/init.h"
+
+#include "runner/agent/cgroup.h"
+#include "runner/agent/session.h"
+#include "runner/agent/spawn.h"
+#include "runner/proto/tlv.h"
+#include "smfs/base/cleanup.h"
+#include "smfs/base/log.h"
+#include "smfs/base/num.h"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mount.h>
+#include <sys/reboot.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+
+#include <linux/vm_sockets.h>
+
+struct init {
+	struct guest *g;
+	int listener, signals;
+	int power_rd;
+	int ended_wr; /* closed when the entrypoint has ended */
+	pid_t entry;
+	pid_t session[INIT_SESSIONS_MAX];
+	bool off;
+	uint32_t grace_ms;
+};
+
+int init_listen(struct err *err)
+{
+	struct sockaddr_vm a = {
+		.svm_family = AF_VSOCK, .svm_cid = VMADDR_CID_ANY, .svm_port = AGENT_PORT};
+	cleanup_fd int fd = socket(AF_VSOCK, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+
+	if (fd < 0)
+		return err_errno(err, "open a vsock");
+	if (bind(fd, (struct sockaddr *)&a, sizeof(a)) < 0 || listen(fd, 64) < 0)
+		return err_errno(err, "listen on vsock port %u", AGENT_PORT);
+	return steal_fd(&fd);
+}
+
+/* ---- the workload -------------------------------------------------------------------------- */
+
+static void entry_ended(struct init *in, const struct agent_exit *x)
+{
+	struct guest *g = in->g;
+
+	guest_lock(g);
+	g->shared->entry_state = AGENT_ENTRY_EXITED;
+	g->shared->entry_exit = *x;
+	g->shared->entry_pid = 0;
+	guest_unlock(g);
+	in->entry = 0;
+	close(in->ended_wr);
+	in->ended_wr = -1;
+	log_info("entrypoint ended: %s %u", x->kind == AGENT_EXIT_SIGNAL ? "signal" : "status",
+		 x->value);
+	if (g->conf->poweroff_on_exit) {
+		in->off = true;
+		in->grace_ms = 2000;
+	}
+}
+
+static int entry_start(struct guest *g, pid_t *pid, struct err *err)
+{
+	const struct bootconf *c = g->conf;
+	cleanup_free struct creds *creds = calloc(1, sizeof(*creds));
+	cleanup_fd int null = open("/dev/null", O_RDONLY | O_CLOEXEC);
+	cleanup_fd int con = open("/dev/console", O_WRONLY | O_NOCTTY | O_CLOEXEC);
+	struct spawn s = {.argv = c->argv,
+			  .cwd = c->cwd && *c->cwd ? c->cwd : "/",
+			  .creds = creds,
+			  .fd = {null, con >= 0 ? con : null, con >= 0 ? con : null},
+			  .cgroup = g->cgroup};
+	char **env;
+	int r;
+
+	if (!creds)
+		return err_set(err, ENOMEM, "out of memory");
+	if (null < 0)
+		return err_errno(err, "open /dev/null");
+	r = users_resolve(g->root, c->user, creds, err);
+	if (r < 0)
+		return r;
+	env = spawn_env(c->env, NULL, creds->home, false);
+	if (!env)
+		return err_set(err, ENOMEM, "out of memory");
+	s.env = env;
+	r = spawn(&s, pid, err);
+	strv_free(env);
+	return r;
+}
+
+/* An entrypoint that cannot start has ended, with the status a shell would give it. */
+static void entry_begin(struct init *in)
+{
+	struct guest *g = in->g;
+	struct err e = ERR_INIT;
+	int p[2];
+
+	in->ended_wr = g->ended_rd = -1;
+	if (!g->conf->argv || !g->conf->argv[0])
+		return;
+	if (pipe2(p, O_CLOEXEC) < 0) {
+		log_err("entrypoint: pipe: %s", strerror(errno));
+		return;
+	}
+	g->ended_rd = p[0];
+	in->ended_wr = p[1];
+	if (entry_start(g, &in->entry, &e) < 0) {
+		const struct agent_exit x = {AGENT_EXIT_CODE, e.code == ENOENT ? 127 : 126};
+
+		log_err("entrypoint: %s", e.msg);
+		entry_ended(in, &x);
+		return;
+	}
+	guest_lock(g);
+	g->shared->entry_state = AGENT_ENTRY_RUNNING;
+	g->shared->entry_pid = in->entry;
+	guest_unlock(g);
+}
+
+/* ---- sessions ------------------------------------------------------------------------------ */
+
+static void count_sessions(struct init *in, int by)
+{
+	guest_lock(in->g);
+	in->g->shared->sessions += (uint32_t)by;
+	guest_unlock(in->g);
+}
+
+static void session_begin(struct init *in, int fd)
+{
+	struct err e = ERR_INIT;
+	sigset_t none;
+	unsigned i = 0;
+	pid_t p;
+
+	while (i < INIT_SESSIONS_MAX && in->session[i])
+		i++;
+	if (i == INIT_SESSIONS_MAX) {
+		err_set(&e, EBUSY, "%u sessions are open, the most there may be", i);
+		log_warn("session refused: %s", e.msg);
+		session_refuse(fd, &e);
+		return;
+	}
+	count_sessions(in, 1);
+	p = fork();
+	if (p < 0) {
+		count_sessions(in, -1);
+		log_warn("session refused: fork: %s", strerror(errno));
+		return;
+	}
+	if (p > 0) {
+		in->session[i] = p;
+		return;
+	}
+	/* The write end of `ended` must be process 1's alone, or nobody would see its end. */
+	if (in->ended_wr >= 0)
+		close(in->ended_wr);
+	close(in->listener);
+	close(in->signals);
+	close(in->power_rd);
+	sigemptyset(&none);
+	sigprocmask(SIG_SETMASK, &none, NULL);
+	session_serve(in->g, fd);
+	_exit(0);
+}
+
+static void accept_all(struct init *in)
+{
+	for (;;) {
+		cleanup_fd int fd = accept4(in->listener, NULL, NULL, SOCK_CLOEXEC);
+
+		if (fd < 0) {
+			if (errno != EAGAIN && errno != EINTR && errno != ECONNABORTED)
+				log_warn("accept: %s", strerror(errno));
+			return;
+		}
+		session_begin(in, fd);
+	}
+}
+
+/* ---- the dead ------------------------------------------------------------------------------ */
+
+static void reap_all(struct init *in)
+{
+	int status;
+	pid_t p;
+
+	while ((p = waitpid(-1, &status, WNOHANG)) > 0) {
+		for (unsigned i = 0; i < INIT_SESSIONS_MAX; i++) {
+			if (in->session[i] != p)
+				continue;
+			in->session[i] = 0;
+			count_sessions(in, -1);
+			control_release_dead(in->g, p);
+		}
+		if (p == in->entry) {
+			struct agent_exit x = {AGENT_EXIT_CODE, (uint32_t)WEXITSTATUS(status)};
+
+			if (WIFSIGNALED(status))
+				x = (struct agent_exit){AGENT_EXIT_SIGNAL,
+							(uint32_t)WTERMSIG(status)};
+			entry_ended(in, &x);
+		}
+	}
+}
+
+static void on_signal(struct init *in)
+{
+	struct signalfd_siginfo si;
+
+	while (read(in->signals, &si, sizeof(si)) == sizeof(si)) {
+		if (si.ssi_signo == SIGCHLD) {
+			reap_all(in);
+		} else {
+			/* SIGINT is ctrl-alt-del, SIGPWR a power button; kill 1 asks the same. */
+			in->off = true;
+			in->grace_ms = 5000;
+		}
+	}
+}
+
+uint32_t init_run(struct guest *g, int listener)
+{
+	struct init in = {.g = g, .listener = listener};
+	sigset_t set;
+	int p[2];
+
+	sigemptyset(&set);
+	sigaddset(&set, SIGCHLD);
+	sigaddset(&set, SIGTERM);
+	sigaddset(&set, SIGINT);
+	sigaddset(&set, SIGPWR);
+	sigprocmask(SIG_BLOCK, &set, NULL);
+	in.signals = signalfd(-1, &set, SFD_NONBLOCK | SFD_CLOEXEC);
+	if (in.signals < 0 || pipe2(p, O_CLOEXEC | O_NONBLOCK) < 0) {
+		log_err("process 1: %s", strerror(errno));
+		return 0;
+	}
+	in.power_rd = p[0];
+	g->power_wr = p[1];
+	g->ready_ms = boottime_ms();
+	entry_begin(&in);
+	log_info("ready after %llu ms: %s, generation %llu", (unsigned long long)g->ready_ms,
+		 g->rootfs, (unsigned long long)g->shared->generation);
+	while (!in.off) {
+		struct pollfd pfd[3] = {{.fd = in.listener, .events = POLLIN},
+					{.fd = in.signals, .events = POLLIN},
+					{.fd = in.power_rd, .events = POLLIN}};
+
+		if (poll(pfd, ARRAY_SIZE(pfd), -1) < 0 && errno != EINTR)
+			break;
+		if (pfd[1].revents)
+			on_signal(&in);
+		if (pfd[0].revents)
+			accept_all(&in);
+		if (pfd[2].revents &&
+		    read(in.power_rd, &in.grace_ms, sizeof(in.grace_ms)) == sizeof(in.grace_ms))
+			in.off = true;
+	}
+	return in.grace_ms;
+}
+
+/* Until no child is left, or the time is over. */
+static bool wait_children(uint32_t ms)
+{
+	uint64_t end = monotonic_us() + (uint64_t)ms * 1000;
+	sigset_t set;
+
+	sigemptyset(&set);
+	sigaddset(&set, SIGCHLD);
+	for (;;) {
+		struct timespec left;
+		uint64_t now;
+		pid_t p;
+
+		while ((p = waitpid(-1, NULL, WNOHANG)) > 0)
+			;
+		if (p < 0 && errno == ECHILD)
+			return true;
+		now = monotonic_us();
+		if (now >= end)
+			return false;
+		left.tv_sec = (time_t)((end - now) / 1000000);
+		left.tv_nsec = (long)((end - now) % 1000000 * 1000);
+		sigtimedwait(&set, NULL, &left);
+	}
+}
+
+void init_power_off(struct guest *g, uint32_t grace_ms)
+{
+	struct err e = ERR_INIT;
+
+	log_info("powering off");
+	if (g->cgroup && cgroup_freeze(g->cgroup, false, 1000, &e) < 0)
+		log_warn("%s", e.msg);
+	kill(-1, SIGTERM);
+	if (!wait_children(MIN(grace_ms, 60000u))) {
+		kill(-1, SIGKILL);
+		wait_children(1000);
+	}
+	sync();
+	for (unsigned i = g->conf->ndisks; i-- > 0;)
+		if (umount2(g->conf->disk[i].path, 0) < 0)
+			log_warn("unmount %s: %s", g->conf->disk[i].path, strerror(errno));
+	sync();
+	reboot(RB_POWER_OFF);
+	/* Only without privilege or ACPI does it come back: the processor is still to be stopped.
+	 */
+	reboot(RB_HALT_SYSTEM);
+	for (;;)
+		pause();
+}

@@ -1,0 +1,32 @@
+/*
+ * session.h - one connection, from HELLO to its end, over any stream socket.
+ */
+#ifndef RUNNER_AGENT_SESSION_H
+#define RUNNER_AGENT_SESSION_H
+
+#include "runner/agent/guest.h"
+
+/* A peer that connects must say HELLO within this. */
+#define SESSION_HELLO_MS 10000
+
+/*
+ * Serve `fd` until the peer goes away. Runs in a process of its own: it ignores SIGPIPE and SIGTERM
+ * there. A peer that breaks the protocol gets an ERROR and is dropped.
+ */
+void session_serve(struct guest *g, int fd);
+
+/*
+ * The exec part: start the program of frame `f` and carry its bytes until it has ended. Returns 0
+ * when the request was refused (the connection takes another), negative when the connection is
+ * over: its session was (ECONNRESET), it is gone, or broken (the program's process group has been
+ * killed; EPROTO fills *err).
+ */
+int exec_serve(struct guest *g, int fd, const struct agent_frame *f, struct err *err);
+
+/* Send an ERROR frame with *e. */
+int session_refuse(int fd, const struct err *e);
+
+/* How long a reply may take to be accepted by the peer. */
+#define SESSION_REPLY_MS 10000
+
+#endif

@@ -1,0 +1,195 @@
+/* Frames of the agent protocol on a descriptor. */
+#include "runner/proto/agent.h"
+
+#include "smfs/base/num.h"
+
+#include <poll.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+
+static const struct {
+	const char *name;
+	uint32_t max;
+} types[] = {
+	[AGENT_HELLO] = {"HELLO", 64},
+	[AGENT_ERROR] = {"ERROR", 4096},
+	[AGENT_EXEC] = {"EXEC", AGENT_FRAME_MAX},
+	[AGENT_STARTED] = {"STARTED", 64},
+	[AGENT_STDIN] = {"STDIN", AGENT_DATA_MAX},
+	[AGENT_STDOUT] = {"STDOUT", AGENT_DATA_MAX},
+	[AGENT_STDERR] = {"STDERR", AGENT_DATA_MAX},
+	[AGENT_WINSIZE] = {"WINSIZE", 4},
+	[AGENT_SIGNAL] = {"SIGNAL", 4},
+	[AGENT_EXIT] = {"EXIT", 64},
+	[AGENT_PREPARE] = {"PREPARE", 4096},
+	[AGENT_THAW] = {"THAW", 4096},
+	[AGENT_GENERATION] = {"GENERATION", 4096},
+	[AGENT_STOP] = {"STOP", 4096},
+	[AGENT_INFO] = {"INFO", 4096},
+	[AGENT_INFO_IS] = {"INFO_IS", 4096},
+	[AGENT_RESULTS] = {"RESULTS", AGENT_FRAME_MAX},
+	[AGENT_WAIT] = {"WAIT", 4096},
+};
+
+const char *agent_type_name(uint16_t type)
+{
+	if (type >= ARRAY_SIZE(types) || !types[type].name)
+		return "unknown frame";
+	return types[type].name;
+}
+
+int agent_header_parse(const uint8_t hdr[AGENT_FRAME_HDR], uint16_t *type, uint32_t *len,
+		       struct err *err)
+{
+	struct reader r = reader_of(hdr, AGENT_FRAME_HDR);
+	uint32_t n = get_u32(&r);
+	uint16_t t = get_u16(&r);
+	uint16_t zero = get_u16(&r);
+
+	if (t >= ARRAY_SIZE(types) || !types[t].name || zero)
+		return err_set(err, EPROTO, "agent frame: unknown type %u/%u", t, zero);
+	if (n > types[t].max)
+		return err_set(err, EPROTO, "agent frame %s: %u bytes, at most %u are allowed",
+			       types[t].name, n, types[t].max);
+	*type = t;
+	*len = n;
+	return 0;
+}
+
+void agent_header_put(uint8_t hdr[AGENT_FRAME_HDR], uint16_t type, uint32_t len)
+{
+	hdr[0] = len & 0xff;
+	hdr[1] = len >> 8 & 0xff;
+	hdr[2] = len >> 16 & 0xff;
+	hdr[3] = len >> 24;
+	hdr[4] = type & 0xff;
+	hdr[5] = type >> 8;
+	hdr[6] = hdr[7] = 0;
+}
+
+void agent_frame_free(struct agent_frame *f)
+{
+	free(f->data);
+	*f = (struct agent_frame){0};
+}
+
+static int64_t now_ms(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (int64_t)ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
+}
+
+/* Waits for `events` until `end` (monotonic ms, -1: for ever). */
+static int wait_fd(int fd, short events, int64_t end, struct err *err)
+{
+	for (;;) {
+		struct pollfd p = {.fd = fd, .events = events};
+		int64_t left = end < 0 ? -1 : MAX(end - now_ms(), (int64_t)0);
+		int r = poll(&p, 1, (int)MIN(left, (int64_t)INT32_MAX));
+
+		if (r > 0)
+			return 0;
+		if (r < 0 && errno != EINTR)
+			return err_errno(err, "agent connection");
+		if (r == 0 && end >= 0 && now_ms() >= end)
+			return err_set(err, ETIMEDOUT, "agent connection: no answer in time");
+	}
+}
+
+static int gone(struct err *err, int code)
+{
+	if (code == EPIPE || code == ENOTCONN || code == 0)
+		code = ECONNRESET;
+	return err_set(err, code, "agent connection: %s",
+		       code == ECONNRESET ? "closed by the other side" : strerror(code));
+}
+
+static int recv_all(int fd, void *buf, size_t n, int64_t end, struct err *err)
+{
+	size_t done = 0;
+
+	while (done < n) {
+		int r = wait_fd(fd, POLLIN, end, err);
+
+		if (r < 0)
+			return r;
+		ssize_t k = recv(fd, (char *)buf + done, n - done, MSG_DONTWAIT);
+		if (k < 0 && (errno == EINTR || errno == EAGAIN))
+			continue;
+		if (k <= 0)
+			return gone(err, k ? errno : 0);
+		done += k;
+	}
+	return 0;
+}
+
+static int send_all(int fd, const void *buf, size_t n, int64_t end, struct err *err)
+{
+	size_t done = 0;
+
+	while (done < n) {
+		ssize_t k =
+			send(fd, (const char *)buf + done, n - done, MSG_DONTWAIT | MSG_NOSIGNAL);
+
+		if (k < 0 && errno == EAGAIN) {
+			int r = wait_fd(fd, POLLOUT, end, err);
+
+			if (r < 0)
+				return r;
+			continue;
+		}
+		if (k < 0 && errno == EINTR)
+			continue;
+		if (k < 0)
+			return gone(err, errno);
+		done += k;
+	}
+	return 0;
+}
+
+int agent_frame_read(int fd, struct agent_frame *f, int timeout_ms, struct err *err)
+{
+	int64_t end = timeout_ms < 0 ? -1 : now_ms() + timeout_ms;
+	uint8_t hdr[AGENT_FRAME_HDR];
+	int r;
+
+	if (!f->data && !(f->data = malloc(AGENT_FRAME_MAX)))
+		return err_set(err, ENOMEM, "agent connection: out of memory");
+	r = recv_all(fd, hdr, sizeof(hdr), end, err);
+	if (r == 0)
+		r = agent_header_parse(hdr, &f->type, &f->len, err);
+	if (r == 0)
+		r = recv_all(fd, f->data, f->len, end, err);
+	return r;
+}
+
+int agent_frame_write(int fd, uint16_t type, const void *data, size_t len, int timeout_ms,
+		      struct err *err)
+{
+	int64_t end = timeout_ms < 0 ? -1 : now_ms() + timeout_ms;
+	uint8_t hdr[AGENT_FRAME_HDR];
+	int r;
+
+	if (type >= ARRAY_SIZE(types) || len > types[type].max)
+		return err_set(err, E2BIG, "agent request %s: %zu bytes, at most %u fit",
+			       agent_type_name(type), len,
+			       type < ARRAY_SIZE(types) ? types[type].max : 0);
+	agent_header_put(hdr, type, (uint32_t)len);
+	r = send_all(fd, hdr, sizeof(hdr), end, err);
+	if (r == 0)
+		r = send_all(fd, data, len, end, err);
+	return r;
+}
+
+int agent_frame_send(int fd, uint16_t type, const struct writer *w, int timeout_ms, struct err *err)
+{
+	if (w->failed)
+		return err_set(err, ENOMEM, "agent message %s: out of memory or a value too long",
+			       agent_type_name(type));
+	return agent_frame_write(fd, type, w->p, w->len, timeout_ms, err);
+}
