@@ -121,7 +121,7 @@ $(BUILD)/smvm-pull: $(call obj,$(PULL_CMD)) $(LIBPULL) $(LIBSMFS)
 ifeq ($(SAN),)
 $(BUILD)/smvm-runner: $(call obj,$(SMVM_CMD)) $(LIBSMVM) $(LIBSMFS)
 	@echo '  LD  $@'
-	$(Q)$(CC) $(LDFLAGS) -static -o $@ $^ -larchive -lseccomp -ljansson -llmdb -lzstd -lxxhash -lcrypto
+	$(Q)$(CC) $(LDFLAGS) -static -o $@ $^ -larchive -llzma -lz -lseccomp -ljansson -llmdb -lzstd -lxxhash -lcrypto
 else
 $(BUILD)/smvm-runner: $(call obj,$(SMVM_CMD)) $(LIBSMVM) $(LIBSMFS)
 	@echo '  LD  $@'

@@ -7,6 +7,7 @@
 
 #include <dirent.h>
 #include <fcntl.h>
+#include <mntent.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mount.h>
@@ -43,22 +44,31 @@ static int make_dirs(const char *const *dirs, struct err *err)
 	return 0;
 }
 
+/* A file system without DAX takes the option and drops it: what counts is what it then reports. */
+static bool has_dax(const char *dir)
+{
+	cleanup_file FILE *f = setmntent("/proc/self/mounts", "re");
+	struct mntent *m;
+
+	while (f && (m = getmntent(f)))
+		if (!strcmp(m->mnt_dir, dir))
+			return hasmntopt(m, "dax") || hasmntopt(m, "dax=always");
+	return false;
+}
+
 static int mount_image(const struct bootconf *c, char *desc, struct err *err)
 {
 	const char *type = c->root_fstype ? c->root_fstype : "erofs";
+	bool dax = c->root_dax && mount(c->root_device, LOWER, type, MS_RDONLY, "dax") == 0;
 
-	if (c->root_dax) {
-		if (mount(c->root_device, LOWER, type, MS_RDONLY, "dax") == 0) {
-			snprintf(desc, 128, "%s dax on %s", type, c->root_device);
-			return 0;
-		}
-		log_warn("mount %s with dax: %s; mounting without, which keeps a second copy of "
-			 "its pages in this guest's memory",
-			 c->root_device, strerror(errno));
-	}
-	if (mount(c->root_device, LOWER, type, MS_RDONLY, NULL) < 0)
+	if (!dax && mount(c->root_device, LOWER, type, MS_RDONLY, NULL) < 0)
 		return err_errno(err, "mount root %s (%s)", c->root_device, type);
-	snprintf(desc, 128, "%s on %s", type, c->root_device);
+	dax = dax && has_dax(LOWER);
+	if (c->root_dax && !dax)
+		log_warn("root %s (%s): no DAX here; going on with a second copy of its pages in "
+			 "the guest's own memory",
+			 c->root_device, type);
+	snprintf(desc, 128, "%s%s on %s", type, dax ? " dax" : "", c->root_device);
 	return 0;
 }
 

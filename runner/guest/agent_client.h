@@ -87,7 +87,7 @@ struct agent_exec_io {
 /*
  * Carry bytes both ways until the program has ended and all its output is written. `in` is only
  * polled and read, never made non-blocking. Descriptors stay the caller's. A closed `out` or
- * `err` (EPIPE) ends the session with that error.
+ * `err` (EPIPE; the caller ignores SIGPIPE) ends the session with that error.
  */
 int agent_exec_run(struct agent *a, const struct agent_exec_io *io, struct agent_exit *exit,
 		   struct err *err);

@@ -1,0 +1,255 @@
+#include "runner/guest/agent_client.h"
+
+#include "runner/guest/agent_conn.h"
+#include "smfs/base/cleanup.h"
+#include "smfs/base/num.h"
+
+#include <limits.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <time.h>
+
+#define RETRY_FIRST_MS 5
+#define RETRY_MAX_MS   100
+/* One attempt: long enough for a busy guest, short enough that a lost answer is tried again. */
+#define ATTEMPT_MS 2000
+
+static uint64_t now_ns(clockid_t id)
+{
+	struct timespec ts;
+
+	clock_gettime(id, &ts);
+	return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
+}
+
+static int64_t mono_ms(void)
+{
+	return (int64_t)(now_ns(CLOCK_MONOTONIC) / 1000000);
+}
+
+/* ---- connect ------------------------------------------------------------------------------- */
+
+static int dial(const char *path, struct err *err)
+{
+	struct sockaddr_un a = {.sun_family = AF_UNIX};
+	cleanup_fd int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+	if (strlen(path) >= sizeof(a.sun_path))
+		return err_set(err, ENAMETOOLONG, "connect %s: path too long for a socket", path);
+	memcpy(a.sun_path, path, strlen(path) + 1);
+	if (fd < 0)
+		return err_errno(err, "open a socket");
+	if (connect(fd, (struct sockaddr *)&a, sizeof(a)) < 0)
+		return err_errno(err, "connect %s", path);
+	return steal_fd(&fd);
+}
+
+/* "OK <port>\n", byte by byte: what follows belongs to the guest's stream. */
+static int read_ok(int fd, int64_t end, struct err *err)
+{
+	char line[32];
+	size_t n = 0;
+
+	for (;;) {
+		struct pollfd p = {.fd = fd, .events = POLLIN};
+		int64_t left = end - mono_ms();
+
+		if (left <= 0)
+			return err_set(err, ETIMEDOUT, "vsock: no answer to CONNECT");
+		if (poll(&p, 1, (int)MIN(left, (int64_t)INT_MAX)) <= 0)
+			continue;
+		ssize_t k = recv(fd, line + n, 1, 0);
+		if (k < 0 && errno == EINTR)
+			continue;
+		if (k <= 0)
+			return err_set(err, ECONNREFUSED, "vsock: the guest does not listen on %u",
+				       AGENT_PORT);
+		if (line[n] == '\n')
+			break;
+		if (++n == sizeof(line))
+			return err_set(err, EPROTO, "vsock: the answer to CONNECT is no OK");
+	}
+	line[n] = '\0';
+	if (strncmp(line, "OK ", 3) != 0)
+		return err_set(err, EPROTO, "vsock: the answer to CONNECT is no OK");
+	return 0;
+}
+
+static int attempt(const char *path, int64_t end, struct agent **out, struct err *err)
+{
+	cleanup_fd int fd = dial(path, err);
+	char hello[32];
+	int n, r;
+
+	if (fd < 0)
+		return fd;
+	n = snprintf(hello, sizeof(hello), "CONNECT %u\n", AGENT_PORT);
+	if (send(fd, hello, (size_t)n, MSG_NOSIGNAL) != n)
+		return err_set(err, ECONNRESET, "vsock: CONNECT: %s", strerror(errno));
+	r = read_ok(fd, end, err);
+	if (r < 0)
+		return r;
+	return agent_attach(steal_fd(&fd), (int)MAX(end - mono_ms(), (int64_t)1), out, err);
+}
+
+/* What may still come: a socket not yet there, a guest not yet listening, one that was reset. */
+static bool worth_retrying(int r)
+{
+	return r == -ENOENT || r == -ECONNREFUSED || r == -ECONNRESET || r == -ETIMEDOUT ||
+	       r == -EAGAIN;
+}
+
+int agent_connect(const char *vsock_path, int timeout_ms, struct agent **out, struct err *err)
+{
+	int64_t end = timeout_ms < 0 ? INT64_MAX : mono_ms() + timeout_ms;
+	int64_t wait = RETRY_FIRST_MS;
+
+	for (;;) {
+		struct err e = ERR_INIT;
+		int64_t now = mono_ms();
+		int r = attempt(vsock_path, MIN(end, now + ATTEMPT_MS), out, &e);
+
+		if (r == 0)
+			return 0;
+		if (!worth_retrying(r))
+			return err_set(err, -r, "connect to the guest's agent: %s", e.msg);
+		now = mono_ms();
+		if (now >= end)
+			return err_set(err, ETIMEDOUT,
+				       "connect to the guest's agent: not up after %d ms (%s)",
+				       timeout_ms, e.msg);
+		wait = MIN(MIN(wait, RETRY_MAX_MS), end - now);
+		poll(NULL, 0, (int)wait);
+		wait *= 2;
+	}
+}
+
+int agent_attach(int fd, int timeout_ms, struct agent **out, struct err *err)
+{
+	struct agent *a = calloc(1, sizeof(*a));
+	cleanup_writer struct writer w = WRITER_INIT;
+	uint16_t version;
+	int r;
+
+	if (!a) {
+		close(fd);
+		return err_set(err, ENOMEM, "agent connection: out of memory");
+	}
+	a->fd = fd;
+	agent_put_hello(&w);
+	r = agent_frame_send(fd, AGENT_HELLO, &w, timeout_ms, err);
+	if (r == 0)
+		r = agent_frame_read(fd, &a->frame, timeout_ms, err);
+	if (r == 0 && a->frame.type == AGENT_ERROR)
+		r = agent_get_error(&a->frame, err);
+	else if (r == 0)
+		r = agent_get_hello(&a->frame, &version, err);
+	if (r < 0) {
+		agent_close(a);
+		return r;
+	}
+	*out = a;
+	return 0;
+}
+
+void agent_close(struct agent *a)
+{
+	if (!a)
+		return;
+	close(a->fd);
+	agent_frame_free(&a->frame);
+	free(a);
+}
+
+/* ---- control ------------------------------------------------------------------------------- */
+
+int agent_call(struct agent *a, uint16_t type, const struct writer *w, uint16_t want,
+	       int timeout_ms, struct err *err)
+{
+	static const struct writer none;
+	int64_t end = mono_ms() + timeout_ms;
+	int r = agent_frame_send(a->fd, type, w ? w : &none, timeout_ms, err);
+
+	if (r == 0)
+		r = agent_frame_read(a->fd, &a->frame,
+				     timeout_ms < 0 ? -1 : (int)MAX(end - mono_ms(), (int64_t)0),
+				     err);
+	if (r < 0)
+		return err_wrap(err, r, "%s", agent_type_name(type));
+	if (a->frame.type == AGENT_ERROR)
+		return agent_get_error(&a->frame, err);
+	if (a->frame.type != want)
+		return err_set(err, EPROTO, "agent answered %s with %s", agent_type_name(type),
+			       agent_type_name(a->frame.type));
+	return 0;
+}
+
+static int call_results(struct agent *a, uint16_t type, const struct writer *w, int timeout_ms,
+			struct agent_results *results, struct err *err)
+{
+	cleanup_free struct agent_results *own = NULL;
+	int r = agent_call(a, type, w, AGENT_RESULTS, timeout_ms, err);
+
+	if (r < 0)
+		return r;
+	if (!results) {
+		results = own = malloc(sizeof(*own));
+		if (!own)
+			return err_set(err, ENOMEM, "%s: out of memory", agent_type_name(type));
+	}
+	return agent_get_results(&a->frame, results, err);
+}
+
+int agent_info(struct agent *a, struct agent_info *out, int timeout_ms, struct err *err)
+{
+	int r = agent_call(a, AGENT_INFO, NULL, AGENT_INFO_IS, timeout_ms, err);
+
+	return r < 0 ? r : agent_get_info(&a->frame, out, err);
+}
+
+int agent_prepare(struct agent *a, int timeout_ms, struct agent_results *results, struct err *err)
+{
+	return call_results(a, AGENT_PREPARE, NULL, timeout_ms, results, err);
+}
+
+int agent_thaw(struct agent *a, int timeout_ms, struct agent_results *results, struct err *err)
+{
+	return call_results(a, AGENT_THAW, NULL, timeout_ms, results, err);
+}
+
+int agent_generation(struct agent *a, const struct agent_generation *g, int timeout_ms,
+		     struct agent_results *results, struct err *err)
+{
+	cleanup_writer struct writer w = WRITER_INIT;
+	struct agent_generation now = *g;
+	int r;
+
+	if (!now.wall_ns)
+		now.wall_ns = now_ns(CLOCK_REALTIME);
+	agent_put_generation(&w, &now);
+	r = call_results(a, AGENT_GENERATION, &w, timeout_ms, results, err);
+	explicit_bzero(now.entropy, sizeof(now.entropy));
+	if (w.p)
+		explicit_bzero(w.p, w.len);
+	return r;
+}
+
+int agent_stop(struct agent *a, unsigned grace_ms, int timeout_ms, struct err *err)
+{
+	cleanup_writer struct writer w = WRITER_INIT;
+	struct agent_stop s = {.grace_ms = grace_ms};
+
+	agent_put_stop(&w, &s);
+	return call_results(a, AGENT_STOP, &w, timeout_ms, NULL, err);
+}
+
+int agent_wait(struct agent *a, int timeout_ms, struct agent_exit *exit, struct err *err)
+{
+	int r = agent_call(a, AGENT_WAIT, NULL, AGENT_EXIT, timeout_ms, err);
+
+	return r < 0 ? r : agent_get_exit(&a->frame, exit, err);
+}

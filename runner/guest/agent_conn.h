@@ -1,0 +1,16 @@
+/* agent_conn.h - what the two halves of the agent client share; not for others. */
+#ifndef RUNNER_GUEST_AGENT_CONN_H
+#define RUNNER_GUEST_AGENT_CONN_H
+
+#include "runner/proto/agent.h"
+
+struct agent {
+	int fd;
+	struct agent_frame frame; /* the last one received */
+};
+
+/* Send a request and read its answer of type `want` into a->frame; an ERROR becomes the error. */
+int agent_call(struct agent *a, uint16_t type, const struct writer *w, uint16_t want,
+	       int timeout_ms, struct err *err);
+
+#endif
