@@ -92,7 +92,7 @@ SMFS_API int smfs_store_stat(struct smfs_store *s, struct smfs_store_stat *out, 
  */
 enum smfs_content_kind {
 	SMFS_ZERO = 0,	/* `size` zero bytes (also the empty file); id all zero */
-	SMFS_CHUNK = 1, /* one chunk of exactly `size` bytes; id names it */
+	SMFS_CHUNK = 1, /* one chunk, named by id; where it ends before `size`, zeros follow */
 	SMFS_MAP = 2,	/* id names the root map node at level `depth` */
 };
 struct smfs_content {
@@ -101,6 +101,13 @@ struct smfs_content {
 	uint8_t depth;
 	struct smfs_id id;
 };
+
+/* The 44 bytes: size u64, kind u8, depth u8, two zero bytes, id. Decoding refuses (EBADMSG) what
+ * no writer produces. */
+#define SMFS_CONTENT_LEN 44
+SMFS_API void smfs_content_encode(const struct smfs_content *c, uint8_t out[SMFS_CONTENT_LEN]);
+SMFS_API int smfs_content_decode(const void *buf, size_t len, struct smfs_content *out,
+				 struct err *err);
 
 /* ---- reading content ---------------------------------------------------------------------- */
 
@@ -171,8 +178,8 @@ SMFS_API int smfs_ingest_fd(struct smfs_ingest *ing, int fd, const uint64_t *cut
 
 /* ---- directories -------------------------------------------------------------------------- */
 
-#define SMFS_NAME_MAX 255
-#define SMFS_LINK_MAX 4095   /* symlink target */
+#define SMFS_NAME_MAX  255
+#define SMFS_LINK_MAX  4095  /* symlink target */
 #define SMFS_XATTR_MAX 65536 /* names and values of one entry together */
 
 struct smfs_xattr {
@@ -233,7 +240,8 @@ struct smfs_name {
 	int64_t created;     /* ns */
 	uint64_t seq;	     /* journal sequence number of its publication; also its identity */
 	uint64_t logical_bytes;
-	/* Attributes of the root directory itself (mode, owner, mtime); xattrs of roots are not kept. */
+	/* Attributes of the root directory itself (mode, owner, mtime); xattrs of roots are not
+	 * kept. */
 	uint32_t mode, uid, gid;
 	int64_t mtime;
 };
@@ -280,7 +288,8 @@ SMFS_API int smfs_name_usage(struct smfs_store *s, enum smfs_kind kind, const ch
 #define SMFS_FSCK_READ_DATA 1u /* decompress and rehash every frame, too */
 struct smfs_fsck {
 	uint64_t packs, frames, nodes, names, bad_frames, bad_names, garbage_frames;
-	/* One call per finding, e.g. "snapshot x: ram: bytes 65536-131071: frame … bad checksum". */
+	/* One call per finding, e.g. "snapshot x: ram: bytes 65536-131071: frame … bad checksum".
+	 */
 	void (*report)(void *arg, const char *line);
 	void *arg;
 };

@@ -1,0 +1,240 @@
+#include "smfs/store/index.h"
+
+#include "smfs/store/index_priv.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/*
+ * The map is address space, not disk: it starts generous and doubles when a writer fills it.
+ * Other processes notice (MDB_MAP_RESIZED) and follow.
+ */
+#define MAP_SIZE_MIN (16 * GIB)
+#define MAP_SIZE_MAX (16 * TIB)
+/* Reader slots: threads of all processes that read at one moment, plus kept ones. */
+#define MAX_READERS 4096
+
+int index_err(struct err *err, int rc, const char *what)
+{
+	switch (rc) {
+	case MDB_CORRUPTED:
+	case MDB_PAGE_NOTFOUND:
+	case MDB_INVALID:
+	case MDB_PANIC:
+	case MDB_BAD_TXN:
+		return err_set(err, EBADMSG, "store index: %s: %s; run `smfs fsck`", what,
+			       mdb_strerror(rc));
+	case MDB_VERSION_MISMATCH:
+		return err_set(err, ENOTSUP, "store index: %s: %s", what, mdb_strerror(rc));
+	case MDB_READERS_FULL:
+		return err_set(err, EBUSY, "store index: %s: all %d reader slots are in use", what,
+			       MAX_READERS);
+	case MDB_MAP_FULL:
+		return err_set(err, ENOSPC, "store index: %s: full", what);
+	default:
+		return err_set(err, rc > 0 ? rc : EIO, "store index: %s: %s", what,
+			       mdb_strerror(rc));
+	}
+}
+
+int index_txn_err(struct index_txn *txn, struct err *err, int rc, const char *what)
+{
+	if (rc == MDB_MAP_FULL)
+		txn->full = true;
+	return index_err(err, rc, what);
+}
+
+/* Adopt the size another process gave the map. No transaction of this process may be running. */
+static int follow_resize(struct index *ix)
+{
+	pthread_rwlock_wrlock(&ix->map_lock);
+	int rc = mdb_env_set_mapsize(ix->env, 0);
+	pthread_rwlock_unlock(&ix->map_lock);
+	return rc;
+}
+
+static int grow(struct index *ix, struct err *err)
+{
+	MDB_envinfo info;
+	int rc;
+
+	pthread_rwlock_wrlock(&ix->map_lock);
+	mdb_env_info(ix->env, &info);
+	if (info.me_mapsize >= MAP_SIZE_MAX)
+		rc = MDB_MAP_FULL;
+	else
+		rc = mdb_env_set_mapsize(ix->env, info.me_mapsize * 2);
+	pthread_rwlock_unlock(&ix->map_lock);
+	return rc ? index_err(err, rc, "grow") : 0;
+}
+
+static MDB_txn *kept_take(struct index *ix)
+{
+	MDB_txn *txn = NULL;
+
+	pthread_mutex_lock(&ix->kept_lock);
+	if (ix->nkept)
+		txn = ix->kept[--ix->nkept];
+	pthread_mutex_unlock(&ix->kept_lock);
+	return txn;
+}
+
+static int begin_once(struct index *ix, MDB_txn **out)
+{
+	MDB_txn *txn = kept_take(ix);
+
+	if (txn) {
+		int rc = mdb_txn_renew(txn);
+
+		if (rc == 0)
+			*out = txn;
+		else
+			mdb_txn_abort(txn);
+		return rc;
+	}
+	return mdb_txn_begin(ix->env, NULL, MDB_RDONLY, out);
+}
+
+int index_read_begin(struct index *ix, MDB_txn **txn, struct err *err)
+{
+	for (int tries = 0;; tries++) {
+		pthread_rwlock_rdlock(&ix->map_lock);
+		int rc = begin_once(ix, txn);
+		if (rc == 0)
+			return 0;
+		pthread_rwlock_unlock(&ix->map_lock);
+		if (rc == MDB_MAP_RESIZED && tries < 8)
+			rc = follow_resize(ix);
+		else if (rc == MDB_READERS_FULL && tries == 0)
+			rc = mdb_reader_check(ix->env, NULL);
+		if (rc != 0)
+			return index_err(err, rc, "read");
+	}
+}
+
+void index_read_end(struct index *ix, MDB_txn *txn)
+{
+	mdb_txn_reset(txn);
+	pthread_mutex_lock(&ix->kept_lock);
+	if (ix->nkept < READERS_KEPT) {
+		ix->kept[ix->nkept++] = txn;
+		txn = NULL;
+	}
+	pthread_mutex_unlock(&ix->kept_lock);
+	if (txn)
+		mdb_txn_abort(txn);
+	pthread_rwlock_unlock(&ix->map_lock);
+}
+
+static int write_begin(struct index *ix, struct index_txn *txn, struct err *err)
+{
+	for (int tries = 0;; tries++) {
+		pthread_rwlock_rdlock(&ix->map_lock);
+		int rc = mdb_txn_begin(ix->env, NULL, 0, &txn->txn);
+		if (rc == 0)
+			return 0;
+		pthread_rwlock_unlock(&ix->map_lock);
+		if (rc == MDB_MAP_RESIZED && tries < 8)
+			rc = follow_resize(ix);
+		if (rc != 0)
+			return index_err(err, rc, "begin update");
+	}
+}
+
+int index_update(struct index *ix, index_fn fn, void *arg, struct err *err)
+{
+	for (;;) {
+		struct index_txn txn = {.ix = ix};
+		int r = write_begin(ix, &txn, err);
+
+		if (r < 0)
+			return r;
+		r = fn(&txn, arg, err);
+		if (r < 0) {
+			mdb_txn_abort(txn.txn);
+		} else {
+			int rc = mdb_txn_commit(txn.txn);
+
+			r = rc ? index_txn_err(&txn, err, rc, "commit") : 0;
+		}
+		pthread_rwlock_unlock(&ix->map_lock);
+		if (!txn.full)
+			return r;
+		err_clear(err);
+		r = grow(ix, err);
+		if (r < 0)
+			return r;
+	}
+}
+
+static int open_dbs(struct index *ix, struct err *err)
+{
+	static const char *const names[] = {"chunks", "nodes", "names", "packs", "meta"};
+	MDB_dbi *const dbi[] = {&ix->chunks, &ix->nodes, &ix->names, &ix->packs, &ix->meta};
+	MDB_txn *txn;
+	int rc = mdb_txn_begin(ix->env, NULL, ix->rdonly ? MDB_RDONLY : 0, &txn);
+
+	if (rc == MDB_MAP_RESIZED && (rc = follow_resize(ix)) == 0)
+		rc = mdb_txn_begin(ix->env, NULL, ix->rdonly ? MDB_RDONLY : 0, &txn);
+	if (rc)
+		return index_err(err, rc, "open");
+	for (size_t i = 0; i < ARRAY_SIZE(names); i++) {
+		rc = mdb_dbi_open(txn, names[i], ix->rdonly ? 0 : MDB_CREATE, dbi[i]);
+		if (rc) {
+			mdb_txn_abort(txn);
+			if (rc == MDB_NOTFOUND)
+				return err_set(err, EBADMSG, "store index: database %s is missing",
+					       names[i]);
+			return index_err(err, rc, names[i]);
+		}
+	}
+	rc = mdb_txn_commit(txn);
+	return rc ? index_err(err, rc, "open") : 0;
+}
+
+int index_open(const char *path, bool rdonly, struct index **out, struct err *err)
+{
+	struct index *ix = calloc(1, sizeof(*ix));
+	int r;
+
+	if (!ix)
+		return err_set(err, ENOMEM, "open store index: out of memory");
+	ix->rdonly = rdonly;
+	pthread_rwlock_init(&ix->map_lock, NULL);
+	pthread_mutex_init(&ix->kept_lock, NULL);
+	int rc = mdb_env_create(&ix->env);
+	if (rc == 0)
+		rc = mdb_env_set_mapsize(ix->env, MAP_SIZE_MIN);
+	if (rc == 0)
+		rc = mdb_env_set_maxreaders(ix->env, MAX_READERS);
+	if (rc == 0)
+		rc = mdb_env_set_maxdbs(ix->env, 8);
+	if (rc == 0)
+		rc = mdb_env_open(ix->env, path,
+				  MDB_NOTLS | MDB_NORDAHEAD | (rdonly ? MDB_RDONLY : 0), 0600);
+	r = rc ? index_err(err, rc, path) : open_dbs(ix, err);
+	if (r < 0) {
+		index_close(ix);
+		return r;
+	}
+	*out = ix;
+	return 0;
+}
+
+void index_close(struct index *ix)
+{
+	if (!ix)
+		return;
+	while (ix->nkept)
+		mdb_txn_abort(ix->kept[--ix->nkept]);
+	if (ix->env)
+		mdb_env_close(ix->env);
+	pthread_rwlock_destroy(&ix->map_lock);
+	pthread_mutex_destroy(&ix->kept_lock);
+	free(ix);
+}
+
+void index_drop_stale_readers(struct index *ix)
+{
+	mdb_reader_check(ix->env, NULL);
+}

@@ -1,0 +1,279 @@
+/* An ingest's life, its pending table, and the way of one frame into a pack. */
+#include "smfs/store/ingest.h"
+
+#include "smfs/base/cleanup.h"
+#include "smfs/store/dir.h"
+
+#include <string.h>
+
+int smfs_ingest_begin(struct smfs_store *s, struct smfs_ingest **out, struct err *err)
+{
+	if (s->rdonly)
+		return err_set(err, EROFS, "ingest into %s: opened read-only", s->dir);
+	struct smfs_ingest *ing = calloc(1, sizeof(*ing));
+	if (!ing)
+		return err_set(err, ENOMEM, "begin ingest: out of memory");
+	ing->s = s;
+	pthread_mutex_init(&ing->lock, NULL);
+	pthread_mutex_init(&ing->fail_lock, NULL);
+	pthread_mutex_init(&ing->jobs_lock, NULL);
+	int r = packw_new(s, &ing->packw, err);
+	if (r < 0) {
+		smfs_ingest_abort(ing);
+		return r;
+	}
+	*out = ing;
+	return 0;
+}
+
+void smfs_ingest_abort(struct smfs_ingest *ing)
+{
+	if (!ing)
+		return;
+	ingest_free_jobs(ing);
+	packw_free(ing->packw);
+	pthread_mutex_destroy(&ing->lock);
+	pthread_mutex_destroy(&ing->fail_lock);
+	pthread_mutex_destroy(&ing->jobs_lock);
+	free(ing->pend);
+	free(ing->slots);
+	free(ing->staged);
+	free(ing);
+}
+
+void smfs_ingest_stat(struct smfs_ingest *ing, struct smfs_ingest_stat *out)
+{
+	*out = (struct smfs_ingest_stat){
+		.logical_bytes = atomic_load(&ing->logical),
+		.zero_bytes = atomic_load(&ing->zero),
+		.dup_bytes = atomic_load(&ing->dup),
+		.new_bytes = atomic_load(&ing->fresh),
+		.stored_bytes = atomic_load(&ing->stored),
+	};
+}
+
+int ingest_fail(struct smfs_ingest *ing, int r, const struct err *err)
+{
+	pthread_mutex_lock(&ing->fail_lock);
+	if (!atomic_load(&ing->failed)) {
+		ing->fail = *err;
+		ing->fail.code = -r;
+		atomic_store(&ing->failed, true);
+	}
+	pthread_mutex_unlock(&ing->fail_lock);
+	return r;
+}
+
+int ingest_check(struct smfs_ingest *ing, struct err *err)
+{
+	if (!atomic_load(&ing->failed))
+		return 0;
+	pthread_mutex_lock(&ing->fail_lock);
+	if (err)
+		*err = ing->fail;
+	int r = -ing->fail.code;
+	pthread_mutex_unlock(&ing->fail_lock);
+	return r;
+}
+
+/* ---- pending table; the lock is held ---- */
+
+static bool same_space(uint8_t a, uint8_t b)
+{
+	return (a == FRAME_CHUNK) == (b == FRAME_CHUNK);
+}
+
+static struct pend *pend_find(struct smfs_ingest *ing, uint8_t kind, const struct smfs_id *id)
+{
+	if (!ing->nslots)
+		return NULL;
+	for (size_t i = id_hash(id) & (ing->nslots - 1);; i = (i + 1) & (ing->nslots - 1)) {
+		if (!ing->slots[i])
+			return NULL;
+		struct pend *p = &ing->pend[ing->slots[i] - 1];
+		if (same_space(p->loc.kind, kind) && id_equal(&p->id, id))
+			return p;
+	}
+}
+
+static void slot_insert(struct smfs_ingest *ing, size_t index)
+{
+	size_t i = id_hash(&ing->pend[index].id) & (ing->nslots - 1);
+
+	while (ing->slots[i])
+		i = (i + 1) & (ing->nslots - 1);
+	ing->slots[i] = (uint32_t)index + 1;
+}
+
+static int pend_grow(struct smfs_ingest *ing)
+{
+	size_t cap = ing->pend_cap ? ing->pend_cap * 2 : 256;
+
+	if (cap > UINT32_MAX / 2)
+		return -ENOMEM;
+	struct pend *p = reallocarray(ing->pend, cap, sizeof(*p));
+	if (!p)
+		return -ENOMEM;
+	ing->pend = p;
+	uint32_t *slots = calloc(cap * 2, sizeof(*slots));
+	if (!slots)
+		return -ENOMEM;
+	free(ing->slots);
+	ing->slots = slots;
+	ing->nslots = cap * 2;
+	ing->pend_cap = cap;
+	for (size_t i = 0; i < ing->npend; i++)
+		slot_insert(ing, i);
+	return 0;
+}
+
+/* 1 = this caller claimed the id, *index tells where; 0 = it is known already. */
+static int pend_claim(struct smfs_ingest *ing, uint8_t kind, const struct smfs_id *id,
+		      uint64_t logical, size_t *index)
+{
+	int r = 0;
+
+	pthread_mutex_lock(&ing->lock);
+	if (pend_find(ing, kind, id))
+		goto out;
+	if (ing->npend == ing->pend_cap && (r = pend_grow(ing)) < 0)
+		goto out;
+	*index = ing->npend++;
+	ing->pend[*index] = (struct pend){.id = *id, .loc.kind = kind, .logical = logical};
+	slot_insert(ing, *index);
+	r = 1;
+out:
+	pthread_mutex_unlock(&ing->lock);
+	return r;
+}
+
+static void pend_settle(struct smfs_ingest *ing, size_t index, enum pend_state state,
+			const struct frame_loc *loc)
+{
+	pthread_mutex_lock(&ing->lock);
+	ing->pend[index].state = state;
+	if (loc)
+		ing->pend[index].loc = *loc;
+	pthread_mutex_unlock(&ing->lock);
+}
+
+/* ---- frames ---- */
+
+static int write_frame(struct smfs_ingest *ing, uint8_t kind, const void *raw, uint32_t len,
+		       const struct smfs_id *id, struct frame_loc *loc, struct err *err)
+{
+	struct scratch *sc = scratch_get(&ing->s->scratch);
+
+	if (!sc)
+		return err_set(err, ENOMEM, "compress: out of memory");
+	size_t n = scratch_compress(sc, raw, len);
+	struct frame_head h = {.kind = kind,
+			       .codec = n ? CODEC_ZSTD : CODEC_RAW,
+			       .raw_len = len,
+			       .stored_len = n ? (uint32_t)n : len,
+			       .id = *id};
+	int r = packw_append(ing->packw, &h, n ? sc->buf : raw, loc, err);
+	scratch_put(&ing->s->scratch, sc);
+	return r;
+}
+
+static int put(struct smfs_ingest *ing, uint8_t kind, const void *raw, uint32_t len,
+	       uint64_t logical, struct smfs_id *id, struct err *err)
+{
+	struct frame_loc loc;
+	size_t index;
+	int r;
+
+	if (frame_id(kind, raw, len, id) < 0)
+		return err_set(err, ENOMEM, "hash: out of memory");
+	r = pend_claim(ing, kind, id, logical, &index);
+	if (r < 0)
+		return err_set(err, ENOMEM, "ingest: out of memory");
+	if (r == 1) {
+		r = index_find(ing->s->ix, kind, id, &loc, err);
+		if (r < 0)
+			return r;
+		if (r == 0) {
+			r = write_frame(ing, kind, raw, len, id, &loc, err);
+			if (r < 0)
+				return r;
+			pend_settle(ing, index, PEND_WRITTEN, &loc);
+			if (kind == FRAME_CHUNK)
+				atomic_fetch_add(&ing->fresh, len);
+			atomic_fetch_add(&ing->stored, frame_disk_len(loc.stored_len));
+			return 0;
+		}
+		pend_settle(ing, index, PEND_INDEXED, NULL);
+	}
+	if (kind == FRAME_CHUNK)
+		atomic_fetch_add(&ing->dup, len);
+	return 0;
+}
+
+int ingest_put(struct smfs_ingest *ing, uint8_t kind, const void *raw, uint32_t len,
+	       uint64_t logical, struct smfs_id *id, struct err *err)
+{
+	struct err local = ERR_INIT;
+	int r = ingest_check(ing, err);
+
+	if (r < 0)
+		return r;
+	r = put(ing, kind, raw, len, logical, id, &local);
+	if (r < 0) {
+		ingest_fail(ing, r, &local);
+		if (err)
+			*err = local;
+	}
+	return r;
+}
+
+/* ---- references ---- */
+
+/* 1 = known to this ingest, *logical filled for a directory; 0 = not. */
+static int pend_has(struct smfs_ingest *ing, uint8_t kind, const struct smfs_id *id,
+		    uint64_t *logical)
+{
+	pthread_mutex_lock(&ing->lock);
+	struct pend *p = pend_find(ing, kind, id);
+	bool yes = p && p->loc.kind == kind;
+	if (yes && logical)
+		*logical = p->logical;
+	pthread_mutex_unlock(&ing->lock);
+	return yes;
+}
+
+int ingest_has_content(struct smfs_ingest *ing, const struct smfs_content *c, struct err *err)
+{
+	uint8_t kind = c->kind == SMFS_MAP ? FRAME_MAP : FRAME_CHUNK;
+	struct frame_loc loc;
+	char hex[65];
+
+	if (c->kind == SMFS_ZERO || pend_has(ing, kind, &c->id, NULL))
+		return 0;
+	int r = index_find(ing->s->ix, kind, &c->id, &loc, err);
+	if (r == 0)
+		return err_set(err, EINVAL, "content %.12s: not in the store nor in this ingest",
+			       smfs_id_hex(&c->id, hex));
+	return r < 0 ? r : 0;
+}
+
+int ingest_has_dir(struct smfs_ingest *ing, const struct smfs_id *id, uint64_t *logical,
+		   struct err *err)
+{
+	cleanup_free uint8_t *raw = NULL;
+	struct frame_loc loc;
+	char hex[65];
+	size_t len;
+
+	if (pend_has(ing, FRAME_DIR, id, logical))
+		return 0;
+	int r = index_find(ing->s->ix, FRAME_DIR, id, &loc, err);
+	if (r == 0)
+		return err_set(err, EINVAL, "directory %.12s: not in the store nor in this ingest",
+			       smfs_id_hex(id, hex));
+	if (r > 0)
+		r = object_dir(ing->s, id, &raw, &len, err);
+	if (r == 0)
+		r = dir_logical(raw, len, logical, err);
+	return r;
+}

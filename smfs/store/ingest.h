@@ -1,0 +1,81 @@
+/*
+ * ingest.h - an ingest inside the library: what streams, directories and the commit share.
+ *
+ * PENDING TABLE. Every frame this ingest met has an entry: claimed by the thread that first met
+ * it and then either found in the index (PEND_INDEXED) or written by this ingest (PEND_WRITTEN).
+ * A second thread that meets the same id counts it as present already: should the first
+ * fail to write it, the whole ingest has failed (below) and nothing refers to it.
+ *
+ * FAILURE IS STICKY. The first error of any thread is kept; from then on every call returns it, and
+ * commit refuses. So no frame, node or name can become visible that refers to what was not written.
+ */
+#ifndef SMFS_STORE_INGEST_H
+#define SMFS_STORE_INGEST_H
+
+#include "smfs/store/journal.h"
+#include "smfs/store/packw.h"
+
+#include <stdatomic.h>
+
+enum pend_state { PEND_CLAIMED, PEND_INDEXED, PEND_WRITTEN };
+
+struct pend {
+	struct smfs_id id;
+	struct frame_loc loc; /* when written; .kind always */
+	uint64_t logical;     /* directories: bytes of the tree */
+	uint8_t state;
+};
+
+struct staged {
+	enum smfs_kind kind;
+	char name[SMFS_REF_MAX + 1];
+	struct smfs_name rec;
+	unsigned flags;
+};
+
+struct job;
+
+struct smfs_ingest {
+	struct smfs_store *s;
+	struct packw *packw;
+
+	pthread_mutex_t lock; /* of the pending table and the staged names */
+	struct pend *pend;    /* in order of arrival */
+	size_t npend, pend_cap;
+	uint32_t *slots; /* open addressing: index into pend + 1, 0 = free */
+	size_t nslots;	 /* power of two */
+	struct staged *staged;
+	size_t nstaged;
+
+	pthread_mutex_t fail_lock;
+	atomic_bool failed;
+	struct err fail;
+
+	pthread_mutex_t jobs_lock;
+	struct job *free_jobs; /* see stream.c */
+
+	atomic_uint_fast64_t logical, zero, dup, fresh, stored;
+};
+
+/* Keep `err` (of result `r`) as the ingest's failure if it is the first. Returns r. */
+int ingest_fail(struct smfs_ingest *ing, int r, const struct err *err);
+/* The kept failure, or 0. */
+int ingest_check(struct smfs_ingest *ing, struct err *err);
+
+/*
+ * Make sure the frame with these raw bytes will be in the store, and give its id. Any thread.
+ * `logical` is kept with the id of a directory.
+ */
+int ingest_put(struct smfs_ingest *ing, uint8_t kind, const void *raw, uint32_t len,
+	       uint64_t logical, struct smfs_id *id, struct err *err);
+
+/* -EINVAL unless what the entry refers to is in the store or in this ingest. */
+int ingest_has_content(struct smfs_ingest *ing, const struct smfs_content *c, struct err *err);
+/* The same for a directory; its tree's bytes in *logical. */
+int ingest_has_dir(struct smfs_ingest *ing, const struct smfs_id *id, uint64_t *logical,
+		   struct err *err);
+
+/* stream.c: memory of idle jobs. */
+void ingest_free_jobs(struct smfs_ingest *ing);
+
+#endif

@@ -1,0 +1,285 @@
+/*
+ * The commit, and the other changes of names.
+ *
+ * ORDER. Each step is durable before the next begins to depend on it:
+ *
+ *   1. every frame is appended to this ingest's packs           (packw_append)
+ *   2. fdatasync of the packs                                   (packw_sync)
+ *   3. fsync of packs/, if a pack is new
+ *   4. the index's write transaction begins: one commit at a time from here
+ *   5. the journal record is written where the index says the journal ends, and synced
+ *   6. the index commits, synchronously: frames, pack lengths, names, the journal's new length and
+ *      the sequence number become visible together, or not at all
+ *
+ * Power lost before 6 leaves bytes past the lengths the index knows: the next writer of that pack
+ * or of the journal cuts them off. Power lost after 6 loses nothing. The name is acknowledged
+ * after 6 only. A record that reached the journal at 5 while 6 did not happen is complete and
+ * true (its packs are synced); a rebuild from the journal may therefore bring back a
+ * commit whose outcome its caller never learnt, but never half of one.
+ */
+#include "smfs/store/ingest.h"
+
+#include "smfs/base/cleanup.h"
+
+#include <string.h>
+
+int smfs_ingest_name(struct smfs_ingest *ing, enum smfs_kind kind, const char *name,
+		     const struct smfs_id *root, const struct smfs_entry *attr, unsigned flags,
+		     struct err *err)
+{
+	struct staged st = {.kind = kind, .flags = flags};
+	int r = ingest_check(ing, err);
+
+	if (r < 0)
+		return r;
+	r = smfs_name_check(kind, name, err);
+	if (r < 0)
+		return r;
+	strcpy(st.name, name); /* its length was checked */
+	st.rec = (struct smfs_name){.kind = kind, .root = *root, .mode = 0755, .created = now_ns()};
+	strcpy(st.rec.name, name);
+	st.rec.mtime = st.rec.created;
+	if (attr) {
+		st.rec.mode = attr->mode & 07777;
+		st.rec.uid = attr->uid;
+		st.rec.gid = attr->gid;
+		if (__builtin_mul_overflow(attr->mtime_sec, (int64_t)1000000000, &st.rec.mtime) ||
+		    __builtin_add_overflow(st.rec.mtime, (int64_t)attr->mtime_nsec, &st.rec.mtime))
+			st.rec.mtime = attr->mtime_sec < 0 ? INT64_MIN : INT64_MAX;
+	}
+	r = ingest_has_dir(ing, root, &st.rec.logical_bytes, err);
+	if (r < 0)
+		return err_wrap(err, r, "name %s", name);
+
+	pthread_mutex_lock(&ing->lock);
+	for (size_t i = 0; i < ing->nstaged && r == 0; i++)
+		if (ing->staged[i].kind == kind && strcmp(ing->staged[i].name, name) == 0)
+			r = err_set(err, EEXIST, "name %s: staged twice in one ingest", name);
+	struct staged *v = r ? NULL : reallocarray(ing->staged, ing->nstaged + 1, sizeof(*v));
+	if (v) {
+		v[ing->nstaged++] = st;
+		ing->staged = v;
+	} else if (r == 0) {
+		r = err_set(err, ENOMEM, "name %s: out of memory", name);
+	}
+	pthread_mutex_unlock(&ing->lock);
+	return r;
+}
+
+/* Steps 5 and the bookkeeping of 6 for any change of names. */
+static int record_changes(struct smfs_store *s, struct index_txn *txn, struct index_meta *m,
+			  struct journal_record *rec, struct err *err)
+{
+	rec->seq = m->seq;
+	rec->time = now_ns();
+	int r = journal_append(s->journalfd, &m->journal_len, rec, err);
+	return r < 0 ? r : index_txn_set_meta(txn, m, err);
+}
+
+static int next_meta(struct index_txn *txn, struct index_meta *m, struct err *err)
+{
+	int r = index_txn_meta(txn, m, err);
+
+	if (m->journal_len < JOURNAL_HEAD_LEN)
+		m->journal_len = JOURNAL_HEAD_LEN;
+	m->seq++;
+	return r;
+}
+
+/* ---- commit ---- */
+
+struct commit {
+	struct smfs_ingest *ing;
+	struct index_pack *packs;
+	struct journal_change *changes;
+};
+
+static int by_id(const void *a, const void *b)
+{
+	return memcmp(((const struct pend *)a)->id.b, ((const struct pend *)b)->id.b, SMFS_ID_LEN);
+}
+
+static int commit_frames(struct commit *c, struct index_txn *txn, struct index_meta *m,
+			 struct err *err)
+{
+	struct smfs_ingest *ing = c->ing;
+
+	for (size_t i = 0; i < ing->npend; i++) {
+		const struct pend *p = &ing->pend[i];
+
+		if (p->state != PEND_WRITTEN)
+			continue;
+		int r = index_txn_add(txn, &p->id, &p->loc, err);
+		if (r < 0)
+			return r;
+		/* Another ingest may have committed the same frame meanwhile; ours is garbage then.
+		 */
+		if (r == 0)
+			continue;
+		if (p->loc.kind == FRAME_CHUNK) {
+			m->chunk_raw += p->loc.raw_len;
+			m->chunk_stored += frame_disk_len(p->loc.stored_len);
+		} else {
+			m->node_stored += frame_disk_len(p->loc.stored_len);
+		}
+	}
+	for (size_t i = 0; i < packw_count(ing->packw); i++) {
+		int r = index_txn_set_pack(txn, c->packs[i].id, c->packs[i].len, err);
+
+		if (r < 0)
+			return r;
+	}
+	return 0;
+}
+
+static int commit_names(struct commit *c, struct index_txn *txn, struct index_meta *m,
+			struct err *err)
+{
+	struct smfs_ingest *ing = c->ing;
+	struct smfs_name old;
+
+	for (size_t i = 0; i < ing->nstaged; i++) {
+		struct staged *st = &ing->staged[i];
+		int r = index_txn_name(txn, st->kind, st->name, &old, err);
+
+		if (r < 0)
+			return r;
+		if (r == 1 && !(st->flags & SMFS_REPLACE))
+			return err_set(err, EEXIST, "%s: name is taken", st->name);
+		st->rec.seq = m->seq;
+		r = index_txn_set_name(txn, &st->rec, err);
+		if (r < 0)
+			return r;
+		c->changes[i] = (struct journal_change){.op = OP_PUBLISH, .name = st->rec};
+	}
+	return 0;
+}
+
+static int commit_txn(struct index_txn *txn, void *arg, struct err *err)
+{
+	struct commit *c = arg;
+	struct index_meta m;
+	int r;
+
+	/* Names first: a taken one is found before any work. */
+	if ((r = next_meta(txn, &m, err)) < 0 || (r = commit_names(c, txn, &m, err)) < 0 ||
+	    (r = commit_frames(c, txn, &m, err)) < 0)
+		return r;
+	struct journal_record rec = {
+		.packs = c->packs,
+		.npacks = packw_count(c->ing->packw),
+		.changes = c->changes,
+		.nchanges = c->ing->nstaged,
+	};
+	return record_changes(c->ing->s, txn, &m, &rec, err);
+}
+
+static int commit(struct smfs_ingest *ing, struct err *err)
+{
+	size_t npacks = packw_count(ing->packw);
+	cleanup_free struct index_pack *packs = calloc(npacks + 1, sizeof(*packs));
+	cleanup_free struct journal_change *changes = calloc(ing->nstaged + 1, sizeof(*changes));
+	struct commit c = {ing, packs, changes};
+	int r = ingest_check(ing, err);
+
+	if (r < 0)
+		return r;
+	if (!packs || !changes)
+		return err_set(err, ENOMEM, "commit: out of memory");
+	r = packw_sync(ing->packw, err);
+	if (r < 0)
+		return r;
+	for (size_t i = 0; i < npacks; i++)
+		packw_at(ing->packw, i, &packs[i].id, &packs[i].len);
+	/* In the order of the index's pages, each is visited once. */
+	qsort(ing->pend, ing->npend, sizeof(*ing->pend), by_id);
+	r = index_update(ing->s->ix, commit_txn, &c, err);
+	if (r == 0)
+		packw_keep(ing->packw);
+	return r;
+}
+
+int smfs_ingest_commit(struct smfs_ingest *ing, struct err *err)
+{
+	int r = commit(ing, err);
+
+	smfs_ingest_abort(ing);
+	return r < 0 ? err_wrap(err, r, "commit") : 0;
+}
+
+/* ---- remove, rename ---- */
+
+struct change {
+	struct smfs_store *s;
+	enum smfs_kind kind;
+	const char *from, *to;
+};
+
+static int get_name(struct index_txn *txn, const struct change *c, struct smfs_name *n,
+		    struct err *err)
+{
+	int r = index_txn_name(txn, c->kind, c->from, n, err);
+
+	if (r == 0)
+		return err_set(err, ENOENT, "%s: no such name", c->from);
+	return r < 0 ? r : 0;
+}
+
+static int remove_txn(struct index_txn *txn, void *arg, struct err *err)
+{
+	struct change *c = arg;
+	struct journal_change jc = {.op = OP_REMOVE};
+	struct journal_record rec = {.changes = &jc, .nchanges = 1};
+	struct index_meta m;
+	int r;
+
+	if ((r = next_meta(txn, &m, err)) < 0 || (r = get_name(txn, c, &jc.name, err)) < 0 ||
+	    (r = index_txn_del_name(txn, c->kind, c->from, err)) < 0)
+		return r;
+	return record_changes(c->s, txn, &m, &rec, err);
+}
+
+static int rename_txn(struct index_txn *txn, void *arg, struct err *err)
+{
+	struct change *c = arg;
+	struct journal_change jc = {.op = OP_RENAME};
+	struct journal_record rec = {.changes = &jc, .nchanges = 1};
+	struct smfs_name taken;
+	struct index_meta m;
+	int r;
+
+	if ((r = next_meta(txn, &m, err)) < 0 || (r = get_name(txn, c, &jc.name, err)) < 0)
+		return r;
+	r = index_txn_name(txn, c->kind, c->to, &taken, err);
+	if (r != 0)
+		return r < 0 ? r : err_set(err, EEXIST, "%s: name is taken", c->to);
+	strcpy(jc.from, c->from);
+	strcpy(jc.name.name, c->to);
+	if ((r = index_txn_del_name(txn, c->kind, c->from, err)) < 0 ||
+	    (r = index_txn_set_name(txn, &jc.name, err)) < 0)
+		return r;
+	return record_changes(c->s, txn, &m, &rec, err);
+}
+
+int smfs_name_remove(struct smfs_store *s, enum smfs_kind kind, const char *name, struct err *err)
+{
+	struct change c = {s, kind, name, NULL};
+
+	if (s->rdonly)
+		return err_set(err, EROFS, "remove %s: store opened read-only", name);
+	int r = index_update(s->ix, remove_txn, &c, err);
+	return r < 0 ? err_wrap(err, r, "remove") : 0;
+}
+
+int smfs_name_rename(struct smfs_store *s, enum smfs_kind kind, const char *from, const char *to,
+		     struct err *err)
+{
+	struct change c = {s, kind, from, to};
+
+	if (s->rdonly)
+		return err_set(err, EROFS, "rename %s: store opened read-only", from);
+	int r = smfs_name_check(kind, to, err);
+	if (r == 0)
+		r = index_update(s->ix, rename_txn, &c, err);
+	return r < 0 ? err_wrap(err, r, "rename %s", from) : 0;
+}

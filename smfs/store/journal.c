@@ -1,0 +1,204 @@
+#include "smfs/store/journal.h"
+
+#include "smfs/base/cleanup.h"
+#include "smfs/base/io.h"
+
+#include <endian.h>
+#include <inttypes.h>
+#include <string.h>
+#include <xxhash.h>
+
+#define JOURNAL_MAGIC 0x4c4e524a5346534dull /* "MSFSJRNL" */
+#define RECORD_MAGIC  0x4345524au	    /* "JREC" */
+#define RECORD_HEAD   24u		    /* magic, length, checksum of the body, zero */
+#define RECORD_MAX    (16 * MIB)
+#define CHANGES_MAX   10000u
+#define PACKS_MAX     65536u
+
+void journal_head_encode(const uint8_t uuid[UUID_LEN], uint8_t out[JOURNAL_HEAD_LEN])
+{
+	uint64_t magic = htole64(JOURNAL_MAGIC), sum;
+	uint32_t version = htole32(STORE_VERSION);
+
+	memset(out, 0, JOURNAL_HEAD_LEN);
+	memcpy(out, &magic, 8);
+	memcpy(out + 8, &version, 4);
+	memcpy(out + 16, uuid, UUID_LEN);
+	sum = htole64(XXH3_64bits(out, 56));
+	memcpy(out + 56, &sum, 8);
+}
+
+int journal_head_check(int fd, const uint8_t uuid[UUID_LEN], struct err *err)
+{
+	uint8_t want[JOURNAL_HEAD_LEN], got[JOURNAL_HEAD_LEN];
+
+	journal_head_encode(uuid, want);
+	if (pread_full(fd, got, sizeof(got), 0) < 0 || memcmp(want, got, sizeof(got)) != 0)
+		return err_set(err, EBADMSG, "journal: bad header or of another store");
+	return 0;
+}
+
+static void put_name(struct writer *w, const struct smfs_name *n)
+{
+	put_u8(w, n->kind);
+	put_blob16(w, n->name, strlen(n->name));
+	put_bytes(w, n->root.b, SMFS_ID_LEN);
+	put_u64(w, n->created);
+	put_u64(w, n->seq);
+	put_u64(w, n->logical_bytes);
+	put_u32(w, n->mode);
+	put_u32(w, n->uid);
+	put_u32(w, n->gid);
+	put_u64(w, n->mtime);
+}
+
+static bool get_string(struct reader *r, char out[SMFS_REF_MAX + 1])
+{
+	size_t n;
+	const void *p = get_blob16(r, SMFS_REF_MAX, &n);
+
+	if (!p || memchr(p, 0, n))
+		return false;
+	memcpy(out, p, n);
+	out[n] = '\0';
+	return true;
+}
+
+static bool get_name(struct reader *r, struct smfs_name *n)
+{
+	n->kind = get_u8(r);
+	if (!get_string(r, n->name))
+		return false;
+	get_bytes(r, n->root.b, SMFS_ID_LEN);
+	n->created = (int64_t)get_u64(r);
+	n->seq = get_u64(r);
+	n->logical_bytes = get_u64(r);
+	n->mode = get_u32(r);
+	n->uid = get_u32(r);
+	n->gid = get_u32(r);
+	n->mtime = (int64_t)get_u64(r);
+	return reader_ok(r) && smfs_name_check(n->kind, n->name, NULL) == 0;
+}
+
+static int encode(const struct journal_record *rec, struct writer *w)
+{
+	put_u32(w, RECORD_MAGIC);
+	put_u32(w, 0);
+	put_u64(w, 0);
+	put_u64(w, 0);
+	put_u64(w, rec->seq);
+	put_u64(w, rec->time);
+	put_u32(w, rec->npacks);
+	for (size_t i = 0; i < rec->npacks; i++) {
+		put_u64(w, rec->packs[i].id);
+		put_u64(w, rec->packs[i].len);
+	}
+	put_u32(w, rec->nchanges);
+	for (size_t i = 0; i < rec->nchanges; i++) {
+		put_u8(w, rec->changes[i].op);
+		put_name(w, &rec->changes[i].name);
+		if (rec->changes[i].op == OP_RENAME)
+			put_blob16(w, rec->changes[i].from, strlen(rec->changes[i].from));
+	}
+	put_zero(w, align_up(w->len, 8) - w->len);
+	if (w->failed)
+		return -ENOMEM;
+	if (w->len > RECORD_MAX)
+		return -EFBIG;
+	patch_u32(w, 4, w->len);
+	uint64_t sum = htole64(XXH3_64bits(w->p + RECORD_HEAD, w->len - RECORD_HEAD));
+	memcpy(w->p + 8, &sum, 8);
+	return 0;
+}
+
+int journal_append(int fd, uint64_t *len, const struct journal_record *rec, struct err *err)
+{
+	cleanup_writer struct writer w = WRITER_INIT;
+	int r = encode(rec, &w);
+
+	if (r < 0)
+		return err_set(err, -r, "journal record of %zu names: %s", rec->nchanges,
+			       strerror(-r));
+	if (ftruncate(fd, (off_t)*len) < 0)
+		return err_errno(err, "truncate journal");
+	r = pwrite_full(fd, w.p, w.len, *len);
+	if (r < 0) {
+		errno = -r;
+		return err_errno(err, "append to journal");
+	}
+	if (fdatasync(fd) < 0)
+		return err_errno(err, "sync journal");
+	*len += w.len;
+	return 0;
+}
+
+static int decode(const uint8_t *p, size_t len, uint64_t seq, journal_fn fn, void *arg,
+		  struct err *err)
+{
+	cleanup_free struct journal_change *changes = NULL;
+	cleanup_free struct index_pack *packs = NULL;
+	struct reader r = reader_of(p, len);
+	struct journal_record rec = {.seq = get_u64(&r)};
+
+	rec.time = (int64_t)get_u64(&r);
+	rec.npacks = get_u32(&r);
+	if (rec.seq != seq || rec.npacks > PACKS_MAX || rec.npacks > r.left / 16)
+		return -EBADMSG;
+	packs = calloc(rec.npacks + 1, sizeof(*packs));
+	for (size_t i = 0; packs && i < rec.npacks; i++)
+		packs[i] = (struct index_pack){.id = get_u64(&r), .len = get_u64(&r)};
+	rec.nchanges = get_u32(&r);
+	if (rec.nchanges > CHANGES_MAX)
+		return -EBADMSG;
+	changes = calloc(rec.nchanges + 1, sizeof(*changes));
+	if (!packs || !changes)
+		return err_set(err, ENOMEM, "read journal: out of memory");
+	for (size_t i = 0; i < rec.nchanges; i++) {
+		struct journal_change *c = &changes[i];
+
+		c->op = get_u8(&r);
+		if (c->op < OP_PUBLISH || c->op > OP_RENAME || !get_name(&r, &c->name) ||
+		    (c->op == OP_RENAME && !get_string(&r, c->from)))
+			return -EBADMSG;
+	}
+	if (!reader_ok(&r) || r.left >= 8)
+		return -EBADMSG;
+	rec.packs = packs;
+	rec.changes = changes;
+	return fn(&rec, arg, err);
+}
+
+int journal_each(int fd, uint64_t len, journal_fn fn, void *arg, struct err *err)
+{
+	uint64_t off = JOURNAL_HEAD_LEN, seq = 1;
+
+	while (off < len) {
+		cleanup_free uint8_t *buf = NULL;
+		uint8_t head[RECORD_HEAD];
+		struct reader r = reader_of(head, sizeof(head));
+		int ret = -EBADMSG;
+
+		if (range_ok(off, RECORD_HEAD, len) &&
+		    pread_full(fd, head, sizeof(head), off) == 0 && get_u32(&r) == RECORD_MAGIC) {
+			uint32_t n = get_u32(&r);
+			uint64_t sum = get_u64(&r);
+
+			if (get_u64(&r) == 0 && n > RECORD_HEAD && n <= RECORD_MAX &&
+			    range_ok(off, n, len) && (buf = malloc(n)) &&
+			    pread_full(fd, buf, n, off) == 0 &&
+			    XXH3_64bits(buf + RECORD_HEAD, n - RECORD_HEAD) == sum) {
+				err_clear(err);
+				ret = decode(buf + RECORD_HEAD, n - RECORD_HEAD, seq++, fn, arg,
+					     err);
+				off += n;
+			}
+		}
+		if (ret == -EBADMSG && (!err || !err->code))
+			return err_set(err, EBADMSG,
+				       "journal: record %" PRIu64 " at %" PRIu64 " does not parse",
+				       seq, off);
+		if (ret < 0)
+			return ret;
+	}
+	return 0;
+}

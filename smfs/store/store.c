@@ -1,0 +1,354 @@
+/* Creating, opening, closing a store, and its totals. */
+#include "smfs/store/store_priv.h"
+
+#include "smfs/base/cleanup.h"
+#include "smfs/base/hex.h"
+#include "smfs/base/io.h"
+#include "smfs/base/workers.h"
+#include "smfs/store/journal.h"
+#include "smfs/store/packw.h"
+
+#include <fcntl.h>
+#include <inttypes.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/random.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <time.h>
+
+#define FORMAT_FILE  "format"
+#define FORMAT_MAX   4096
+#define CACHE_BUDGET (64 * MIB)
+#define WORKER_QUEUE 8 /* jobs of up to 1 MiB of file content that may wait */
+
+int64_t now_ns(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_REALTIME, &ts);
+	return (int64_t)ts.tv_sec * 1000000000 + ts.tv_nsec;
+}
+
+/* ---- format file ---- */
+
+static int format_write(int dirfd, const char *dir, const uint8_t uuid[UUID_LEN], struct err *err)
+{
+	char text[256], hex[2 * UUID_LEN + 1];
+	int n = snprintf(text, sizeof(text), "smfs-store %d\nuuid %s\ncreated %" PRId64 "\n",
+			 STORE_VERSION, hex_encode(uuid, UUID_LEN, hex), now_ns());
+	int r = write_file_atomic(dirfd, FORMAT_FILE, text, (size_t)n, 0600, err);
+
+	return r < 0 ? err_wrap(err, r, "store %s", dir) : 0;
+}
+
+static int format_read(struct smfs_store *s, struct err *err)
+{
+	cleanup_free char *text = NULL;
+	char hex[33];
+	unsigned version;
+	int end = -1;
+	int r = read_file(s->dirfd, FORMAT_FILE, FORMAT_MAX, &text, NULL, err);
+
+	if (r == -ENOENT)
+		return err_set(err, ENOENT, "%s: not a store; run `smfs init %s`", s->dir, s->dir);
+	if (r < 0)
+		return err_wrap(err, r, "store %s", s->dir);
+	if (sscanf(text, "smfs-store %u\n", &version) != 1)
+		return err_set(err, EBADMSG, "store %s: file `format` does not parse", s->dir);
+	if (version != STORE_VERSION)
+		return err_set(err, ENOTSUP, "store %s: format %u, this program knows %d", s->dir,
+			       version, STORE_VERSION);
+	if (sscanf(text, "smfs-store %u\nuuid %32s\ncreated %" SCNd64 "\n%n", &version, hex,
+		   &s->created, &end) != 3 ||
+	    end < 0 || text[end] || !hex_decode(hex, strlen(hex), s->uuid, UUID_LEN))
+		return err_set(err, EBADMSG, "store %s: file `format` does not parse", s->dir);
+	return 0;
+}
+
+/* ---- init ---- */
+
+static const char *const parts[] = {"lock", "packs", "index", "journal", "tmp"};
+
+/* Empty, or what an init that was interrupted left. */
+static int check_empty(int dirfd, const char *dir, struct err *err)
+{
+	int fd = openat(dirfd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	cleanup_dir DIR *d = fd < 0 ? NULL : fdopendir(fd);
+	struct dirent *e;
+
+	if (!d)
+		return err_errno(err, "read directory %s", dir);
+	while ((e = readdir(d))) {
+		bool ours = strcmp(e->d_name, ".") == 0 || strcmp(e->d_name, "..") == 0 ||
+			    strcmp(e->d_name, "lost+found") == 0;
+
+		if (strcmp(e->d_name, FORMAT_FILE) == 0)
+			return err_set(err, EEXIST, "init %s: is a store already", dir);
+		for (size_t i = 0; i < ARRAY_SIZE(parts); i++)
+			ours |= strcmp(e->d_name, parts[i]) == 0;
+		if (!ours)
+			return err_set(err, ENOTEMPTY, "init %s: not empty (%s)", dir, e->d_name);
+	}
+	return 0;
+}
+
+static int make_parts(int dirfd, const char *dir, const uint8_t uuid[UUID_LEN], struct err *err)
+{
+	static const char *const dirs[] = {"packs", "index", "tmp"};
+	uint8_t head[JOURNAL_HEAD_LEN];
+	cleanup_free char *index = NULL;
+	struct index *ix;
+
+	for (size_t i = 0; i < ARRAY_SIZE(dirs); i++)
+		if (mkdirat(dirfd, dirs[i], 0700) < 0 && errno != EEXIST)
+			return err_errno(err, "create %s/%s", dir, dirs[i]);
+	cleanup_fd int lock = openat(dirfd, "lock", O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+	if (lock < 0)
+		return err_errno(err, "create %s/lock", dir);
+	journal_head_encode(uuid, head);
+	int r = write_file_atomic(dirfd, "journal", head, sizeof(head), 0600, err);
+	if (r < 0)
+		return err_wrap(err, r, "store %s", dir);
+	if (asprintf(&index, "%s/index", dir) < 0)
+		return err_set(err, ENOMEM, "init %s: out of memory", dir);
+	r = index_open(index, false, &ix, err);
+	if (r < 0)
+		return r;
+	index_close(ix);
+	return 0;
+}
+
+int smfs_store_init(const char *dir, struct err *err)
+{
+	uint8_t uuid[UUID_LEN];
+	int r;
+
+	if (mkdir(dir, 0700) < 0 && errno != EEXIST)
+		return err_errno(err, "create store directory %s", dir);
+	cleanup_fd int dirfd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (dirfd < 0)
+		return err_errno(err, "open store directory %s", dir);
+	/* Two inits at once: the second waits and then finds a store. */
+	if (flock(dirfd, LOCK_EX) < 0)
+		return err_errno(err, "lock %s", dir);
+	r = check_empty(dirfd, dir, err);
+	if (r < 0)
+		return r;
+	if (getrandom(uuid, sizeof(uuid), 0) != sizeof(uuid))
+		return err_errno(err, "init %s: random uuid", dir);
+	r = make_parts(dirfd, dir, uuid, err);
+	if (r < 0)
+		return r;
+	if (fsync(dirfd) < 0)
+		return err_errno(err, "sync %s", dir);
+	/* Last: with this file it is a store. */
+	return format_write(dirfd, dir, uuid, err);
+}
+
+/* ---- open ---- */
+
+/*
+ * LMDB must not be open twice in one process: closing either drops the locks of both. So each
+ * handle locks the byte of `lock` that stands for its process, (pid namespace, pid), with an
+ * open-file-description lock: a second open of this process meets it, one of any other does not,
+ * and it is gone with the handle.
+ */
+static int lock_process(struct smfs_store *s, struct err *err)
+{
+	struct stat ns;
+	uint64_t space = stat("/proc/self/ns/pid", &ns) == 0 ? (uint32_t)ns.st_ino : 0;
+	struct flock fl = {
+		.l_type = F_WRLCK,
+		.l_whence = SEEK_SET,
+		.l_start = (off_t)(space << 23 | (uint64_t)getpid()),
+		.l_len = 1,
+	};
+
+	s->lockfd = openat(s->dirfd, "lock", O_RDWR | O_CLOEXEC | O_NOFOLLOW);
+	if (s->lockfd < 0)
+		return err_errno(err, "open %s/lock", s->dir);
+	if (fcntl(s->lockfd, F_OFD_SETLK, &fl) == 0)
+		return 0;
+	if (errno == EAGAIN || errno == EACCES)
+		return err_set(err, EBUSY, "open store %s: this process has it open already",
+			       s->dir);
+	return err_errno(err, "lock %s/lock", s->dir);
+}
+
+static int open_parts(struct smfs_store *s, struct err *err)
+{
+	cleanup_free char *index = NULL;
+	int r;
+
+	s->dirfd = open(s->dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (s->dirfd < 0 && errno == ENOENT)
+		return err_set(err, ENOENT, "store %s: no such directory; run `smfs init %s`",
+			       s->dir, s->dir);
+	if (s->dirfd < 0)
+		return err_errno(err, "open store %s", s->dir);
+	r = format_read(s, err);
+	if (r < 0)
+		return r;
+	r = lock_process(s, err);
+	if (r < 0)
+		return r;
+	s->journalfd = openat(s->dirfd, "journal",
+			      (s->rdonly ? O_RDONLY : O_RDWR) | O_CLOEXEC | O_NOFOLLOW);
+	if (s->journalfd < 0)
+		return err_errno(err, "open %s/journal", s->dir);
+	r = journal_head_check(s->journalfd, s->uuid, err);
+	if (r < 0)
+		return err_wrap(err, r, "store %s", s->dir);
+	int fd = openat(s->dirfd, "packs", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (fd < 0)
+		return err_errno(err, "open %s/packs", s->dir);
+	r = packs_new(fd, s->uuid, &s->packs, err);
+	if (r < 0)
+		return r;
+	s->cache = cache_new(CACHE_BUDGET);
+	if (!s->cache || asprintf(&index, "%s/index", s->dir) < 0)
+		return err_set(err, ENOMEM, "open store %s: out of memory", s->dir);
+	return index_open(index, s->rdonly, &s->ix, err);
+}
+
+int smfs_store_open(const char *dir, unsigned flags, struct smfs_store **out, struct err *err)
+{
+	struct smfs_store *s = calloc(1, sizeof(*s));
+
+	if (!s)
+		return err_set(err, ENOMEM, "open store %s: out of memory", dir);
+	s->dirfd = s->lockfd = s->journalfd = -1;
+	s->rdonly = flags & SMFS_RDONLY;
+	scratch_pool_init(&s->scratch);
+	pthread_mutex_init(&s->workers_lock, NULL);
+	s->dir = realpath(dir, NULL);
+	if (!s->dir)
+		s->dir = strdup(dir);
+	int r = s->dir ? open_parts(s, err) : err_set(err, ENOMEM, "open store: out of memory");
+	if (r < 0) {
+		smfs_store_close(s);
+		return r;
+	}
+	if (!s->rdonly) {
+		index_drop_stale_readers(s->ix);
+		packw_clean(s);
+	}
+	*out = s;
+	return 0;
+}
+
+void smfs_store_close(struct smfs_store *s)
+{
+	if (!s)
+		return;
+	workers_free(s->workers);
+	index_close(s->ix);
+	cache_free(s->cache);
+	packs_free(s->packs);
+	scratch_pool_fini(&s->scratch);
+	pthread_mutex_destroy(&s->workers_lock);
+	if (s->journalfd >= 0)
+		close(s->journalfd);
+	/* After the index: this lock guards it. */
+	if (s->lockfd >= 0)
+		close(s->lockfd);
+	if (s->dirfd >= 0)
+		close(s->dirfd);
+	free(s->dir);
+	free(s);
+}
+
+const char *smfs_store_dir(const struct smfs_store *s)
+{
+	return s->dir;
+}
+
+int64_t smfs_store_created(const struct smfs_store *s)
+{
+	return s->created;
+}
+
+uint64_t smfs_store_seq(struct smfs_store *s)
+{
+	struct index_meta m;
+
+	return index_meta(s->ix, &m, NULL) < 0 ? 0 : m.seq;
+}
+
+int store_workers(struct smfs_store *s, struct workers **out, struct err *err)
+{
+	int r = 0;
+
+	pthread_mutex_lock(&s->workers_lock);
+	if (!s->workers)
+		r = workers_new(&s->workers, 0, WORKER_QUEUE, err);
+	*out = s->workers;
+	pthread_mutex_unlock(&s->workers_lock);
+	return r;
+}
+
+/* ---- stat ---- */
+
+static int count_names(struct smfs_store *s, enum smfs_kind kind, uint64_t *n, uint64_t *bytes,
+		       struct err *err)
+{
+	enum { BATCH = 64 };
+	cleanup_free struct smfs_name *v = calloc(BATCH, sizeof(*v));
+	cleanup_free char *after = NULL;
+	ssize_t got;
+
+	if (!v)
+		return err_set(err, ENOMEM, "count names: out of memory");
+	*n = 0;
+	while ((got = smfs_name_list(s, kind, after, v, BATCH, err)) > 0) {
+		*n += (uint64_t)got;
+		for (ssize_t i = 0; i < got; i++)
+			*bytes += v[i].logical_bytes;
+		free(after);
+		after = strdup(v[got - 1].name);
+		if (!after)
+			return err_set(err, ENOMEM, "count names: out of memory");
+	}
+	return got < 0 ? (int)got : 0;
+}
+
+static uint64_t disk_of(int dirfd, const char *path)
+{
+	struct stat st;
+
+	return fstatat(dirfd, path, &st, AT_SYMLINK_NOFOLLOW) == 0 ? (uint64_t)st.st_blocks * 512
+								   : 0;
+}
+
+int smfs_store_stat(struct smfs_store *s, struct smfs_store_stat *out, struct err *err)
+{
+	cleanup_free struct index_pack *packs = NULL;
+	struct index_meta m;
+	struct statvfs vfs;
+	uint64_t nodes;
+	size_t npacks;
+	int r;
+
+	*out = (struct smfs_store_stat){0};
+	if ((r = count_names(s, SMFS_SNAPSHOT, &out->snapshots, &out->logical_bytes, err)) < 0 ||
+	    (r = count_names(s, SMFS_IMAGE, &out->images, &out->logical_bytes, err)) < 0 ||
+	    (r = count_names(s, SMFS_LAYER, &out->layers, &out->logical_bytes, err)) < 0 ||
+	    (r = index_counts(s->ix, &out->chunks, &nodes, err)) < 0 ||
+	    (r = index_meta(s->ix, &m, err)) < 0 ||
+	    (r = index_packs(s->ix, &packs, &npacks, err)) < 0)
+		return r;
+	out->packs = npacks;
+	out->raw_bytes = m.chunk_raw;
+	out->stored_bytes = m.chunk_stored;
+	for (size_t i = 0; i < npacks; i++) {
+		char name[PACK_NAME_LEN];
+
+		out->disk_bytes += disk_of(packs_dirfd(s->packs), pack_name(packs[i].id, name));
+	}
+	out->disk_bytes += disk_of(s->dirfd, "journal") + disk_of(s->dirfd, "index/data.mdb");
+	if (fstatvfs(s->dirfd, &vfs) < 0)
+		return err_errno(err, "statvfs %s", s->dir);
+	out->free_bytes = (uint64_t)vfs.f_bavail * vfs.f_frsize;
+	return 0;
+}

@@ -1,0 +1,424 @@
+#include "smfs/store/stream.h"
+
+#include "smfs/base/workers.h"
+#include "smfs/store/zero.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- jobs ---- */
+
+static struct job *job_get(struct smfs_ingest *ing)
+{
+	pthread_mutex_lock(&ing->jobs_lock);
+	struct job *j = ing->free_jobs;
+	if (j)
+		ing->free_jobs = j->next;
+	pthread_mutex_unlock(&ing->jobs_lock);
+	return j ? j : calloc(1, sizeof(*j));
+}
+
+static void job_put(struct smfs_ingest *ing, struct job *j)
+{
+	if (!j)
+		return;
+	j->n = 0;
+	j->bytes = j->used = 0;
+	pthread_mutex_lock(&ing->jobs_lock);
+	j->next = ing->free_jobs;
+	ing->free_jobs = j;
+	pthread_mutex_unlock(&ing->jobs_lock);
+}
+
+void ingest_free_jobs(struct smfs_ingest *ing)
+{
+	struct job *j;
+
+	while ((j = ing->free_jobs)) {
+		ing->free_jobs = j->next;
+		free(j->buf);
+		free(j);
+	}
+}
+
+/* Trim, hash, store: the trimmed length in *len, 0 for zeros. */
+static int store_chunk(struct smfs_ingest *ing, const uint8_t *p, uint32_t *len, struct smfs_id *id,
+		       struct err *err)
+{
+	uint32_t n = (uint32_t)zero_trim(p, *len);
+
+	if (n < *len)
+		atomic_fetch_add(&ing->zero, *len - n);
+	*len = n;
+	return n ? ingest_put(ing, FRAME_CHUNK, p, n, 0, id, err) : 0;
+}
+
+/* Errors stay with the ingest. */
+static void run_pieces(struct smfs_stream *st, struct job *j)
+{
+	for (unsigned i = 0; i < j->n; i++) {
+		struct piece *pc = &j->piece[i];
+		uint32_t len = pc->len;
+
+		if (store_chunk(st->ing, pc->p, &len, &pc->slot->e.id, NULL) == 0)
+			pc->slot->e.len = len;
+		leaf_put(pc->leaf);
+	}
+}
+
+static void run_job(void *arg)
+{
+	struct job *j = arg;
+	struct smfs_stream *st = j->st;
+
+	run_pieces(st, j);
+	job_put(st->ing, j);
+	/* The stream may be freed as soon as the lock is released with `running` at 0. */
+	pthread_mutex_lock(&st->lock);
+	if (--st->running == 0)
+		pthread_cond_broadcast(&st->idle);
+	pthread_mutex_unlock(&st->lock);
+}
+
+static int submit(struct smfs_stream *st, struct err *err)
+{
+	struct workers *w;
+	struct job *j = st->job;
+	int r = ingest_check(st->ing, err);
+
+	if (r < 0 || !j || !j->n)
+		return r;
+	r = store_workers(st->ing->s, &w, err);
+	if (r < 0)
+		return r;
+	st->job = NULL;
+	st->handed_off = true;
+	j->st = st;
+	pthread_mutex_lock(&st->lock);
+	st->running++;
+	pthread_mutex_unlock(&st->lock);
+	workers_submit(w, run_job, j);
+	return 0;
+}
+
+static void wait_idle(struct smfs_stream *st)
+{
+	pthread_mutex_lock(&st->lock);
+	while (st->running)
+		pthread_cond_wait(&st->idle, &st->lock);
+	pthread_mutex_unlock(&st->lock);
+}
+
+/* ---- chunks ---- */
+
+static int need_job(struct smfs_stream *st, bool buffer, struct err *err)
+{
+	struct job *j = st->job;
+
+	/* Between chunks only: a chunk begun in a buffer ends in it. */
+	if (j && st->fill == 0 &&
+	    (j->n == JOB_PIECES || j->bytes + FRAME_SIZE > JOB_BYTES ||
+	     (buffer && j->used + FRAME_SIZE > JOB_BYTES))) {
+		int r = submit(st, err);
+
+		if (r < 0)
+			return r;
+	}
+	if (!st->job && !(st->job = job_get(st->ing)))
+		return err_set(err, ENOMEM, "ingest: out of memory");
+	j = st->job;
+	if (buffer && !j->buf && !(j->buf = malloc(JOB_BYTES)))
+		return err_set(err, ENOMEM, "ingest: out of memory");
+	return 0;
+}
+
+/*
+ * A chunk across two spans is an extent of both leaves. Its id must be known when the first is
+ * left, so it is stored here and now; only files with cuts have any, one in LEAF_SPAN at most.
+ */
+static int emit_across(struct smfs_stream *st, const uint8_t *p, uint32_t len, uint32_t head,
+		       struct err *err)
+{
+	struct slot *slot;
+	struct smfs_id id;
+	uint32_t n = len;
+	int r = store_chunk(st->ing, p, &n, &id, err);
+
+	if (r < 0 || n == 0)
+		return r;
+	r = leaf_add(st, st->start, &slot, err);
+	if (r < 0)
+		return r;
+	slot->e.len = MIN(n, head);
+	slot->e.id = id;
+	if (n <= head)
+		return 0;
+	r = leaf_add(st, st->start + head, &slot, err);
+	if (r < 0)
+		return r;
+	slot->e.len = n - head;
+	slot->e.chunk_off = head;
+	slot->e.id = id;
+	return 0;
+}
+
+/* One whole chunk at `p`, which stays as it is until the job has run. */
+static int emit(struct smfs_stream *st, const uint8_t *p, uint32_t len, struct err *err)
+{
+	uint64_t head = LEAF_SPAN - st->start % LEAF_SPAN;
+	struct slot *slot;
+	int r;
+
+	if (len > head) {
+		r = emit_across(st, p, len, (uint32_t)head, err);
+	} else if ((r = leaf_add(st, st->start, &slot, err)) == 0) {
+		struct job *j = st->job;
+
+		atomic_fetch_add(&st->leaf->refs, 1);
+		j->piece[j->n++] = (struct piece){p, len, slot, st->leaf};
+		j->bytes += len;
+	}
+	st->start += len;
+	st->chunks++;
+	return r;
+}
+
+/* The chunk in the buffer is complete. */
+static int emit_filled(struct smfs_stream *st, struct err *err)
+{
+	struct job *j = st->job;
+	uint32_t len = st->fill;
+
+	st->fill = 0;
+	int r = emit(st, j->buf + j->used, len, err);
+	j->used += align_up(len, 64);
+	return r;
+}
+
+static int grow(struct smfs_stream *st, uint64_t len, struct err *err)
+{
+	if (!range_ok(st->start + st->fill, len, FILE_SIZE_MAX))
+		return err_set(err, EFBIG, "file larger than 64 PiB");
+	atomic_fetch_add(&st->ing->logical, len);
+	return 0;
+}
+
+int stream_room(struct smfs_stream *st, uint8_t **p, size_t *len, struct err *err)
+{
+	int r = need_job(st, true, err);
+
+	if (r < 0)
+		return r;
+	*p = st->job->buf + st->job->used + st->fill;
+	*len = FRAME_SIZE - st->fill;
+	return 0;
+}
+
+static int filled(struct smfs_stream *st, size_t len, struct err *err)
+{
+	st->fill += (uint32_t)len;
+	return st->fill == FRAME_SIZE ? emit_filled(st, err) : 0;
+}
+
+int stream_filled(struct smfs_stream *st, size_t len, struct err *err)
+{
+	int r = grow(st, len, err);
+
+	return r < 0 ? r : filled(st, len, err);
+}
+
+static void skip_zeros(struct smfs_stream *st, uint64_t len)
+{
+	st->start += len;
+	st->chunks += (len + FRAME_SIZE - 1) / FRAME_SIZE;
+	atomic_fetch_add(&st->ing->zero, len);
+}
+
+/* ---- the public calls ---- */
+
+int smfs_stream_open(struct smfs_ingest *ing, unsigned flags, struct smfs_stream **out,
+		     struct err *err)
+{
+	int r = ingest_check(ing, err);
+
+	if (r < 0)
+		return r;
+	struct smfs_stream *st = calloc(1, sizeof(*st));
+	if (!st)
+		return err_set(err, ENOMEM, "open stream: out of memory");
+	st->ing = ing;
+	st->stable = flags & SMFS_STREAM_STABLE;
+	pthread_mutex_init(&st->lock, NULL);
+	pthread_cond_init(&st->idle, NULL);
+	*out = st;
+	return 0;
+}
+
+static int write_whole(struct smfs_stream *st, const uint8_t *p, struct err *err)
+{
+	uint8_t *room;
+	size_t n;
+	int r;
+
+	if (zero_trim(p, FRAME_SIZE) == 0) {
+		skip_zeros(st, FRAME_SIZE);
+		return 0;
+	}
+	if (st->stable) {
+		r = need_job(st, false, err);
+		return r < 0 ? r : emit(st, p, FRAME_SIZE, err);
+	}
+	r = stream_room(st, &room, &n, err);
+	if (r < 0)
+		return r;
+	memcpy(room, p, FRAME_SIZE);
+	return filled(st, FRAME_SIZE, err);
+}
+
+static int write_some(struct smfs_stream *st, const uint8_t *p, size_t len, struct err *err)
+{
+	uint8_t *room;
+	size_t n;
+	int r = ingest_check(st->ing, err);
+
+	if (r == 0)
+		r = grow(st, len, err);
+	while (len && r == 0) {
+		if (st->fill == 0 && len >= FRAME_SIZE) {
+			n = FRAME_SIZE;
+			r = write_whole(st, p, err);
+		} else {
+			r = stream_room(st, &room, &n, err);
+			if (r < 0)
+				break;
+			n = MIN(n, len);
+			memcpy(room, p, n);
+			r = filled(st, n, err);
+		}
+		p += n;
+		len -= n;
+	}
+	return r;
+}
+
+int smfs_stream_write(struct smfs_stream *st, const void *buf, size_t len, struct err *err)
+{
+	int r = write_some(st, buf, len, err);
+
+	st->failed |= r < 0;
+	return r;
+}
+
+static int write_hole(struct smfs_stream *st, uint64_t len, struct err *err)
+{
+	uint8_t *room;
+	size_t n;
+	int r = ingest_check(st->ing, err);
+
+	if (r == 0)
+		r = grow(st, len, err);
+	while (len && r == 0) {
+		if (st->fill == 0 && len >= FRAME_SIZE) {
+			uint64_t whole = align_down(len, FRAME_SIZE);
+
+			skip_zeros(st, whole);
+			len -= whole;
+			continue;
+		}
+		r = stream_room(st, &room, &n, err);
+		if (r < 0)
+			break;
+		n = MIN(n, len);
+		memset(room, 0, n);
+		r = filled(st, n, err);
+		len -= n;
+	}
+	return r;
+}
+
+int smfs_stream_hole(struct smfs_stream *st, uint64_t len, struct err *err)
+{
+	int r = write_hole(st, len, err);
+
+	st->failed |= r < 0;
+	return r;
+}
+
+int smfs_stream_cut(struct smfs_stream *st, struct err *err)
+{
+	if (st->fill == 0)
+		return 0;
+	/* Bounds what a leaf can grow to, whatever the caller does. */
+	if (st->leaf && st->leaf->index == st->start / LEAF_SPAN && st->leaf->nslots >= LEAF_CUTS)
+		return 0;
+	int r = emit_filled(st, err);
+	st->failed |= r < 0;
+	return r;
+}
+
+/* The whole file is one chunk, still in the job: no map. */
+static int finish_single(struct smfs_stream *st, struct smfs_content *out, struct err *err)
+{
+	struct piece *pc = &st->job->piece[0];
+	uint32_t len = pc->len;
+
+	*out = (struct smfs_content){.size = len};
+	st->job->n = 0;
+	leaf_discard(pc->leaf);
+	st->leaf = NULL;
+	int r = store_chunk(st->ing, pc->p, &len, &out->id, err);
+	if (r == 0 && len)
+		out->kind = SMFS_CHUNK;
+	return r;
+}
+
+static int finish(struct smfs_stream *st, struct smfs_content *out, struct err *err)
+{
+	int r = ingest_check(st->ing, err);
+
+	if (r == 0 && st->failed)
+		r = err_set(err, EIO, "finish stream: an earlier write to it failed");
+	if (r == 0 && st->fill)
+		r = emit_filled(st, err);
+	if (r < 0)
+		return r;
+	if (st->chunks == 1 && st->job && st->job->n == 1)
+		return finish_single(st, out, err);
+	/* The last job is this thread's: it would only wait otherwise. */
+	if (st->job) {
+		run_pieces(st, st->job);
+		st->job->n = 0;
+	}
+	if (st->leaf) {
+		leaf_put(st->leaf);
+		st->leaf = NULL;
+	}
+	wait_idle(st);
+	r = ingest_check(st->ing, err);
+	return r < 0 ? r : stream_root(st, out, err);
+}
+
+int smfs_stream_finish(struct smfs_stream *st, struct smfs_content *out, struct err *err)
+{
+	int r = finish(st, out, err);
+
+	smfs_stream_abort(st);
+	return r;
+}
+
+void smfs_stream_abort(struct smfs_stream *st)
+{
+	if (!st)
+		return;
+	atomic_store(&st->dropped, true);
+	for (unsigned i = 0; st->job && i < st->job->n; i++)
+		leaf_put(st->job->piece[i].leaf);
+	if (st->leaf)
+		leaf_put(st->leaf);
+	wait_idle(st);
+	job_put(st->ing, st->job);
+	free(st->sealed);
+	pthread_mutex_destroy(&st->lock);
+	pthread_cond_destroy(&st->idle);
+	free(st);
+}

@@ -1,0 +1,99 @@
+/*
+ * stream.h - a file on its way into an ingest, inside the library.
+ *
+ * CHUNKS are cut off the front as they fill. A chunk becomes a *piece* of the stream's current
+ * job; a full job goes to the store's workers, which trim zeros, hash, look up, compress and
+ * append. Where the result belongs, a *slot*, is settled before, in file order, so the map does not
+ * depend on the order in which workers finish.
+ *
+ * LEAVES of the map own the slots of one LEAF_SPAN. A leaf is sealed, made a node and freed, by
+ * whoever settles its last slot after the stream moved on; so memory is bounded by the jobs in
+ * flight, not by the file. The few ids of sealed leaves stay with the stream until finish builds
+ * the inner nodes.
+ *
+ * A file that ends within its first job never meets another thread.
+ */
+#ifndef SMFS_STORE_STREAM_H
+#define SMFS_STORE_STREAM_H
+
+#include "smfs/store/ingest.h"
+#include "smfs/store/map.h"
+
+#define JOB_BYTES  MIB
+#define JOB_PIECES 64
+
+/* An extent of the file, filled in by a worker; len 0 = zeros, no extent. */
+struct slot {
+	struct map_extent e;
+};
+
+#define SLAB_SLOTS 256
+struct slab {
+	struct slab *next;
+	unsigned n;
+	struct slot slot[SLAB_SLOTS];
+};
+
+struct leaf {
+	struct smfs_stream *st;
+	uint64_t index;	  /* of its span in the file */
+	atomic_uint refs; /* unsettled slots, and one while the stream adds to it */
+	uint32_t nslots;
+	struct slab *first, *last;
+};
+
+struct piece {
+	const uint8_t *p;
+	uint32_t len;
+	struct slot *slot;
+	struct leaf *leaf;
+};
+
+struct job {
+	struct job *next; /* in the ingest's list of idle jobs */
+	struct smfs_stream *st;
+	unsigned n;
+	size_t bytes; /* of its pieces */
+	size_t used;  /* of buf */
+	struct piece piece[JOB_PIECES];
+	uint8_t *buf; /* JOB_BYTES, on first use */
+};
+
+/* What is left of a sealed leaf. */
+struct sealed {
+	uint64_t index;
+	struct smfs_id id;
+};
+
+struct smfs_stream {
+	struct smfs_ingest *ing;
+	bool stable;
+	bool failed;	     /* a write failed: there is nothing to finish */
+	atomic_bool dropped; /* aborted: seal no more leaves */
+	uint64_t start;	     /* where the current chunk starts in the file */
+	uint32_t fill;	     /* its bytes so far, at job->buf + job->used */
+	uint64_t chunks;     /* emitted, zeros included */
+	struct leaf *leaf;
+	struct job *job;
+
+	pthread_mutex_t lock;
+	pthread_cond_t idle;
+	unsigned running; /* jobs with the workers */
+	bool handed_off;  /* a job was ever handed to the workers */
+	struct sealed *sealed;
+	size_t nsealed, sealed_cap;
+};
+
+/* Room for at least one byte, and up to the end of the current chunk, to read file data into. */
+int stream_room(struct smfs_stream *st, uint8_t **p, size_t *len, struct err *err);
+/* `len` bytes were put there. */
+int stream_filled(struct smfs_stream *st, size_t len, struct err *err);
+
+/* stream_leaf.c */
+int leaf_add(struct smfs_stream *st, uint64_t off, struct slot **slot, struct err *err);
+/* A slot of `leaf` is settled, or (the stream's reference) no more will be added. */
+void leaf_put(struct leaf *leaf);
+void leaf_discard(struct leaf *leaf);
+int stream_root(struct smfs_stream *st, struct smfs_content *out, struct err *err);
+
+#endif
