@@ -1,5 +1,6 @@
 #include "runner/vm/vm.h"
 
+#include "runner/devices/virtio_pmem.h"
 #include "runner/vm/vcpu.h"
 #include "runner/x86/cpuid.h"
 #include "runner/x86/layout.h"
@@ -63,6 +64,8 @@ static int map_memory(struct vm *vm, const struct vm_config *cfg, struct err *er
 				    cfg->ram_path ? cfg->ram_path : "snapshot RAM", err);
 	else
 		r = memory_map_anon(&vm->mem, err);
+	for (unsigned i = 0; r == 0 && i < cfg->npmem; i++)
+		r = virtio_pmem_map(&vm->mem, &cfg->pmem[i], err);
 	return r < 0 ? r : memory_set_slots(&vm->mem, vm->fd, err);
 }
 
