@@ -58,7 +58,8 @@ SMFS_API int smfs_mount_detach(struct smfs_mount *m, struct err *err);
 
 /*
  * Unmount, stop the threads, free `m`. Whoever still uses the mount gets ENOTCONN (SIGBUS in a
- * mapping). Always succeeds; a no-op for NULL.
+ * mapping); after smfs_mount_detach(), though, they are waited for. Always succeeds; a no-op for
+ * NULL.
  */
 SMFS_API void smfs_mount_stop(struct smfs_mount *m);
 

@@ -1,0 +1,22 @@
+/*
+ * import.h - files become a snapshot. Used by the mount (cp -r) and by `smfs import`.
+ */
+#ifndef SMFS_MOUNT_IMPORT_H
+#define SMFS_MOUNT_IMPORT_H
+
+#include "smfs/store/store.h"
+
+struct snapshot_source {
+	const char *name; /* in the snapshot's directory */
+	int fd;		  /* readable and seekable; its holes are kept */
+};
+
+/*
+ * Check the files, store them in `ing`, and stage snapshot `name`: the caller commits. There must
+ * be a `meta`, a `ram` and a `vcpu`; `meta` must be a JSON object, and the sizes it gives for the
+ * other two must be theirs, so that a copy cut short is refused instead of published.
+ */
+int snapshot_stage(struct smfs_ingest *ing, const char *name, const struct snapshot_source *src,
+		   size_t n, struct err *err);
+
+#endif

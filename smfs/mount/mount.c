@@ -1,0 +1,334 @@
+/*
+ * mount.c - a mount's life: session, serving threads, start and stop.
+ */
+#include "smfs/mount/mount.h"
+
+#include <dirent.h>
+#include <fuse3/fuse_lowlevel.h>
+#include <limits.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/mount.h>
+#include <time.h>
+
+#include "smfs/base/cleanup.h"
+#include "smfs/base/log.h"
+#include "smfs/base/num.h"
+#include "smfs/mount/fs.h"
+
+/* More than the cores, as a thread may wait for the disk; bounded, as each has a buffer. */
+#define THREADS 16
+/* The kernel's greeting comes with the mount; later than this something is badly wrong. */
+#define START_SECONDS 10
+
+/* ---- serving ------------------------------------------------------------------------------- */
+
+void mount_answers(struct smfs_mount *m)
+{
+	pthread_mutex_lock(&m->state_lock);
+	m->answers = true;
+	pthread_cond_broadcast(&m->state_changed);
+	pthread_mutex_unlock(&m->state_lock);
+}
+
+static void *serve(void *arg)
+{
+	struct smfs_mount *m = arg;
+	struct fuse_loop_config *cfg = fuse_loop_cfg_create();
+	uint64_t one = 1;
+
+	if (cfg) {
+		fuse_loop_cfg_set_clone_fd(cfg, 1);
+		fuse_loop_cfg_set_max_threads(cfg, THREADS);
+		int r = fuse_session_loop_mt(m->se, cfg);
+		if (r != 0)
+			log_err("serve %s: %s", m->dir, strerror(r < 0 ? -r : r));
+		fuse_loop_cfg_destroy(cfg);
+	} else {
+		log_err("serve %s: out of memory", m->dir);
+	}
+	pthread_mutex_lock(&m->state_lock);
+	m->ended = true;
+	pthread_cond_broadcast(&m->state_changed);
+	pthread_mutex_unlock(&m->state_lock);
+	if (write(m->ended_fd, &one, sizeof(one)) < 0)
+		log_err("serve %s: eventfd: %s", m->dir, strerror(errno));
+	return NULL;
+}
+
+/* With every signal blocked, which the threads it starts inherit: they belong to the command. */
+static int start_server(struct smfs_mount *m, struct err *err)
+{
+	sigset_t all, old;
+
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &old);
+	int r = pthread_create(&m->server, NULL, serve, m);
+	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	return r ? err_set(err, r, "mount %s: start a thread: %s", m->dir, strerror(r)) : 0;
+}
+
+static int wait_answers(struct smfs_mount *m, struct err *err)
+{
+	struct timespec until;
+
+	clock_gettime(CLOCK_MONOTONIC, &until);
+	until.tv_sec += START_SECONDS;
+	pthread_mutex_lock(&m->state_lock);
+	while (!m->answers && !m->ended)
+		if (pthread_cond_timedwait(&m->state_changed, &m->state_lock, &until) == ETIMEDOUT)
+			break;
+	bool ok = m->answers && !m->ended;
+	pthread_mutex_unlock(&m->state_lock);
+	return ok ? 0 : err_set(err, EIO, "mount %s: the kernel did not greet the server", m->dir);
+}
+
+/* ---- session ------------------------------------------------------------------------------- */
+
+/* Commas separate mount options, and the kernel's list knows no other escape than libfuse's. */
+static void source_name(const struct smfs_mount *m, bool tree, char *out, size_t size)
+{
+	const char *dir = m->store_dir;
+
+	snprintf(out, size, "%s", tree || strpbrk(dir, ",\\ \t\n") ? "smfs" : dir);
+}
+
+static int new_session(struct smfs_mount *m, bool tree, struct err *err)
+{
+	char source[PATH_MAX], opts[PATH_MAX + 256];
+	char *argv[] = {"smfs", "-o", opts, NULL};
+	struct fuse_args args = FUSE_ARGS_INIT(3, argv);
+
+	source_name(m, tree, source, sizeof(source));
+	snprintf(
+		opts, sizeof(opts),
+		"allow_other,default_permissions,nosuid,nodev,max_read=%u,subtype=smfs,fsname=%s%s",
+		FS_IO_MAX, source, m->read_only ? ",ro" : "");
+	m->se = fuse_session_new(&args, &fs_ops, sizeof(fs_ops), m);
+	fuse_opt_free_args(&args);
+	return m->se ? 0 : err_set(err, ENOMEM, "mount %s: cannot set up a FUSE session", m->dir);
+}
+
+static int check_empty(const char *dir, struct err *err)
+{
+	cleanup_dir DIR *d = opendir(dir);
+	struct dirent *e;
+
+	if (!d)
+		return err_errno(err, "mount %s", dir);
+	while ((e = readdir(d)))
+		if (strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0)
+			return err_set(err, ENOTEMPTY, "mount %s: the directory is not empty", dir);
+	return 0;
+}
+
+/* The mount point, absolute; refused if mounting there would hide something. */
+static int check_dir(const char *dir, char **abs, struct err *err)
+{
+	struct stat st, up;
+	cleanup_free char *path = realpath(dir, NULL), *parent = NULL;
+
+	if (!path && errno == ENOTCONN)
+		return err_set(err, ENOTCONN,
+			       "mount %s: a mount whose server has died is in the way; "
+			       "run `smfs unmount %s` first",
+			       dir, dir);
+	if (!path || stat(path, &st) < 0)
+		return err_errno(err, "mount %s", dir);
+	if (!S_ISDIR(st.st_mode))
+		return err_set(err, ENOTDIR, "mount %s: not a directory", dir);
+	if (asprintf(&parent, "%s/..", path) < 0) {
+		parent = NULL;
+		return err_set(err, ENOMEM, "mount %s: out of memory", dir);
+	}
+	if (stat(parent, &up) < 0)
+		return err_errno(err, "mount %s", dir);
+	if (st.st_dev != up.st_dev || st.st_ino == up.st_ino)
+		return err_set(err, EBUSY,
+			       "mount %s: something is mounted there; run `smfs unmount %s` first",
+			       dir, dir);
+	int r = check_empty(path, err);
+	if (r == 0)
+		*abs = steal_ptr(&path);
+	return r;
+}
+
+/* ---- start and stop ------------------------------------------------------------------------ */
+
+static void mount_free(struct smfs_mount *m)
+{
+	/* Whoever still waits for a publication is answered, then requests are over. */
+	stage_area_drain(m->stages);
+	fs_close_all(m);
+	if (m->se)
+		fuse_session_destroy(m->se);
+	node_table_free(&m->nodes);
+	stage_area_free(m->stages);
+	dircache_free(&m->dirs);
+	if (m->ended_fd >= 0)
+		close(m->ended_fd);
+	pthread_key_delete(m->buffers);
+	pthread_mutex_destroy(&m->names_lock);
+	pthread_mutex_destroy(&m->handles_lock);
+	pthread_mutex_destroy(&m->state_lock);
+	pthread_cond_destroy(&m->state_changed);
+	free(m->hidden);
+	free(m->dir);
+	free(m->store_dir);
+	free(m);
+}
+
+static int mount_new(struct smfs_store *s, const char *dir, unsigned flags, struct smfs_mount **out,
+		     struct err *err)
+{
+	struct smfs_mount *m = calloc(1, sizeof(*m));
+	pthread_condattr_t monotonic;
+	int r;
+
+	if (!m)
+		return err_set(err, ENOMEM, "mount %s: out of memory", dir);
+	r = node_table_init(&m->nodes, inode_destroy, err);
+	if (r == 0 && pthread_key_create(&m->buffers, free) != 0) {
+		node_table_free(&m->nodes);
+		r = err_set(err, EAGAIN, "mount %s: too many mounts in this process", dir);
+	}
+	if (r < 0) {
+		free(m);
+		return r;
+	}
+	m->store = s;
+	m->read_only = flags & SMFS_MOUNT_RDONLY;
+	m->names_seq = smfs_store_seq(s);
+	clock_gettime(CLOCK_REALTIME, &m->names_changed);
+	dircache_init(&m->dirs, s);
+	pthread_mutex_init(&m->names_lock, NULL);
+	pthread_mutex_init(&m->handles_lock, NULL);
+	pthread_mutex_init(&m->state_lock, NULL);
+	pthread_condattr_init(&monotonic);
+	pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+	pthread_cond_init(&m->state_changed, &monotonic);
+	pthread_condattr_destroy(&monotonic);
+	m->ended_fd = eventfd(0, EFD_CLOEXEC);
+	m->store_dir = realpath(smfs_store_dir(s), NULL);
+	if (!m->store_dir)
+		r = err_errno(err, "resolve %s", smfs_store_dir(s));
+	else
+		r = m->ended_fd < 0 ? err_errno(err, "mount %s: eventfd", dir)
+				    : check_dir(dir, &m->dir, err);
+	if (r == 0 && !m->read_only)
+		r = stage_area_new(m, &m->stages, err);
+	if (r < 0)
+		mount_free(m);
+	else
+		*out = m;
+	return r;
+}
+
+/* Takes `m` over, and its root inode, which may be NULL after an error `r`. */
+static int mount_start(struct smfs_mount *m, struct inode *root, bool tree, int r,
+		       struct smfs_mount **out, struct err *err)
+{
+	if (r == 0) {
+		m->root = root;
+		node_set_root(&m->nodes, &root->node);
+		r = new_session(m, tree, err);
+	}
+	if (r < 0) {
+		mount_free(m);
+		return r;
+	}
+	if (fuse_session_mount(m->se, m->dir) < 0) {
+		int e = geteuid() != 0 ? EPERM : access("/dev/fuse", F_OK) < 0 ? ENODEV : EIO;
+
+		err_set(err, e, "mount %s: %s", m->dir,
+			e == EPERM    ? "needs root"
+			: e == ENODEV ? "this kernel has no /dev/fuse; try `modprobe fuse`"
+				      : "the kernel refused");
+		mount_free(m);
+		return -e;
+	}
+	r = start_server(m, err);
+	if (r < 0) {
+		fuse_session_unmount(m->se);
+		mount_free(m);
+		return r;
+	}
+	r = wait_answers(m, err);
+	if (r < 0)
+		smfs_mount_stop(m);
+	else
+		*out = m;
+	return r;
+}
+
+int smfs_mount_store(struct smfs_store *s, const char *dir, unsigned flags, struct smfs_mount **out,
+		     struct err *err)
+{
+	struct smfs_mount *m;
+	struct inode *root = NULL;
+	int r = mount_new(s, dir, flags, &m, err);
+
+	if (r < 0)
+		return r;
+	r = names_root_new(m, &root, err);
+	return mount_start(m, root, false, r, out, err);
+}
+
+int smfs_mount_tree(struct smfs_store *s, const struct smfs_id *id, const struct smfs_entry *attr,
+		    const char *dir, struct smfs_mount **out, struct err *err)
+{
+	struct node_key key = {.tag = KEY_FIXED};
+	struct smfs_mount *m;
+	struct inode *root = NULL;
+	int r = mount_new(s, dir, SMFS_MOUNT_RDONLY, &m, err);
+
+	if (r < 0)
+		return r;
+	r = tree_dir_new(m, NULL, "", &key, IN_TREE, id, id, &root, err);
+	if (r == 0 && attr) {
+		root->st.st_mode = S_IFDIR | (attr->mode & 07777);
+		root->st.st_uid = attr->uid;
+		root->st.st_gid = attr->gid;
+		root->st.st_mtim.tv_sec = attr->mtime_sec;
+		root->st.st_mtim.tv_nsec = attr->mtime_nsec;
+	} else if (r == 0) {
+		root->st.st_mode = S_IFDIR | 0755;
+	}
+	return mount_start(m, root, true, r, out, err);
+}
+
+int smfs_mount_fd(const struct smfs_mount *m)
+{
+	return m->ended_fd;
+}
+
+static bool has_ended(struct smfs_mount *m)
+{
+	pthread_mutex_lock(&m->state_lock);
+	bool ended = m->ended;
+	pthread_mutex_unlock(&m->state_lock);
+	return ended;
+}
+
+int smfs_mount_detach(struct smfs_mount *m, struct err *err)
+{
+	if (!has_ended(m) && umount2(m->dir, MNT_DETACH) < 0)
+		return err_errno(err, "unmount %s", m->dir);
+	return 0;
+}
+
+void smfs_mount_stop(struct smfs_mount *m)
+{
+	if (!m)
+		return;
+	/* In use: forced, which ends the connection, so that the threads end in every case. */
+	if (!has_ended(m) && umount2(m->dir, 0) < 0 && umount2(m->dir, MNT_FORCE | MNT_DETACH) < 0)
+		fuse_session_exit(m->se);
+	pthread_join(m->server, NULL);
+	/* Sees that the connection is gone and only closes it. */
+	fuse_session_unmount(m->se);
+	mount_free(m);
+}

@@ -1,0 +1,748 @@
+/*
+ * ops.c - requests in, replies out: the only file that speaks FUSE's low-level interface.
+ */
+#include <fuse3/fuse_lowlevel.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/statvfs.h>
+
+#include "smfs/base/log.h"
+#include "smfs/base/num.h"
+#include "smfs/mount/fs.h"
+
+/* "For ever" in seconds: the kernel turns it into jiffies, so not larger than this. */
+#define FOR_EVER 31536000.0
+
+static struct smfs_mount *mount_of(fuse_req_t req)
+{
+	return fuse_req_userdata(req);
+}
+
+/* NULL if the kernel and we disagree about what exists; the request is answered then. */
+static struct inode *inode_of(fuse_req_t req, fuse_ino_t ino)
+{
+	struct node *n = node_find(&mount_of(req)->nodes, ino);
+
+	if (!n)
+		fuse_reply_err(req, ESTALE);
+	return n ? container_of(n, struct inode, node) : NULL;
+}
+
+static struct handle *handle_of(const struct fuse_file_info *fi)
+{
+	return fi ? (struct handle *)(uintptr_t)fi->fh : NULL;
+}
+
+/* What the reader sees of an error; the log has the rest. */
+static int visible(int r)
+{
+	return r == -EBADMSG ? EIO : -r;
+}
+
+static void fail(fuse_req_t req, int r, const char *what, const struct inode *i, const char *name,
+		 const struct err *err)
+{
+	struct smfs_mount *m = mount_of(req);
+	char path[INODE_PATH_MAX];
+	enum log_level level = LOG_ERR;
+
+	switch (-r) {
+	case ENOENT:
+	case ENODATA:
+	case ENXIO:
+	case ERANGE:
+		fuse_reply_err(req, -r);
+		return;
+	case EROFS:
+	case EEXIST:
+	case EINVAL:
+	case ENOTEMPTY:
+	case EPERM:
+	case EISDIR:
+	case ENOTSUP:
+		level = LOG_INFO;
+		break;
+	default:
+		break;
+	}
+	stats_add(&m->stats, COUNT_ERRORS, 1);
+	log_at(level, "%s %s%s%s: %s", what, inode_path(i, path), *name ? "/" : "", name,
+	       err->code ? err->msg : strerror(-r));
+	fuse_reply_err(req, visible(r));
+}
+
+static int stat_inode(struct smfs_mount *m, struct inode *i, struct stat *st, struct err *err)
+{
+	if (i->ops->getattr) {
+		int r = i->ops->getattr(m, i, st, err);
+
+		if (r < 0)
+			return r;
+	} else {
+		*st = i->st;
+		st->st_ino = i->node.ino;
+	}
+	st->st_atim = st->st_ctim = st->st_mtim;
+	return 0;
+}
+
+/* Enter a fresh inode into the table and describe it. On error the lookup is taken back. */
+static int enter(struct smfs_mount *m, struct inode *fresh, struct inode **in,
+		 struct fuse_entry_param *e, struct err *err)
+{
+	struct node *n = node_intern(&m->nodes, &fresh->node);
+	struct inode *i = container_of(n, struct inode, node);
+
+	*e = (struct fuse_entry_param){
+		.ino = n->ino,
+		.generation = 1,
+		.attr_timeout = i->volatile_attr ? 0 : FOR_EVER,
+		.entry_timeout = i->volatile_name ? 0 : FOR_EVER,
+	};
+	int r = stat_inode(m, i, &e->attr, err);
+	if (r < 0)
+		node_forget(&m->nodes, n->ino, 1);
+	*in = i;
+	return r;
+}
+
+static void *thread_buffer(struct smfs_mount *m)
+{
+	void *buf = pthread_getspecific(m->buffers);
+
+	if (!buf) {
+		buf = malloc(FS_IO_MAX);
+		if (buf && pthread_setspecific(m->buffers, buf) != 0) {
+			free(buf);
+			buf = NULL;
+		}
+	}
+	return buf;
+}
+
+/* ---- session ------------------------------------------------------------------------------- */
+
+static void op_init(void *userdata, struct fuse_conn_info *conn)
+{
+	conn->max_read = conn->max_write = FS_IO_MAX;
+	/* More makes sequential copies faster and random faults ten times slower. */
+	conn->max_readahead = MIN(conn->max_readahead, 128u << 10);
+	conn->max_background = 64;
+	conn->congestion_threshold = 48;
+	/* A second copy through a pipe is slower than writev() of what was just decompressed. */
+	conn->want &= ~(FUSE_CAP_SPLICE_WRITE | FUSE_CAP_SPLICE_MOVE | FUSE_CAP_SPLICE_READ |
+			FUSE_CAP_AUTO_INVAL_DATA);
+	conn->want |= conn->capable &
+		      (FUSE_CAP_ASYNC_READ | FUSE_CAP_PARALLEL_DIROPS | FUSE_CAP_CACHE_SYMLINKS |
+		       FUSE_CAP_READDIRPLUS | FUSE_CAP_READDIRPLUS_AUTO | FUSE_CAP_ATOMIC_O_TRUNC);
+	mount_answers(userdata);
+}
+
+static void op_statfs(fuse_req_t req, fuse_ino_t ino)
+{
+	struct statvfs st;
+
+	if (statvfs(mount_of(req)->store_dir, &st) < 0) {
+		fuse_reply_err(req, errno);
+		return;
+	}
+	st.f_namemax = SMFS_NAME_MAX;
+	fuse_reply_statfs(req, &st);
+}
+
+/* ---- names and attributes ------------------------------------------------------------------ */
+
+static void op_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
+{
+	struct smfs_mount *m = mount_of(req);
+	struct inode *dir = inode_of(req, parent), *i;
+	struct fuse_entry_param e;
+	struct err err = ERR_INIT;
+	int r;
+
+	if (!dir)
+		return;
+	stats_add(&m->stats, COUNT_LOOKUPS, 1);
+	r = dir->ops->lookup ? dir->ops->lookup(m, dir, name, &i, &err) : -ENOTDIR;
+	if (r == -ENOENT && dir->keep_cache) {
+		/* What is not there now will never be. */
+		e = (struct fuse_entry_param){.entry_timeout = FOR_EVER};
+		fuse_reply_entry(req, &e);
+		return;
+	}
+	if (r == 0)
+		r = enter(m, i, &i, &e, &err);
+	if (r < 0)
+		fail(req, r, "look up", dir, name, &err);
+	else if (fuse_reply_entry(req, &e) < 0)
+		node_forget(&m->nodes, e.ino, 1);
+}
+
+static void op_forget(fuse_req_t req, fuse_ino_t ino, uint64_t lookups)
+{
+	node_forget(&mount_of(req)->nodes, ino, lookups);
+	fuse_reply_none(req);
+}
+
+static void op_forget_multi(fuse_req_t req, size_t count, struct fuse_forget_data *f)
+{
+	for (size_t i = 0; i < count; i++)
+		node_forget(&mount_of(req)->nodes, f[i].ino, f[i].nlookup);
+	fuse_reply_none(req);
+}
+
+static void reply_attr(fuse_req_t req, struct inode *i)
+{
+	struct stat st;
+	struct err err = ERR_INIT;
+	int r = stat_inode(mount_of(req), i, &st, &err);
+
+	if (r < 0)
+		fail(req, r, "stat", i, "", &err);
+	else
+		fuse_reply_attr(req, &st, i->volatile_attr ? 0 : FOR_EVER);
+}
+
+static void op_getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
+{
+	struct inode *i = inode_of(req, ino);
+
+	if (i)
+		reply_attr(req, i);
+}
+
+static void op_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int to_set,
+		       struct fuse_file_info *fi)
+{
+	struct smfs_mount *m = mount_of(req);
+	struct inode *i = inode_of(req, ino);
+	struct err err = ERR_INIT;
+	int r;
+
+	if (!i)
+		return;
+	if (i->ops->setattr)
+		r = i->ops->setattr(m, i, handle_of(fi),
+				    to_set & FUSE_SET_ATTR_SIZE ? attr->st_size : -1, &err);
+	else
+		r = -EROFS;
+	if (r < 0)
+		fail(req, r, "change", i, "", &err);
+	else
+		reply_attr(req, i);
+}
+
+static void op_readlink(fuse_req_t req, fuse_ino_t ino)
+{
+	struct inode *i = inode_of(req, ino);
+
+	if (!i)
+		return;
+	if (!S_ISLNK(i->st.st_mode) || !i->entry)
+		fuse_reply_err(req, EINVAL);
+	else
+		fuse_reply_readlink(req, i->entry->target);
+}
+
+static void reply_xattr(fuse_req_t req, int r, const void *buf, size_t size, size_t len,
+			const char *what, struct inode *i, const struct err *err)
+{
+	if (r < 0)
+		fail(req, r, what, i, "", err);
+	else if (size == 0)
+		fuse_reply_xattr(req, len);
+	else
+		fuse_reply_buf(req, buf, len);
+}
+
+static void op_getxattr(fuse_req_t req, fuse_ino_t ino, const char *name, size_t size)
+{
+	struct smfs_mount *m = mount_of(req);
+	struct inode *i = inode_of(req, ino);
+	struct err err = ERR_INIT;
+	void *buf = thread_buffer(m);
+	size_t len = 0;
+
+	if (!i)
+		return;
+	int r = buf ? xattr_get(m, i, name, buf, MIN(size, FS_IO_MAX), &len, &err) : -ENOMEM;
+	reply_xattr(req, r, buf, size, len, "read an attribute of", i, &err);
+}
+
+static void op_listxattr(fuse_req_t req, fuse_ino_t ino, size_t size)
+{
+	struct inode *i = inode_of(req, ino);
+	struct err err = ERR_INIT;
+	void *buf = thread_buffer(mount_of(req));
+	size_t len = 0;
+
+	if (!i)
+		return;
+	int r = buf ? xattr_list(i, buf, MIN(size, FS_IO_MAX), &len, &err) : -ENOMEM;
+	reply_xattr(req, r, buf, size, len, "list the attributes of", i, &err);
+}
+
+/* ---- open and close ------------------------------------------------------------------------ */
+
+static struct handle *handle_new(struct smfs_mount *m, struct inode *i, int flags)
+{
+	struct handle *h = calloc(1, sizeof(*h));
+
+	if (!h)
+		return NULL;
+	h->inode = i;
+	h->flags = flags;
+	pthread_mutex_init(&h->lock, NULL);
+	node_ref(&m->nodes, &i->node);
+	pthread_mutex_lock(&m->handles_lock);
+	h->next = m->handles;
+	if (h->next)
+		h->next->prev = h;
+	m->handles = h;
+	pthread_mutex_unlock(&m->handles_lock);
+	return h;
+}
+
+static void handle_free(struct smfs_mount *m, struct handle *h)
+{
+	pthread_mutex_lock(&m->handles_lock);
+	if (h->next)
+		h->next->prev = h->prev;
+	*(h->prev ? &h->prev->next : &m->handles) = h->next;
+	pthread_mutex_unlock(&m->handles_lock);
+	listing_free(&h->listing);
+	pthread_mutex_destroy(&h->lock);
+	node_unref(&m->nodes, &h->inode->node);
+	free(h);
+}
+
+static int open_inode(struct smfs_mount *m, struct inode *i, struct fuse_file_info *fi,
+		      struct err *err)
+{
+	struct handle *h;
+	int r;
+
+	if (!i->ops->open)
+		return S_ISDIR(i->st.st_mode) ? -EISDIR : -EOPNOTSUPP;
+	h = handle_new(m, i, fi->flags);
+	if (!h)
+		return err_set(err, ENOMEM, "open %s: out of memory", i->name);
+	r = i->ops->open(m, i, h, err);
+	if (r < 0) {
+		handle_free(m, h);
+		return r;
+	}
+	stats_add(&m->stats, COUNT_OPENS, 1);
+	fi->fh = (uintptr_t)h;
+	fi->direct_io = h->direct;
+	fi->keep_cache = i->keep_cache;
+	fi->noflush = !i->ops->flush;
+	return 0;
+}
+
+static void close_handle(struct smfs_mount *m, struct handle *h)
+{
+	if (h->inode->ops->release)
+		h->inode->ops->release(m, h);
+	handle_free(m, h);
+}
+
+void fs_close_all(struct smfs_mount *m)
+{
+	while (m->handles)
+		close_handle(m, m->handles);
+}
+
+static void op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
+{
+	struct smfs_mount *m = mount_of(req);
+	struct inode *i = inode_of(req, ino);
+	struct err err = ERR_INIT;
+
+	if (!i)
+		return;
+	int r = open_inode(m, i, fi, &err);
+	if (r < 0)
+		fail(req, r, "open", i, "", &err);
+	else if (fuse_reply_open(req, fi) < 0)
+		close_handle(m, handle_of(fi));
+}
+
+static void op_release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
+{
+	close_handle(mount_of(req), handle_of(fi));
+	fuse_reply_err(req, 0);
+}
+
+static void flushed(void *arg, int r)
+{
+	fuse_req_t req = arg;
+
+	fuse_reply_err(req, visible(r));
+}
+
+static void op_flush(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
+{
+	struct handle *h = handle_of(fi);
+
+	if (h->inode->ops->flush)
+		h->inode->ops->flush(mount_of(req), h, flushed, req);
+	else
+		fuse_reply_err(req, 0);
+}
+
+/* A snapshot being copied in becomes durable as a whole, when its last file is closed. */
+static void op_fsync(fuse_req_t req, fuse_ino_t ino, int datasync, struct fuse_file_info *fi)
+{
+	fuse_reply_err(req, 0);
+}
+
+/* ---- data ---------------------------------------------------------------------------------- */
+
+static void op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off,
+		    struct fuse_file_info *fi)
+{
+	struct smfs_mount *m = mount_of(req);
+	struct handle *h = handle_of(fi);
+	struct err err = ERR_INIT;
+	void *buf = thread_buffer(m);
+	ssize_t n = -ENOMEM;
+
+	if (buf && off >= 0)
+		n = h->inode->ops->read(m, h, buf, MIN(size, FS_IO_MAX), (uint64_t)off, &err);
+	if (n == -EBADMSG) {
+		fuse_reply_err(req, EIO); /* and reported already, with its range */
+	} else if (n < 0) {
+		fail(req, (int)n, "read", h->inode, "", &err);
+	} else {
+		stats_add(&m->stats, COUNT_READS, 1);
+		stats_add(&m->stats, COUNT_READ_BYTES, (uint64_t)n);
+		fuse_reply_buf(req, buf, (size_t)n);
+	}
+}
+
+static void op_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t size, off_t off,
+		     struct fuse_file_info *fi)
+{
+	struct smfs_mount *m = mount_of(req);
+	struct handle *h = handle_of(fi);
+	struct err err = ERR_INIT;
+	ssize_t n = -EROFS;
+
+	if (h->inode->ops->write && off >= 0)
+		n = h->inode->ops->write(m, h, buf, size, (uint64_t)off, &err);
+	if (n < 0) {
+		fail(req, (int)n, "write", h->inode, "", &err);
+		return;
+	}
+	stats_add(&m->stats, COUNT_WRITES, 1);
+	stats_add(&m->stats, COUNT_WRITE_BYTES, (uint64_t)n);
+	fuse_reply_write(req, (size_t)n);
+}
+
+static void op_fallocate(fuse_req_t req, fuse_ino_t ino, int mode, off_t off, off_t len,
+			 struct fuse_file_info *fi)
+{
+	struct handle *h = handle_of(fi);
+	struct err err = ERR_INIT;
+	int r = -EROFS;
+
+	if (h->inode->ops->fallocate && off >= 0 && len > 0)
+		r = h->inode->ops->fallocate(mount_of(req), h, mode, (uint64_t)off, (uint64_t)len,
+					     &err);
+	if (r < 0)
+		fail(req, r, "allocate", h->inode, "", &err);
+	else
+		fuse_reply_err(req, 0);
+}
+
+static void op_lseek(fuse_req_t req, fuse_ino_t ino, off_t off, int whence,
+		     struct fuse_file_info *fi)
+{
+	struct handle *h = handle_of(fi);
+	struct err err = ERR_INIT;
+	uint64_t out;
+	int r = -ENXIO;
+
+	if (h->inode->ops->seek && off >= 0)
+		r = h->inode->ops->seek(mount_of(req), h, (uint64_t)off, whence, &out, &err);
+	if (r < 0)
+		fail(req, r, "seek in", h->inode, "", &err);
+	else
+		fuse_reply_lseek(req, (off_t)out);
+}
+
+/* ---- directories --------------------------------------------------------------------------- */
+
+static void op_opendir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
+{
+	struct smfs_mount *m = mount_of(req);
+	struct inode *i = inode_of(req, ino);
+
+	if (!i)
+		return;
+	if (!i->ops->list) {
+		fuse_reply_err(req, ENOTDIR);
+		return;
+	}
+	struct handle *h = handle_new(m, i, fi->flags);
+	if (!h) {
+		fuse_reply_err(req, ENOMEM);
+		return;
+	}
+	stats_add(&m->stats, COUNT_OPENS, 1);
+	fi->fh = (uintptr_t)h;
+	fi->cache_readdir = fi->keep_cache = i->keep_cache;
+	if (fuse_reply_open(req, fi) < 0)
+		handle_free(m, h);
+}
+
+static void op_releasedir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
+{
+	handle_free(mount_of(req), handle_of(fi));
+	fuse_reply_err(req, 0);
+}
+
+/* One entry into `buf`: bytes used, 0 if it is full, -ENOENT if the name has gone meanwhile. */
+static ssize_t add_entry(fuse_req_t req, struct inode *dir, const char *name, mode_t mode,
+			 bool plus, char *buf, size_t room, off_t next, struct err *err)
+{
+	struct smfs_mount *m = mount_of(req);
+	struct fuse_entry_param e = {.attr.st_mode = mode};
+	struct inode *i;
+	size_t need;
+	bool dot = strcmp(name, ".") == 0 || strcmp(name, "..") == 0;
+
+	if (dot) {
+		struct inode *up = name[1] && dir->node.parent ? inode_parent(dir) : dir;
+
+		e.attr.st_ino = up->node.ino;
+	} else {
+		int r = dir->ops->lookup(m, dir, name, &i, err);
+
+		if (r < 0)
+			return r;
+		if (plus) {
+			r = enter(m, i, &i, &e, err);
+			if (r < 0)
+				return r;
+		} else {
+			e.attr.st_ino = node_ino(&m->nodes, &i->node.key);
+			inode_destroy(&i->node);
+		}
+	}
+	if (plus)
+		need = fuse_add_direntry_plus(req, buf, room, name, &e, next);
+	else
+		need = fuse_add_direntry(req, buf, room, name, &e.attr, next);
+	if (need <= room)
+		return (ssize_t)need;
+	if (e.ino)
+		node_forget(&m->nodes, e.ino, 1);
+	return 0;
+}
+
+static void read_directory(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, bool plus,
+			   struct fuse_file_info *fi)
+{
+	struct smfs_mount *m = mount_of(req);
+	struct handle *h = handle_of(fi);
+	struct inode *dir = h->inode;
+	struct err err = ERR_INIT;
+	size_t used = 0, pos = (size_t)off;
+	char *buf = thread_buffer(m);
+	int r = 0;
+
+	if (!buf || off < 0) {
+		fuse_reply_err(req, buf ? EINVAL : ENOMEM);
+		return;
+	}
+	size = MIN(size, FS_IO_MAX);
+	pthread_mutex_lock(&h->lock);
+	if (pos == 0 || !h->listed) {
+		listing_free(&h->listing);
+		r = dir->ops->list(m, dir, &h->listing, &err);
+		h->listed = r == 0;
+	}
+	for (; r == 0 && pos < h->listing.count + 2; pos++) {
+		bool dot = pos < 2;
+		const char *name = dot ? &".."[1 - pos] : listing_name(&h->listing, pos - 2);
+		mode_t mode = dot ? S_IFDIR : h->listing.items[pos - 2].mode;
+		ssize_t n = add_entry(req, dir, name, mode, plus, buf + used, size - used,
+				      (off_t)pos + 1, &err);
+
+		if (n == 0)
+			break;
+		if (n == -ENOENT)
+			continue;
+		if (n < 0)
+			r = (int)n;
+		else
+			used += (size_t)n;
+	}
+	pthread_mutex_unlock(&h->lock);
+	/* An error is told when it comes first; what was read before it is not lost. */
+	if (r < 0 && used == 0)
+		fail(req, r, "list", dir, "", &err);
+	else
+		fuse_reply_buf(req, buf, used);
+}
+
+static void op_readdir(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off,
+		       struct fuse_file_info *fi)
+{
+	read_directory(req, ino, size, off, false, fi);
+}
+
+static void op_readdirplus(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off,
+			   struct fuse_file_info *fi)
+{
+	read_directory(req, ino, size, off, true, fi);
+}
+
+/* ---- changes ------------------------------------------------------------------------------- */
+
+static void op_mkdir(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode)
+{
+	struct smfs_mount *m = mount_of(req);
+	struct inode *dir = inode_of(req, parent), *i;
+	struct fuse_entry_param e;
+	struct err err = ERR_INIT;
+
+	if (!dir)
+		return;
+	int r = dir->ops->mkdir ? dir->ops->mkdir(m, dir, name, &i, &err) : -EROFS;
+	if (r == 0)
+		r = enter(m, i, &i, &e, &err);
+	if (r < 0)
+		fail(req, r, "create", dir, name, &err);
+	else if (fuse_reply_entry(req, &e) < 0)
+		node_forget(&m->nodes, e.ino, 1);
+}
+
+static void op_create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode,
+		      struct fuse_file_info *fi)
+{
+	struct smfs_mount *m = mount_of(req);
+	struct inode *dir = inode_of(req, parent), *i;
+	struct fuse_entry_param e;
+	struct err err = ERR_INIT;
+
+	if (!dir)
+		return;
+	int r = dir->ops->create ? dir->ops->create(m, dir, name, &i, &err) : -EROFS;
+	if (r == 0)
+		r = enter(m, i, &i, &e, &err);
+	if (r == 0) {
+		r = open_inode(m, i, fi, &err);
+		if (r < 0)
+			node_forget(&m->nodes, e.ino, 1);
+	}
+	if (r < 0) {
+		fail(req, r, "create", dir, name, &err);
+	} else if (fuse_reply_create(req, &e, fi) < 0) {
+		close_handle(m, handle_of(fi));
+		node_forget(&m->nodes, e.ino, 1);
+	}
+}
+
+static void reply_change(fuse_req_t req, int r, const char *what, struct inode *dir,
+			 const char *name, const struct err *err)
+{
+	if (r < 0)
+		fail(req, r, what, dir, name, err);
+	else
+		fuse_reply_err(req, 0);
+}
+
+static void op_unlink(fuse_req_t req, fuse_ino_t parent, const char *name)
+{
+	struct inode *dir = inode_of(req, parent);
+	struct err err = ERR_INIT;
+
+	if (!dir)
+		return;
+	int r = dir->ops->unlink ? dir->ops->unlink(mount_of(req), dir, name, &err) : -EROFS;
+	reply_change(req, r, "remove", dir, name, &err);
+}
+
+static void op_rmdir(fuse_req_t req, fuse_ino_t parent, const char *name)
+{
+	struct inode *dir = inode_of(req, parent);
+	struct err err = ERR_INIT;
+
+	if (!dir)
+		return;
+	int r = dir->ops->rmdir ? dir->ops->rmdir(mount_of(req), dir, name, &err) : -EROFS;
+	reply_change(req, r, "remove", dir, name, &err);
+}
+
+static void op_rename(fuse_req_t req, fuse_ino_t parent, const char *name, fuse_ino_t newparent,
+		      const char *newname, unsigned flags)
+{
+	struct inode *from = inode_of(req, parent), *to;
+	struct err err = ERR_INIT;
+	int r = -EROFS;
+
+	if (!from)
+		return;
+	to = inode_of(req, newparent);
+	if (!to)
+		return;
+	if (flags & ~(unsigned)RENAME_NOREPLACE)
+		r = -EINVAL;
+	else if (from->ops->rename && from->ops == to->ops)
+		r = from->ops->rename(mount_of(req), from, name, to, newname, flags, &err);
+	reply_change(req, r, "rename", from, name, &err);
+}
+
+/* Only directories and regular files can be made, and only where snapshots are copied in. */
+static void op_mknod(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode, dev_t rdev)
+{
+	fuse_reply_err(req, EPERM);
+}
+
+static void op_symlink(fuse_req_t req, const char *target, fuse_ino_t parent, const char *name)
+{
+	fuse_reply_err(req, EPERM);
+}
+
+static void op_link(fuse_req_t req, fuse_ino_t ino, fuse_ino_t newparent, const char *newname)
+{
+	fuse_reply_err(req, EPERM);
+}
+
+const struct fuse_lowlevel_ops fs_ops = {
+	.init = op_init,
+	.statfs = op_statfs,
+	.lookup = op_lookup,
+	.forget = op_forget,
+	.forget_multi = op_forget_multi,
+	.getattr = op_getattr,
+	.setattr = op_setattr,
+	.readlink = op_readlink,
+	.getxattr = op_getxattr,
+	.listxattr = op_listxattr,
+	.open = op_open,
+	.release = op_release,
+	.flush = op_flush,
+	.fsync = op_fsync,
+	.read = op_read,
+	.write = op_write,
+	.fallocate = op_fallocate,
+	.lseek = op_lseek,
+	.opendir = op_opendir,
+	.releasedir = op_releasedir,
+	.readdir = op_readdir,
+	.readdirplus = op_readdirplus,
+	.fsyncdir = op_fsync,
+	.mkdir = op_mkdir,
+	.create = op_create,
+	.unlink = op_unlink,
+	.rmdir = op_rmdir,
+	.rename = op_rename,
+	.mknod = op_mknod,
+	.symlink = op_symlink,
+	.link = op_link,
+};

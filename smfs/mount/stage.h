@@ -1,0 +1,73 @@
+/*
+ * stage.h - snapshots being copied in: the model, shared by stage.c (what the kernel asks) and
+ * publish.c (how it becomes a snapshot).
+ *
+ * `mkdir snapshots/y` makes a stage: visible in this mount as y, absent from the index. Its
+ * files are unnamed temporary files in the store's tmp/, so a crash leaves nothing. Once `meta`,
+ * `ram` and `vcpu` are there and no file is open for writing, the stage is published by the
+ * close(2) that made it so, which returns the outcome.
+ *
+ *     WRITING -> PUBLISHING -> DONE         a refused one goes back to WRITING
+ *     WRITING -> DONE                       rmdir
+ *
+ * LOCKING. area->lock guards all of it except the data in the files. A stage or file lives while
+ * referenced: by the area or its stage, by inodes, and by the publisher.
+ */
+#ifndef SMFS_MOUNT_STAGE_H
+#define SMFS_MOUNT_STAGE_H
+
+#include "smfs/base/workers.h"
+#include "smfs/mount/fs.h"
+
+#define STAGES_MAX	64
+#define STAGE_FILES_MAX 16
+#define STAGE_NAME_MAX	64
+
+enum stage_state { STAGE_WRITING, STAGE_PUBLISHING, STAGE_DONE };
+
+struct stage_file {
+	unsigned refs;
+	uint64_t serial;
+	char name[STAGE_NAME_MAX + 1];
+	int fd;
+	unsigned writers; /* handles with `pending` set */
+};
+
+struct stage {
+	unsigned refs;
+	uint64_t serial;
+	enum stage_state state;
+	char name[SMFS_REF_MAX + 1];
+	struct stage_file *files[STAGE_FILES_MAX];
+	size_t nfiles;
+	/* Who waits for the publisher. */
+	void (*done)(void *arg, int r);
+	void *done_arg;
+};
+
+struct stage_area {
+	struct smfs_mount *mount;
+	pthread_mutex_t lock;
+	struct stage *stages[STAGES_MAX];
+	size_t count;
+	uint64_t serial;
+	int tmp_fd;
+	bool closed;			 /* the mount ends: what is not complete will never be */
+	uint64_t imported[IMPORTED_MAX]; /* seqs, round robin */
+	size_t next_imported;
+	/* One at a time: an ingest uses all cores already. */
+	struct workers *publisher;
+};
+
+/* Both with the lock held. */
+void stage_put(struct stage_area *a, struct stage *st);
+void stage_remove(struct stage_area *a, struct stage *st);
+
+/*
+ * With the lock held: publish if complete. Returns true when `done` will be called by the
+ * publisher; false when there is nothing to do.
+ */
+bool publish_if_complete(struct stage_area *a, struct stage *st, void (*done)(void *arg, int r),
+			 void *arg);
+
+#endif
