@@ -1,0 +1,166 @@
+/* export.c - smfs export: a snapshot becomes a directory, without a mount. */
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "smfs/base/cleanup.h"
+#include "smfs/base/io.h"
+#include "smfs/base/num.h"
+#include "smfs/cmd/cmd.h"
+
+#define PIECE ((size_t)MIB)
+
+struct target {
+	int dirfd;
+	_Atomic uint64_t done; /* holes included */
+	uint8_t *buf;
+};
+
+static uint64_t bytes_out(void *arg)
+{
+	return ((struct target *)arg)->done;
+}
+
+/* One run of data; what is between runs stays a hole. */
+static int copy_run(struct target *t, int fd, struct smfs_file *f, uint64_t from, uint64_t to,
+		    struct err *err)
+{
+	while (from < to) {
+		if (cmd_interrupted)
+			return err_set(err, EINTR, "interrupted");
+		ssize_t n = smfs_file_pread(f, t->buf, (size_t)MIN(to - from, PIECE), from, err);
+		if (n < 0)
+			return (int)n;
+		if (n == 0)
+			return err_set(err, EIO, "the file ends early");
+		int r = pwrite_full(fd, t->buf, (size_t)n, from);
+		if (r < 0)
+			return err_set(err, -r, "write: %s", strerror(-r));
+		from += (uint64_t)n;
+		t->done += (uint64_t)n;
+	}
+	return 0;
+}
+
+static int copy_data(struct target *t, int fd, struct smfs_file *f, uint64_t size, struct err *err)
+{
+	uint64_t at = 0, data, hole;
+	int r = 0;
+
+	while (r == 0 && at < size) {
+		r = smfs_file_seek(f, at, SEEK_DATA, &data, err);
+		if (r == -ENXIO)
+			break;
+		if (r == 0)
+			r = smfs_file_seek(f, data, SEEK_HOLE, &hole, err);
+		if (r < 0)
+			return r;
+		t->done += data - at;
+		r = copy_run(t, fd, f, data, hole, err);
+		at = hole;
+	}
+	if (r == 0 || r == -ENXIO) {
+		if (ftruncate(fd, (off_t)size) < 0 || fsync(fd) < 0)
+			return err_errno(err, "write");
+		return 0;
+	}
+	return r;
+}
+
+static int export_file(struct smfs_store *s, struct target *t, const struct smfs_entry *e,
+		       struct err *err)
+{
+	struct smfs_file *f;
+
+	if (!S_ISREG(e->mode))
+		return err_set(err, ENOTSUP, "export %s: not a regular file", e->name);
+	cleanup_fd int fd =
+		openat(t->dirfd, e->name, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+	if (fd < 0)
+		return err_errno(err, "create %s", e->name);
+	int r = smfs_file_open(s, &e->content, &f, err);
+	if (r < 0)
+		return err_wrap(err, r, "export %s", e->name);
+	r = copy_data(t, fd, f, e->content.size, err);
+	smfs_file_close(f);
+	return r < 0 ? err_wrap(err, r, "export %s", e->name) : 0;
+}
+
+static void discard(int dirfd, struct smfs_dir *d, const char *path)
+{
+	for (size_t i = 0; i < smfs_dir_count(d); i++)
+		unlinkat(dirfd, smfs_dir_at(d, i)->name, 0);
+	rmdir(path);
+}
+
+/* Into a directory beside the wanted one, which gets its name when all is there. */
+static int export(struct cmd *c, struct smfs_store *s, const struct smfs_name *n, const char *dir,
+		  struct err *err)
+{
+	cleanup_free char *partial = NULL;
+	struct target t = {.dirfd = -1};
+	struct smfs_dir *d;
+	int r;
+
+	if (access(dir, F_OK) == 0)
+		return err_set(err, EEXIST, "export to %s: it exists", dir);
+	if (asprintf(&partial, "%s.partial-%d", dir, (int)getpid()) < 0) {
+		partial = NULL;
+		return err_set(err, ENOMEM, "export: out of memory");
+	}
+	r = smfs_dir_open(s, &n->root, &d, err);
+	if (r < 0)
+		return err_wrap(err, r, "export %s", n->name);
+	cleanup_free uint8_t *buf = t.buf = malloc(PIECE);
+	if (!buf)
+		r = err_set(err, ENOMEM, "export: out of memory");
+	else if (mkdir(partial, 0700) < 0)
+		r = err_errno(err, "create %s", partial);
+	if (r < 0) {
+		smfs_dir_close(d);
+		return r;
+	}
+	struct progress *p = progress_start(c, "exporting", n->logical_bytes, bytes_out, &t);
+	cleanup_fd int fd = t.dirfd = open(partial, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (fd < 0)
+		r = err_errno(err, "open %s", partial);
+	for (size_t i = 0; r == 0 && i < smfs_dir_count(d); i++)
+		r = export_file(s, &t, smfs_dir_at(d, i), err);
+	if (r == 0 &&
+	    (fsync(fd) < 0 || renameat2(AT_FDCWD, partial, AT_FDCWD, dir, RENAME_NOREPLACE) < 0))
+		r = err_errno(err, "export to %s", dir);
+	if (r < 0)
+		discard(fd, d, partial);
+	progress_stop(p);
+	smfs_dir_close(d);
+	return r;
+}
+
+static int run(struct cmd *c, int argc, char **argv)
+{
+	cleanup_store struct smfs_store *s = NULL;
+	struct err err = ERR_INIT;
+	struct smfs_name n;
+	int status;
+
+	if (!cmd_parse(c, argc, argv, 2, 2, &status))
+		return status;
+	if (cmd_open_store(c, SMFS_RDONLY, &s, &err) < 0 ||
+	    cmd_find_name(s, argv[optind], &n, &err) < 0)
+		return cmd_fail(&err);
+	if (n.kind != SMFS_SNAPSHOT)
+		return cmd_usage(c, "only snapshots can be exported; copy others from a mount");
+	cmd_catch_signals();
+	if (export(c, s, &n, argv[optind + 1], &err) < 0)
+		return cmd_interrupted ? (cmd_fail(&err), EXIT_INTERRUPTED) : cmd_fail(&err);
+	return cmd_flush();
+}
+
+const struct command cmd_export = {
+	.name = "export",
+	.args = "NAME DIR",
+	.summary = "write a snapshot's files into a new directory",
+	.help = "The same as `cp -r MNT/snapshots/NAME DIR`, without a mount. Holes stay holes.\n",
+	.run = run,
+};
