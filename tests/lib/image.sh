@@ -27,13 +27,12 @@ image_debs() {
 	target=$1
 	mmdebstrap --quiet --mode=root --variant=extract --include="$2" \
 		--setup-hook='for d in bin sbin lib lib64; do ln -s usr/$d "$1/$d"; mkdir -p "$1/usr/$d"; done' \
-		--customize-hook='cp "$1/usr/share/base-passwd/passwd.master" "$1/etc/passwd"
+		--extract-hook='cp "$1/usr/share/base-passwd/passwd.master" "$1/etc/passwd"
 			cp "$1/usr/share/base-passwd/group.master" "$1/etc/group"
 			printf "app:x:1000:1000::/srv:/bin/sh\n" >>"$1/etc/passwd"
 			printf "app:x:1000:\n" >>"$1/etc/group"
 			rm -rf "$1"/usr/share/doc/* "$1"/usr/share/man/* "$1"/usr/share/locale/* \
-				"$1"/usr/share/info/* "$1"/usr/share/lintian "$1"/usr/lib/x86_64-linux-gnu/gconv \
-				"$1"/var/lib/apt "$1"/var/cache/apt "$1"/etc/apt' \
+				"$1"/usr/share/info/* "$1"/usr/share/lintian "$1"/usr/lib/x86_64-linux-gnu/gconv' \
 		"${3:---quiet}" bookworm "$target"
 }
 
@@ -52,7 +51,7 @@ image_build_base() {
 image_build_python() {
 	image_debs "$1/python.tar" \
 		base-files,base-passwd,dash,coreutils,busybox-static,python3,libpython3-stdlib \
-		--customize-hook='mkdir -p "$1/srv" && cp '"$image_lib"'/app.py "$1/srv/app.py" && chmod 755 "$1/srv/app.py"
+		--extract-hook='mkdir -p "$1/srv" && cp '"$image_lib"'/app.py "$1/srv/app.py" && chmod 755 "$1/srv/app.py"
 			chroot "$1" /usr/bin/python3 -c "import http.server, json, hashlib, socket, subprocess, threading, urllib.request"
 			rm -rf "$1"/usr/lib/python3*/test "$1"/usr/lib/python3*/idlelib "$1"/usr/lib/python3*/lib2to3' || return 1
 	cp -r "$1/base" "$1/python" &&
