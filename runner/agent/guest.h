@@ -54,8 +54,9 @@ struct guest {
 	const uint8_t *mailbox; /* the mapped page, NULL: not readable */
 	char rootfs[128];	/* for INFO */
 	uint64_t ready_ms;
-	int power_wr; /* pipe to process 1: a u32 grace_ms asks for power off; -1: refused */
-	int ended_rd; /* pipe: end of file once the entrypoint has ended; -1: no entrypoint */
+	unsigned hook_ms; /* a hook's time limit, 0: CONTROL_HOOK_MS */
+	int power_wr;	  /* pipe to process 1: a u32 grace_ms asks for power off; -1: refused */
+	int ended_rd;	  /* pipe: end of file once the entrypoint has ended; -1: no entrypoint */
 };
 
 /* A zeroed page shared with every child forked from now on. */

@@ -143,6 +143,7 @@ static void run_one(struct guest *g, const char *path, const char *item, char *c
 void hooks_run(struct guest *g, const char *folder, char *const *env, struct agent_results *rs)
 {
 	uint64_t end = monotonic_us() + CONTROL_HOOKS_MS * 1000ull;
+	uint64_t each = (g->hook_ms ? g->hook_ms : CONTROL_HOOK_MS) * 1000ull;
 	char dir[PATH_MAX], path[PATH_MAX + NAME_MAX + 2], item[AGENT_NAME_MAX + 1];
 	struct dirent **list;
 	int n;
@@ -170,7 +171,7 @@ void hooks_run(struct guest *g, const char *folder, char *const *env, struct age
 								: "the hooks' time is used up");
 			continue;
 		}
-		run_one(g, path, item, env, MIN(end, now + CONTROL_HOOK_MS * 1000ull), rs);
+		run_one(g, path, item, env, MIN(end, now + each), rs);
 	}
 	free(list);
 }
