@@ -82,17 +82,25 @@ static void evict(struct shard *s, struct cache_entry *e)
 	cache_put(e);
 }
 
+void cache_clear(struct cache *c)
+{
+	for (int i = 0; i < SHARDS; i++) {
+		struct shard *s = &c->shard[i];
+
+		pthread_mutex_lock(&s->lock);
+		while (s->lru.prev != &s->lru)
+			evict(s, s->lru.prev);
+		pthread_mutex_unlock(&s->lock);
+	}
+}
+
 void cache_free(struct cache *c)
 {
 	if (!c)
 		return;
-	for (int i = 0; i < SHARDS; i++) {
-		struct shard *s = &c->shard[i];
-
-		while (s->lru.prev != &s->lru)
-			evict(s, s->lru.prev);
-		pthread_mutex_destroy(&s->lock);
-	}
+	cache_clear(c);
+	for (int i = 0; i < SHARDS; i++)
+		pthread_mutex_destroy(&c->shard[i].lock);
 	free(c);
 }
 

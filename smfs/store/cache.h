@@ -26,6 +26,8 @@ struct cache_entry {
 
 struct cache *cache_new(size_t budget);
 void cache_free(struct cache *c);
+/* Forget everything, so that what is read next comes from disk. */
+void cache_clear(struct cache *c);
 
 struct cache_entry *cache_get(struct cache *c, bool node, const struct smfs_id *id);
 /* A new unshared entry of `len` bytes for the caller to fill. NULL: out of memory. */

@@ -1,6 +1,7 @@
 /* Names: which are valid, getting one, listing. Changes are in ingest_commit.c. */
-#include "smfs/store/store_priv.h"
+#include "smfs/store/names_each.h"
 
+#include "smfs/base/cleanup.h"
 #include "smfs/base/hex.h"
 
 #include <ctype.h>
@@ -86,10 +87,22 @@ static const char *check_image(const char *s, size_t n)
 	return why ? why : check_repository(slash + 1, (size_t)(tag - slash) - 1);
 }
 
+const char *kind_word(enum smfs_kind kind)
+{
+	switch (kind) {
+	case SMFS_SNAPSHOT:
+		return "snapshot";
+	case SMFS_IMAGE:
+		return "image";
+	case SMFS_LAYER:
+		return "layer";
+	default:
+		return "name";
+	}
+}
+
 int smfs_name_check(enum smfs_kind kind, const char *name, struct err *err)
 {
-	static const char *const words[] = {
-		[SMFS_SNAPSHOT] = "snapshot", [SMFS_IMAGE] = "image", [SMFS_LAYER] = "layer"};
 	size_t n = strnlen(name, SMFS_REF_MAX + 1);
 	const char *why;
 
@@ -105,7 +118,7 @@ int smfs_name_check(enum smfs_kind kind, const char *name, struct err *err)
 		why = check_image(name, n);
 	else
 		why = check_layer(name, n);
-	return why ? err_set(err, EINVAL, "%s name \"%.100s\": %s", words[kind], name, why) : 0;
+	return why ? err_set(err, EINVAL, "%s name \"%.100s\": %s", kind_word(kind), name, why) : 0;
 }
 
 int smfs_name_get(struct smfs_store *s, enum smfs_kind kind, const char *name,
@@ -122,4 +135,35 @@ ssize_t smfs_name_list(struct smfs_store *s, enum smfs_kind kind, const char *af
 		       struct smfs_name *out, size_t max, struct err *err)
 {
 	return index_names(s->ix, kind, after, out, max, err);
+}
+
+static int each_of_kind(struct smfs_store *s, enum smfs_kind kind, name_fn fn, void *arg,
+			struct err *err)
+{
+	enum { BATCH = 64 };
+	cleanup_free struct smfs_name *v = calloc(BATCH + 1, sizeof(*v));
+	struct smfs_name *last = v ? &v[BATCH] : NULL;
+	ssize_t n;
+
+	if (!v)
+		return err_set(err, ENOMEM, "list names: out of memory");
+	while ((n = smfs_name_list(s, kind, last->name, v, BATCH, err)) > 0) {
+		*last = v[n - 1];
+		for (ssize_t i = 0; i < n; i++) {
+			int r = fn(&v[i], arg, err);
+
+			if (r < 0)
+				return r;
+		}
+	}
+	return n < 0 ? (int)n : 0;
+}
+
+int names_each(struct smfs_store *s, name_fn fn, void *arg, struct err *err)
+{
+	int r = 0;
+
+	for (enum smfs_kind kind = SMFS_SNAPSHOT; kind <= SMFS_LAYER && r == 0; kind++)
+		r = each_of_kind(s, kind, fn, arg, err);
+	return r;
 }

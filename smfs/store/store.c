@@ -6,6 +6,7 @@
 #include "smfs/base/io.h"
 #include "smfs/base/workers.h"
 #include "smfs/store/journal.h"
+#include "smfs/store/names_each.h"
 #include "smfs/store/packw.h"
 
 #include <fcntl.h>
@@ -290,27 +291,15 @@ int store_workers(struct smfs_store *s, struct workers **out, struct err *err)
 
 /* ---- stat ---- */
 
-static int count_names(struct smfs_store *s, enum smfs_kind kind, uint64_t *n, uint64_t *bytes,
-		       struct err *err)
+static int count_name(const struct smfs_name *n, void *arg, struct err *err)
 {
-	enum { BATCH = 64 };
-	cleanup_free struct smfs_name *v = calloc(BATCH, sizeof(*v));
-	cleanup_free char *after = NULL;
-	ssize_t got;
+	struct smfs_store_stat *st = arg;
 
-	if (!v)
-		return err_set(err, ENOMEM, "count names: out of memory");
-	*n = 0;
-	while ((got = smfs_name_list(s, kind, after, v, BATCH, err)) > 0) {
-		*n += (uint64_t)got;
-		for (ssize_t i = 0; i < got; i++)
-			*bytes += v[i].logical_bytes;
-		free(after);
-		after = strdup(v[got - 1].name);
-		if (!after)
-			return err_set(err, ENOMEM, "count names: out of memory");
-	}
-	return got < 0 ? (int)got : 0;
+	*(n->kind == SMFS_SNAPSHOT ? &st->snapshots
+	  : n->kind == SMFS_IMAGE  ? &st->images
+				   : &st->layers) += 1;
+	st->logical_bytes += n->logical_bytes;
+	return 0;
 }
 
 static uint64_t disk_of(int dirfd, const char *path)
@@ -331,9 +320,7 @@ int smfs_store_stat(struct smfs_store *s, struct smfs_store_stat *out, struct er
 	int r;
 
 	*out = (struct smfs_store_stat){0};
-	if ((r = count_names(s, SMFS_SNAPSHOT, &out->snapshots, &out->logical_bytes, err)) < 0 ||
-	    (r = count_names(s, SMFS_IMAGE, &out->images, &out->logical_bytes, err)) < 0 ||
-	    (r = count_names(s, SMFS_LAYER, &out->layers, &out->logical_bytes, err)) < 0 ||
+	if ((r = names_each(s, count_name, out, err)) < 0 ||
 	    (r = index_counts(s->ix, &out->chunks, &nodes, err)) < 0 ||
 	    (r = index_meta(s->ix, &m, err)) < 0 ||
 	    (r = index_packs(s->ix, &packs, &npacks, err)) < 0)

@@ -565,6 +565,36 @@ static void content_references_parse_strictly(void **state)
 	}
 }
 
+/* What two names share is shared by both; what only one has is nobody else's. */
+static void usage_tells_own_from_shared(void **state)
+{
+	struct fixture *f = *state;
+	enum { LEN = 20 * 65536 };
+	cleanup_free uint8_t *buf = malloc(LEN);
+	struct smfs_usage a, b;
+	struct smfs_content c;
+
+	fill_random(buf, LEN, 1);
+	memset(buf + 5 * 65536, 0, 5 * 65536);
+	put_snapshot(f, "a", buf, LEN, &c);
+	ok(f, smfs_name_usage(f->s, SMFS_SNAPSHOT, "a", &a, &f->err));
+	assert_int_equal(a.logical_bytes, LEN);
+	assert_int_equal(a.data_bytes, 15 * 65536);
+	assert_int_equal(a.shared_bytes, 0);
+	assert_true(a.stored_bytes > 15 * 65536 && a.stored_bytes < 15 * 65536 + 4096);
+	buf[0] ^= 1;
+	put_snapshot(f, "b", buf, LEN, &c);
+	ok(f, smfs_name_usage(f->s, SMFS_SNAPSHOT, "a", &a, &f->err));
+	ok(f, smfs_name_usage(f->s, SMFS_SNAPSHOT, "b", &b, &f->err));
+	assert_int_equal(a.shared_bytes, b.shared_bytes);
+	/* fourteen chunks of fifteen; the map and the directory differ */
+	assert_true(a.shared_bytes >= 14 * 65536 && a.shared_bytes < 15 * 65536);
+	ok(f, smfs_name_remove(f->s, SMFS_SNAPSHOT, "b", &f->err));
+	ok(f, smfs_name_usage(f->s, SMFS_SNAPSHOT, "a", &a, &f->err));
+	assert_int_equal(a.shared_bytes, 0);
+	assert_int_equal(smfs_name_usage(f->s, SMFS_SNAPSHOT, "b", &b, &f->err), -ENOENT);
+}
+
 #define store_test(fn) cmocka_unit_test_setup_teardown(fn, fixture_setup, fixture_teardown)
 
 int main(void)
@@ -585,6 +615,7 @@ int main(void)
 		store_test(names_that_could_reach_a_path_are_refused),
 		store_test(directories_keep_every_attribute),
 		store_test(impossible_entries_are_refused),
+		store_test(usage_tells_own_from_shared),
 		store_test(a_store_is_opened_once_in_a_process),
 		cmocka_unit_test(content_references_parse_strictly),
 	};

@@ -1,0 +1,310 @@
+/* The check of a store: index, packs, names, journal. */
+#include "smfs/store/fsck_priv.h"
+
+#include "smfs/base/cleanup.h"
+#include "smfs/store/journal.h"
+#include "smfs/store/names_each.h"
+#include "smfs/store/object.h"
+#include "smfs/store/walk.h"
+
+#include <inttypes.h>
+#include <stdarg.h>
+#include <string.h>
+
+void fsck_report(struct fsck *f, const char *fmt, ...)
+{
+	char line[2048];
+	va_list ap;
+
+	va_start(ap, fmt);
+	vsnprintf(line, sizeof(line), fmt, ap);
+	va_end(ap);
+	f->findings++;
+	if (f->out->report)
+		f->out->report(f->out->arg, line);
+}
+
+/* ---- the index's frames ---- */
+
+static int note_frame(const struct smfs_id *id, const struct frame_loc *loc, void *arg,
+		      struct err *err)
+{
+	struct fsck *f = arg;
+	bool fresh;
+	struct idset_entry *e = idset_add(&f->frames, loc->kind, id, &fresh);
+
+	if (!e)
+		return err_set(err, ENOMEM, "check: out of memory");
+	e->stored = loc->stored_len;
+	return 0;
+}
+
+static int note_frames(struct fsck *f, struct err *err)
+{
+	int r = index_each_frame(f->s->ix, false, note_frame, f, err);
+
+	return r < 0 ? r : index_each_frame(f->s->ix, true, note_frame, f, err);
+}
+
+/* ---- names ---- */
+
+struct name_vec {
+	struct smfs_name *v;
+	size_t n, cap;
+};
+
+static int note_name(const struct smfs_name *n, void *arg, struct err *err)
+{
+	struct name_vec *x = arg;
+
+	if (x->n == x->cap) {
+		size_t cap = x->cap ? x->cap * 2 : 64;
+		struct smfs_name *v = reallocarray(x->v, cap, sizeof(*v));
+
+		if (!v)
+			return err_set(err, ENOMEM, "check names: out of memory");
+		x->v = v;
+		x->cap = cap;
+	}
+	x->v[x->n++] = *n;
+	return 0;
+}
+
+struct name_walk {
+	struct walk w;
+	struct fsck *f;
+	const struct smfs_name *name;
+};
+
+static void report_here(struct name_walk *nw, const char *why)
+{
+	char range[64] = "";
+
+	if (nw->w.in_file && nw->w.end > nw->w.start)
+		snprintf(range, sizeof(range), "bytes %" PRIu64 "-%" PRIu64 ": ", nw->w.start,
+			 nw->w.end - 1);
+	fsck_report(nw->f, "%s %s: %s: %s%s", kind_word(nw->name->kind), nw->name->name,
+		    nw->w.path_len ? nw->w.path : ".", range, why);
+}
+
+static int check_node(struct walk *w, uint8_t kind, const struct smfs_id *id, struct err *err)
+{
+	struct name_walk *nw = container_of(w, struct name_walk, w);
+	struct idset_entry *e = idset_find(&nw->f->frames, kind, id);
+
+	if (e)
+		e->bits |= FSCK_REACHED;
+	return !e || !(e->bits & FSCK_CLEAN);
+}
+
+static void node_clean(struct walk *w, uint8_t kind, const struct smfs_id *id)
+{
+	struct name_walk *nw = container_of(w, struct name_walk, w);
+	struct idset_entry *e = idset_find(&nw->f->frames, kind, id);
+
+	if (e && (e->bits & FSCK_SEEN))
+		e->bits |= FSCK_CLEAN;
+}
+
+static int check_bad(struct walk *w, struct err *err)
+{
+	if (err->code != EBADMSG && err->code != ENOTSUP)
+		return -err->code;
+	report_here(container_of(w, struct name_walk, w), err->msg);
+	err_clear(err);
+	return 0;
+}
+
+/* Reads a frame the pack scan did not find whole, for the reason. */
+static int why_not_seen(struct fsck *f, const struct smfs_id *id, struct err *err)
+{
+	struct frame_loc loc;
+	int r = index_find(f->s->ix, FRAME_CHUNK, id, &loc, err);
+
+	if (r <= 0)
+		return r < 0 ? r : err_set(err, EBADMSG, "its chunk is not in the index");
+	cleanup_free uint8_t *raw = malloc(loc.raw_len);
+	if (!raw)
+		return err_set(err, ENOMEM, "check chunk: out of memory");
+	r = object_read_at(f->s, &loc, id, true, raw, err);
+	return r < 0 ? r : err_set(err, EBADMSG, "its frame was not found by the scan of its pack");
+}
+
+static int check_chunk(struct walk *w, const struct smfs_id *id, uint32_t off, uint32_t len,
+		       struct err *err)
+{
+	struct name_walk *nw = container_of(w, struct name_walk, w);
+	struct idset_entry *e = idset_find(&nw->f->frames, FRAME_CHUNK, id);
+	struct frame_loc loc;
+	char hex[65];
+	int r;
+
+	if (e)
+		e->bits |= FSCK_REACHED;
+	if (!e) {
+		r = err_set(err, EBADMSG, "chunk %.12s: not in the store", smfs_id_hex(id, hex));
+	} else if (!(e->bits & FSCK_SEEN)) {
+		r = why_not_seen(nw->f, id, err);
+	} else {
+		r = index_find(nw->f->s->ix, FRAME_CHUNK, id, &loc, err);
+		if (r > 0 && range_ok(off, len, loc.raw_len))
+			return 0;
+		if (r >= 0)
+			r = err_set(err, EBADMSG, "chunk %.12s: a map refers to bytes past its end",
+				    smfs_id_hex(id, hex));
+	}
+	w->trouble++;
+	return check_bad(w, err);
+}
+
+static int check_name(struct fsck *f, const struct smfs_name *n, struct err *err)
+{
+	struct name_walk nw = {
+		.w = {.s = f->s,
+		      .node = check_node,
+		      .chunk = check_chunk,
+		      .bad = check_bad,
+		      .clean = node_clean},
+		.f = f,
+		.name = n,
+	};
+	int r = walk_tree(&nw.w, &n->root, err);
+
+	f->out->names++;
+	if (nw.w.trouble)
+		f->out->bad_names++;
+	walk_fini(&nw.w);
+	return r;
+}
+
+static void check_unreached(struct fsck *f)
+{
+	for (size_t i = 0; i < f->frames.cap; i++) {
+		const struct idset_entry *e = &f->frames.v[i];
+		char hex[65];
+
+		if (!e->kind)
+			continue;
+		if (!(e->bits & (FSCK_SEEN | FSCK_BAD))) {
+			f->out->bad_frames++;
+			fsck_report(f, "frame %.12s: in the index, not in its pack",
+				    smfs_id_hex(&e->id, hex));
+		}
+		if (!(e->bits & FSCK_REACHED))
+			f->out->garbage_frames++;
+	}
+}
+
+/* ---- journal ---- */
+
+static size_t find_name(const struct name_vec *x, enum smfs_kind kind, const char *name)
+{
+	for (size_t i = 0; i < x->n; i++)
+		if (x->v[i].kind == kind && strcmp(x->v[i].name, name) == 0)
+			return i;
+	return x->n;
+}
+
+static int replay(const struct journal_record *rec, void *arg, struct err *err)
+{
+	struct name_vec *x = arg;
+
+	for (size_t i = 0; i < rec->nchanges; i++) {
+		const struct journal_change *c = &rec->changes[i];
+		const char *old = c->op == OP_RENAME ? c->from : c->name.name;
+		size_t at = find_name(x, c->name.kind, old);
+
+		if (c->op != OP_PUBLISH && at == x->n)
+			return err_set(err, EBADMSG,
+				       "journal: record %" PRIu64 " speaks of %s, unknown",
+				       rec->seq, old);
+		if (at < x->n)
+			x->v[at] = x->v[--x->n];
+		int r = c->op == OP_REMOVE ? 0 : note_name(&c->name, x, err);
+		if (r < 0)
+			return r;
+	}
+	return 0;
+}
+
+static bool same_name(const struct smfs_name *a, const struct smfs_name *b)
+{
+	return id_equal(&a->root, &b->root) && a->seq == b->seq && a->created == b->created &&
+	       a->logical_bytes == b->logical_bytes && a->mode == b->mode && a->uid == b->uid &&
+	       a->gid == b->gid && a->mtime == b->mtime;
+}
+
+static void compare(struct fsck *f, const struct name_vec *journal, const struct name_vec *index)
+{
+	for (size_t i = 0; i < index->n; i++) {
+		const struct smfs_name *n = &index->v[i];
+		size_t at = find_name(journal, n->kind, n->name);
+
+		if (at == journal->n || !same_name(&journal->v[at], n))
+			fsck_report(f, "%s %s: the index and the journal differ",
+				    kind_word(n->kind), n->name);
+	}
+	for (size_t i = 0; i < journal->n; i++)
+		if (find_name(index, journal->v[i].kind, journal->v[i].name) == index->n)
+			fsck_report(f, "%s %s: in the journal, not in the index",
+				    kind_word(journal->v[i].kind), journal->v[i].name);
+}
+
+/* List the names, and check the journal against them while no commit comes between. */
+static int check_journal(struct fsck *f, struct name_vec *names, struct err *err)
+{
+	struct index_meta before, after;
+	int r;
+
+	for (;;) {
+		struct name_vec replayed = {0};
+
+		names->n = 0;
+		r = index_meta(f->s->ix, &before, err);
+		if (r == 0)
+			r = names_each(f->s, note_name, names, err);
+		if (r == 0)
+			r = index_meta(f->s->ix, &after, err);
+		if (r < 0)
+			return r;
+		if (before.seq != after.seq)
+			continue;
+		if (before.journal_len)
+			r = journal_each(f->s->journalfd, before.journal_len, replay, &replayed,
+					 err);
+		if (r == 0)
+			compare(f, &replayed, names);
+		else if (r == -EBADMSG)
+			fsck_report(f, "%s", err->msg);
+		free(replayed.v);
+		return r == -EBADMSG ? 0 : r;
+	}
+}
+
+int smfs_fsck(struct smfs_store *s, unsigned flags, struct smfs_fsck *out, struct err *err)
+{
+	struct fsck f = {.s = s, .out = out, .read_data = flags & SMFS_FSCK_READ_DATA};
+	struct err local = ERR_INIT;
+	struct name_vec names = {0};
+	int r;
+
+	out->packs = out->frames = out->nodes = out->names = 0;
+	out->bad_frames = out->bad_names = out->garbage_frames = 0;
+	cache_clear(s->cache);
+	if ((r = check_journal(&f, &names, &local)) == 0 && (r = note_frames(&f, &local)) == 0)
+		r = fsck_packs(&f, &local);
+	for (size_t i = 0; i < names.n && r == 0; i++)
+		r = check_name(&f, &names.v[i], &local);
+	if (r == 0)
+		check_unreached(&f);
+	free(names.v);
+	idset_free(&f.frames);
+	if (r < 0) {
+		if (err)
+			*err = local;
+		return err_wrap(err, r, "check %s", s->dir);
+	}
+	if (f.findings)
+		return err_set(err, EBADMSG, "store %s: %" PRIu64 " findings", s->dir, f.findings);
+	return 0;
+}
