@@ -1,8 +1,10 @@
 #include "runner/x86/boot.h"
 
+#include "runner/devices/pm.h"
 #include "runner/vm/vcpu.h"
 #include "runner/vm/vm.h"
 #include "runner/x86/acpi.h"
+#include "runner/x86/cpuid.h"
 #include "runner/x86/layout.h"
 #include "smfs/base/cleanup.h"
 #include "smfs/base/io.h"
@@ -32,7 +34,8 @@ unsigned boot_e820(const struct memory *m, struct e820_range out[E820_MAX])
 	out[n++] = (struct e820_range){0, LAYOUT_MAILBOX, E820_RAM};
 	out[n++] = (struct e820_range){LAYOUT_MAILBOX, LAYOUT_RESERVED_END - LAYOUT_MAILBOX,
 				       E820_RESERVED};
-	out[n++] = (struct e820_range){LAYOUT_ACPI, LAYOUT_ACPI_END - LAYOUT_ACPI, E820_RESERVED};
+	out[n++] =
+		(struct e820_range){LAYOUT_ACPI, LAYOUT_FIRMWARE_END - LAYOUT_ACPI, E820_RESERVED};
 	for (unsigned i = 0; i < m->n && n < E820_MAX; i++) {
 		const struct memory_region *r = &m->region[i];
 		uint64_t start = MAX(r->gpa, LAYOUT_HIGH_RAM);
@@ -197,6 +200,31 @@ static int put_boot_params(struct vm *vm, struct boot_params *bp, struct err *er
 	return r;
 }
 
+/*
+ * All there is of firmware: restarting is asking for a reset. With hardware-reduced ACPI Linux
+ * reboots through EFI, and without that through real mode and the reset vector.
+ */
+static int put_reset_vector(struct vm *vm, struct err *err)
+{
+	static const uint8_t code[] = {
+		0xba,
+		(LAYOUT_PM_PORT + PM_RESET) & 0xff,
+		(LAYOUT_PM_PORT + PM_RESET) >> 8,
+		0xb0,
+		PM_RESET_VALUE,
+		0xee,
+		0xf4,
+		0xeb,
+		0xfd,
+	}; /* mov dx, port; mov al, value; out dx, al; 1: hlt; jmp 1b */
+	void *to;
+	int r = place(vm, LAYOUT_RESET_VECTOR, sizeof(code), &to, err);
+
+	if (r == 0)
+		memcpy(to, code, sizeof(code));
+	return r;
+}
+
 /* ---- the first vCPU ---- */
 
 #define PTE_TABLE (1 | 2 | 4) /* present, writable, user */
@@ -319,6 +347,30 @@ static int set_firmware_msrs(struct vcpu *c, struct err *err)
 	return 0;
 }
 
+/*
+ * Firmware also leaves all of the XSAVE area enabled. It must be KVM that is told, before the guest
+ * enables it itself: below QEMU's TCG the guest's XSETBV goes by unnoticed, and KVM would go on
+ * loading the value of reset, under which SSE registers are lost at every context switch.
+ */
+static int set_firmware_xcr0(struct vcpu *c, struct err *err)
+{
+	struct kvm_xcrs xcrs = {.nr_xcrs = 1};
+	cleanup_free struct vcpu_cpuid *t = calloc(1, sizeof(*t));
+
+	if (!t)
+		return err_set(err, ENOMEM, "vCPU %u: out of memory", c->index);
+	t->n = VCPU_CPUID_MAX;
+	if (ioctl(c->fd, KVM_GET_CPUID2, t) < 0)
+		return err_errno(err, "vCPU %u: KVM_GET_CPUID2", c->index);
+	const struct kvm_cpuid_entry2 *e = cpuid_find(t, 0xd, 0);
+	if (!e || !(e->eax & 1))
+		return 0; /* a CPU without XSAVE */
+	xcrs.xcrs[0].value = (uint64_t)e->edx << 32 | e->eax;
+	if (ioctl(c->fd, KVM_SET_XCRS, &xcrs) < 0)
+		return err_errno(err, "vCPU %u: KVM_SET_XCRS %#llx", c->index, xcrs.xcrs[0].value);
+	return 0;
+}
+
 int boot_load(struct vm *vm, const struct boot_config *cfg, struct err *err)
 {
 	struct boot_params bp = {0};
@@ -334,10 +386,14 @@ int boot_load(struct vm *vm, const struct boot_config *cfg, struct err *err)
 	if (r == 0)
 		r = put_boot_params(vm, &bp, err);
 	if (r == 0)
+		r = put_reset_vector(vm, err);
+	if (r == 0)
 		r = put_page_tables(vm, err);
 	if (r == 0)
 		r = put_gdt(vm, err);
 	for (unsigned i = 0; r == 0 && i < vm->nvcpus; i++)
 		r = set_firmware_msrs(vm->vcpu[i], err);
+	for (unsigned i = 0; r == 0 && i < vm->nvcpus; i++)
+		r = set_firmware_xcr0(vm->vcpu[i], err);
 	return r < 0 ? r : set_first_registers(vm->vcpu[0], plan.entry, err);
 }

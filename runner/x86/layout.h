@@ -6,6 +6,7 @@
  *     0x00007000  boot_params ("zero page")  0x0009e000  mailbox page    } e820 reserved
  *     0x00008000  first stack (grows down)   0x0009f000  VMGenID page    }
  *     0x00009000  first page tables          0x000e0000  ACPI tables     e820 reserved
+ *     0x000ffff0  reset vector           e820 reserved
  *     0x00100000  RAM: kernel from here, initramfs at the top below the hole
  *     0xc0000000  hole: virtio-mmio 0xd0000000, IOAPIC 0xfec00000, LAPIC 0xfee00000
  *     0x100000000 RAM above 3 GiB, then pmem
@@ -34,7 +35,10 @@
 #define LAYOUT_RESERVED_END 0xa0000ull
 
 #define LAYOUT_ACPI	0xe0000ull
-#define LAYOUT_ACPI_END 0x100000ull
+#define LAYOUT_ACPI_END 0xff000ull
+
+#define LAYOUT_RESET_VECTOR 0xffff0ull /* real mode f000:fff0, where a PC's firmware begins */
+#define LAYOUT_FIRMWARE_END 0x100000ull
 
 #define LAYOUT_HIGH_RAM 0x100000ull
 

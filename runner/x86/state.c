@@ -223,6 +223,15 @@ static int walk(int fd, unsigned index, const struct step *step, size_t n, struc
 	return 0;
 }
 
+/* Kernels before 6.4 leave `nent` of KVM_GET_CPUID2 as large as the caller's room. */
+static void trim_cpuid(struct vcpu_cpuid *t)
+{
+	static const struct kvm_cpuid_entry2 unused;
+
+	while (t->n > 0 && !memcmp(&t->entry[t->n - 1], &unused, sizeof(unused)))
+		t->n--;
+}
+
 #define STEP(req, arg)         \
 	{                      \
 		req, arg, #req \
@@ -263,6 +272,7 @@ int vcpu_state_get(int vcpu_fd, unsigned index, const struct state_plan *plan,
 		return err_errno(err, "vCPU %u: KVM_GET_TSC_KHZ", index);
 	out->tsc_khz = khz;
 	r = walk(vcpu_fd, index, &cpuid, 1, err);
+	trim_cpuid(&out->cpuid);
 	if (r == 0)
 		r = get_msrs(vcpu_fd, index, plan, &out->msrs, err);
 	return r < 0 ? r : walk(vcpu_fd, index, &events, 1, err);
