@@ -15,14 +15,18 @@
 #define USED_RING(i)	    (2 + 4 * (i))
 #define USED_AVAIL_EVENT(n) (2 + 4 * (n))
 
+/*
+ * Sequentially consistent, since both sides store their own index and then load the other's wish:
+ * were the two reordered, either could miss the other.
+ */
 static uint16_t load16(const uint16_t *p)
 {
-	return __atomic_load_n(p, __ATOMIC_ACQUIRE);
+	return __atomic_load_n(p, __ATOMIC_SEQ_CST);
 }
 
 static void store16(uint16_t *p, uint16_t v)
 {
-	__atomic_store_n(p, v, __ATOMIC_RELEASE);
+	__atomic_store_n(p, v, __ATOMIC_SEQ_CST);
 }
 
 void virtqueue_init(struct virtqueue *q, const struct memory *mem, uint16_t max_size,
@@ -68,7 +72,6 @@ void virtqueue_ask_kick(struct virtqueue *q, uint16_t at)
 {
 	if (q->event_idx)
 		store16(&q->used[USED_AVAIL_EVENT(q->size)], at);
-	__atomic_thread_fence(__ATOMIC_SEQ_CST);
 }
 
 /*
@@ -187,8 +190,6 @@ bool virtqueue_wants_irq(struct virtqueue *q)
 	if (!q->ready || old == now)
 		return false;
 	q->signalled = now;
-	/* Our used index must be visible before we look at what the driver wants to hear. */
-	__atomic_thread_fence(__ATOMIC_SEQ_CST);
 	if (!q->event_idx)
 		return !(load16(&q->avail[0]) & VRING_AVAIL_F_NO_INTERRUPT);
 	event = load16(&q->avail[AVAIL_USED_EVENT(q->size)]);
