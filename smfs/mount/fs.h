@@ -34,6 +34,7 @@ struct stage;
 struct stage_file;
 struct stage_area;
 struct readahead;
+struct readahead_pool;
 
 /* What an inode number is derived from (node_key.tag). */
 enum key_tag {
@@ -136,7 +137,7 @@ struct handle {
 	struct listing listing;
 	char *text; /* control.c */
 	size_t text_len;
-	struct readahead *ahead; /* tree.c; NULL until reads look sequential */
+	_Atomic(struct readahead *) ahead; /* NULL until reads look sequential */
 	_Atomic uint64_t next_off;
 	bool pending,
 		wrote; /* stage.c: counts as a writer of its file; wrote since the last flush */
@@ -167,6 +168,7 @@ struct smfs_mount {
 	struct timespec names_changed;
 
 	struct stage_area *stages; /* NULL in a read-only mount */
+	struct readahead_pool *readahead;
 
 	pthread_mutex_t handles_lock;
 	struct handle *handles; /* the kernel drops some unreleased when forced */

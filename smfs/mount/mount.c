@@ -18,6 +18,7 @@
 #include "smfs/base/log.h"
 #include "smfs/base/num.h"
 #include "smfs/mount/fs.h"
+#include "smfs/mount/readahead.h"
 
 /* More than the cores, as a thread may wait for the disk; bounded, as each has a buffer. */
 #define THREADS 16
@@ -167,6 +168,7 @@ static void mount_free(struct smfs_mount *m)
 		fuse_session_destroy(m->se);
 	node_table_free(&m->nodes);
 	stage_area_free(m->stages);
+	readahead_pool_free(m->readahead);
 	dircache_free(&m->dirs);
 	if (m->ended_fd >= 0)
 		close(m->ended_fd);
@@ -218,6 +220,8 @@ static int mount_new(struct smfs_store *s, const char *dir, unsigned flags, stru
 	else
 		r = m->ended_fd < 0 ? err_errno(err, "mount %s: eventfd", dir)
 				    : check_dir(dir, &m->dir, err);
+	if (r == 0)
+		r = readahead_pool_new(&m->readahead, err);
 	if (r == 0 && !m->read_only)
 		r = stage_area_new(m, &m->stages, err);
 	if (r < 0)

@@ -1,11 +1,253 @@
 #include "smfs/mount/readahead.h"
 
-ssize_t readahead_pread(struct smfs_mount *m, struct handle *h, struct smfs_file *f, void *buf,
-			size_t len, uint64_t off, struct err *err)
+#include <stdlib.h>
+#include <string.h>
+
+#include "smfs/base/num.h"
+#include "smfs/base/workers.h"
+
+#define BLOCK (128 * KIB)
+/* Blocks kept per handle, a power of two, and how far ahead of the reader they go. */
+#define SLOTS 8
+#define AHEAD 4
+/* Consecutive blocks before it is a pattern. */
+#define STREAK 3
+/* Handles read ahead for at once: bounds the memory to 32 MiB. */
+#define READERS_MAX 32
+/* More waiting work than this would come too late to be of use. */
+#define QUEUE_MAX 64
+
+struct readahead_pool {
+	struct workers *workers;
+	_Atomic unsigned readers, queued;
+};
+
+enum slot_state { EMPTY, QUEUED, RUNNING, READY };
+
+struct slot {
+	enum slot_state state;
+	uint64_t block;
+	size_t len;
+	uint8_t *buf;
+};
+
+struct readahead {
+	struct readahead_pool *pool;
+	struct smfs_file *file; /* of the handle's inode; not used after readahead_free() */
+	uint64_t size;
+	pthread_mutex_t lock;
+	pthread_cond_t changed; /* a slot is no longer RUNNING */
+	unsigned refs;		/* the handle's and the queued jobs' */
+	uint64_t last;		/* block read last */
+	unsigned streak;
+	struct slot slots[SLOTS];
+};
+
+struct job {
+	struct readahead *ra;
+	uint64_t block;
+};
+
+int readahead_pool_new(struct readahead_pool **out, struct err *err)
 {
-	return smfs_file_pread(f, buf, len, off, err);
+	struct readahead_pool *p = calloc(1, sizeof(*p));
+
+	if (!p)
+		return err_set(err, ENOMEM, "mount: out of memory");
+	int r = workers_new(&p->workers, 0, QUEUE_MAX, err);
+	if (r < 0)
+		free(p);
+	else
+		*out = p;
+	return r;
+}
+
+void readahead_pool_free(struct readahead_pool *p)
+{
+	if (!p)
+		return;
+	workers_free(p->workers);
+	free(p);
+}
+
+/* With the lock held, which it drops. */
+static void put(struct readahead *ra)
+{
+	bool last = --ra->refs == 0;
+
+	pthread_mutex_unlock(&ra->lock);
+	if (!last)
+		return;
+	atomic_fetch_sub(&ra->pool->readers, 1);
+	for (size_t i = 0; i < SLOTS; i++)
+		free(ra->slots[i].buf);
+	pthread_mutex_destroy(&ra->lock);
+	pthread_cond_destroy(&ra->changed);
+	free(ra);
 }
 
 void readahead_free(struct readahead *ra)
 {
+	if (!ra)
+		return;
+	pthread_mutex_lock(&ra->lock);
+	for (size_t i = 0; i < SLOTS; i++) {
+		while (ra->slots[i].state == RUNNING)
+			pthread_cond_wait(&ra->changed, &ra->lock);
+		ra->slots[i].state = EMPTY;
+	}
+	put(ra);
+}
+
+static struct readahead *new_readahead(struct readahead_pool *pool, struct smfs_file *f,
+				       uint64_t size)
+{
+	struct readahead *ra;
+
+	if (atomic_fetch_add(&pool->readers, 1) >= READERS_MAX || !(ra = calloc(1, sizeof(*ra)))) {
+		atomic_fetch_sub(&pool->readers, 1);
+		return NULL;
+	}
+	*ra = (struct readahead){.pool = pool, .file = f, .size = size, .refs = 1};
+	pthread_mutex_init(&ra->lock, NULL);
+	pthread_cond_init(&ra->changed, NULL);
+	return ra;
+}
+
+/* ---- decoding ahead ------------------------------------------------------------------------- */
+
+static struct slot *slot_of(struct readahead *ra, uint64_t block)
+{
+	return &ra->slots[block % SLOTS];
+}
+
+static void decode(void *arg)
+{
+	struct job *j = arg;
+	struct readahead *ra = j->ra;
+	struct slot *s = slot_of(ra, j->block);
+
+	atomic_fetch_sub(&ra->pool->queued, 1);
+	pthread_mutex_lock(&ra->lock);
+	/* The reader may have overtaken the queue. */
+	if (s->state == QUEUED && s->block == j->block) {
+		s->state = RUNNING;
+		pthread_mutex_unlock(&ra->lock);
+		ssize_t n = smfs_file_pread(ra->file, s->buf, BLOCK, j->block * BLOCK, NULL);
+		pthread_mutex_lock(&ra->lock);
+		/* An error is the reader's to find again, and then to report. */
+		s->state = n < 0 ? EMPTY : READY;
+		s->len = n < 0 ? 0 : (size_t)n;
+		pthread_cond_broadcast(&ra->changed);
+	}
+	put(ra);
+	free(j);
+}
+
+/* With the lock held. */
+static bool schedule(struct readahead *ra, uint64_t block)
+{
+	struct slot *s = slot_of(ra, block);
+	struct job *j;
+
+	if (s->state == RUNNING || (s->state != EMPTY && s->block == block))
+		return false;
+	if (!s->buf && !(s->buf = malloc(BLOCK)))
+		return false;
+	if (atomic_load(&ra->pool->queued) >= QUEUE_MAX / 2 || !(j = malloc(sizeof(*j))))
+		return false;
+	*j = (struct job){.ra = ra, .block = block};
+	s->state = QUEUED;
+	s->block = block;
+	ra->refs++;
+	atomic_fetch_add(&ra->pool->queued, 1);
+	workers_submit(ra->pool->workers, decode, j);
+	return true;
+}
+
+/* ---- reading -------------------------------------------------------------------------------- */
+
+/* Part of one block, from its slot if it is there. false: the caller decodes it. */
+static bool take(struct readahead *ra, void *buf, size_t len, uint64_t block, uint64_t skip)
+{
+	struct slot *s = slot_of(ra, block);
+	bool ok = false;
+
+	pthread_mutex_lock(&ra->lock);
+	while (s->state == RUNNING && s->block == block)
+		pthread_cond_wait(&ra->changed, &ra->lock);
+	if (s->state == QUEUED && s->block == block)
+		s->state = EMPTY; /* nobody has begun: decoding it here is quicker */
+	if (s->state == READY && s->block == block && skip + len <= s->len) {
+		memcpy(buf, s->buf + skip, len);
+		ok = true;
+	}
+	pthread_mutex_unlock(&ra->lock);
+	return ok;
+}
+
+/* Requests of one reader may arrive a little out of order. */
+static void note(struct smfs_mount *m, struct readahead *ra, uint64_t first, uint64_t last)
+{
+	uint64_t scheduled = 0;
+
+	pthread_mutex_lock(&ra->lock);
+	if (first == ra->last + 1)
+		ra->streak++;
+	else if (first > ra->last + AHEAD || last + AHEAD < ra->last)
+		ra->streak = 0;
+	ra->last = last;
+	if (ra->streak >= STREAK)
+		for (uint64_t b = last + 1; b <= last + AHEAD && b * BLOCK < ra->size; b++)
+			scheduled += schedule(ra, b);
+	pthread_mutex_unlock(&ra->lock);
+	if (scheduled)
+		stats_add(&m->stats, COUNT_READAHEADS, scheduled);
+}
+
+/* The handle's state, made at the second block in a row: most handles never need one. */
+static struct readahead *state_of(struct smfs_mount *m, struct handle *h, struct smfs_file *f,
+				  uint64_t first, uint64_t end)
+{
+	struct readahead *ra = atomic_load(&h->ahead), *none = NULL;
+
+	if (ra)
+		return ra;
+	if (atomic_exchange(&h->next_off, end) != first)
+		return NULL;
+	ra = new_readahead(m->readahead, f, h->inode->content.size);
+	if (ra && !atomic_compare_exchange_strong(&h->ahead, &none, ra)) {
+		readahead_free(ra);
+		ra = none;
+	}
+	return ra;
+}
+
+ssize_t readahead_pread(struct smfs_mount *m, struct handle *h, struct smfs_file *f, void *buf,
+			size_t len, uint64_t off, struct err *err)
+{
+	uint64_t size = h->inode->content.size;
+	size_t got = 0;
+
+	if (off >= size)
+		return 0;
+	len = MIN(len, size - off);
+	/* Small reads are page faults. */
+	struct readahead *ra = len < BLOCK / 2 ? NULL : state_of(m, h, f, off, off + len);
+	if (!ra)
+		return smfs_file_pread(f, buf, len, off, err);
+	note(m, ra, off / BLOCK, (off + len - 1) / BLOCK);
+	while (got < len) {
+		uint64_t block = (off + got) / BLOCK, skip = (off + got) % BLOCK;
+		size_t n = MIN(len - got, BLOCK - skip);
+
+		if (!take(ra, (uint8_t *)buf + got, n, block, skip)) {
+			ssize_t r = smfs_file_pread(f, (uint8_t *)buf + got, n, off + got, err);
+
+			if (r < 0)
+				return r;
+		}
+		got += n;
+	}
+	return (ssize_t)len;
 }

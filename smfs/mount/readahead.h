@@ -1,14 +1,24 @@
 /*
- * readahead.h - decode ahead of a sequential reader, so that more than one core works for it.
+ * readahead.h - decode ahead of a sequential reader, so that all cores work for it.
+ *
+ * The kernel asks for 128 KiB at a time and for one or two of them at once; decompressing and
+ * hashing that is one core's work. Once a handle has read a few such blocks in a row, the next
+ * blocks are decoded by a pool of threads into buffers of the handle. A handle that reads at random
+ * never gets here. Any thread.
  */
 #ifndef SMFS_MOUNT_READAHEAD_H
 #define SMFS_MOUNT_READAHEAD_H
 
 #include "smfs/mount/fs.h"
 
-/* smfs_file_pread() of an open handle. Any thread. */
+int readahead_pool_new(struct readahead_pool **out, struct err *err);
+/* After every handle was released. */
+void readahead_pool_free(struct readahead_pool *p);
+
+/* smfs_file_pread() for an open handle. */
 ssize_t readahead_pread(struct smfs_mount *m, struct handle *h, struct smfs_file *f, void *buf,
 			size_t len, uint64_t off, struct err *err);
+/* Waits for what is being decoded for the handle; NULL is fine. */
 void readahead_free(struct readahead *ra);
 
 #endif
