@@ -30,9 +30,11 @@ int cmd_open_store(struct cmd *c, unsigned flags, struct smfs_store **out, struc
 	if (!(flags & SMFS_CMD_CREATE))
 		return err_wrap(err, r, "no store at %s (`smfs init %s` makes one)", c->store_dir,
 				c->store_dir);
+	err_clear(err);
 	r = smfs_store_init(c->store_dir, err);
 	if (r < 0 && r != -EEXIST)
 		return r;
+	err_clear(err);
 	return smfs_store_open(c->store_dir, flags & SMFS_RDONLY, out, err);
 }
 

@@ -126,19 +126,39 @@ static int check_empty(const char *dir, struct err *err)
 	return 0;
 }
 
+static int dead_mount(const char *dir, struct err *err)
+{
+	return err_set(err, ENOTCONN,
+		       "mount %s: a mount whose server has died is in the way; "
+		       "run `smfs unmount %s` first",
+		       dir, dir);
+}
+
+static bool is_gone(int e)
+{
+	return e == ENOTCONN || e == ECONNABORTED;
+}
+
+/* The root's attributes may be cached; opening it asks the server. */
+static int taken(const char *dir, struct err *err)
+{
+	cleanup_dir DIR *d = opendir(dir);
+
+	if (!d && is_gone(errno))
+		return dead_mount(dir, err);
+	return err_set(err, EBUSY,
+		       "mount %s: something is mounted there; run `smfs unmount %s` first", dir,
+		       dir);
+}
+
 /* The mount point, absolute; refused if mounting there would hide something. */
 static int check_dir(const char *dir, char **abs, struct err *err)
 {
 	struct stat st, up;
 	cleanup_free char *path = realpath(dir, NULL), *parent = NULL;
 
-	if (!path && errno == ENOTCONN)
-		return err_set(err, ENOTCONN,
-			       "mount %s: a mount whose server has died is in the way; "
-			       "run `smfs unmount %s` first",
-			       dir, dir);
 	if (!path || stat(path, &st) < 0)
-		return err_errno(err, "mount %s", dir);
+		return is_gone(errno) ? dead_mount(dir, err) : err_errno(err, "mount %s", dir);
 	if (!S_ISDIR(st.st_mode))
 		return err_set(err, ENOTDIR, "mount %s: not a directory", dir);
 	if (asprintf(&parent, "%s/..", path) < 0) {
@@ -148,9 +168,7 @@ static int check_dir(const char *dir, char **abs, struct err *err)
 	if (stat(parent, &up) < 0)
 		return err_errno(err, "mount %s", dir);
 	if (st.st_dev != up.st_dev || st.st_ino == up.st_ino)
-		return err_set(err, EBUSY,
-			       "mount %s: something is mounted there; run `smfs unmount %s` first",
-			       dir, dir);
+		return taken(path, err);
 	int r = check_empty(path, err);
 	if (r == 0)
 		*abs = steal_ptr(&path);

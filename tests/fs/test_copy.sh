@@ -11,8 +11,8 @@ smfs import -q --store "$S" a "$T/a"
 start_mount -v
 N=$M/snapshots
 
-blocks_equal() { # same data blocks, to the page
-	[ "$(stat -c %b "$1")" -le "$(($(stat -c %b "$2") + 64))" ] &&
+blocks_close() { # about the same data blocks: a frame holds the zeros between data
+	[ "$(stat -c %b "$1")" -le "$(($(stat -c %b "$2") + 256))" ] &&
 		[ "$(($(stat -c %b "$1") * 512))" -lt "$(stat -c %s "$1")" ]
 }
 listed() { # listed NAME: in the index, not just in this mount
@@ -22,8 +22,8 @@ listed() { # listed NAME: in the index, not just in this mount
 # ---- out -------------------------------------------------------------------------------------
 check "cp -r out" cp -r "$N/a" "$T/out"
 check "gives the bytes that went in" same_tree "$T/a" "$T/out"
-check "with their holes" blocks_equal "$T/out/ram" "$T/a/ram"
-check "and the mount shows them in st_blocks" blocks_equal "$N/a/ram" "$T/a/ram"
+check "with their holes" blocks_close "$T/out/ram" "$T/a/ram"
+check "and the mount shows them in st_blocks" blocks_close "$N/a/ram" "$T/a/ram"
 check "cp --sparse=never gives the same bytes" sh -c "cp --sparse=never $N/a/ram $T/dense && cmp $T/dense $T/a/ram"
 check "tar --sparse, too" sh -c "tar -C $N -cSf $T/a.tar a && mkdir $T/tar && tar -C $T/tar -xf $T/a.tar && diff -r $T/a $T/tar/a"
 
