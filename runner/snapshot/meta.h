@@ -26,8 +26,9 @@
 #define META_FORMAT	 1
 #define META_FILE_MAX	 (256u << 10)
 #define META_PATH_MAX	 4095
+#define META_SOURCE_MAX	 1023
 #define META_REF_MAX	 400
-#define META_DEVICES_MAX 64
+#define META_DEVICES_MAX 32
 #define META_VCPUS_MAX	 255
 
 struct meta_region {
@@ -42,8 +43,8 @@ struct meta_device {
 	char type[32];	  /* device_ops.type */
 	uint16_t version; /* of its saved state */
 	uint64_t base, size;
-	int gsi;			/* -1: none */
-	char source[META_PATH_MAX + 1]; /* host file behind it, "" if none */
+	int gsi;			  /* -1: none */
+	char source[META_SOURCE_MAX + 1]; /* host file behind it, "" if none */
 	bool readonly;
 };
 
