@@ -28,7 +28,7 @@ LDFLAGS  += -fsanitize=$(SAN)
 endif
 
 STORE_PKGS := libzstd libxxhash lmdb jansson libcrypto
-PULL_PKGS  := libarchive libcurl
+PULL_PKGS  := libarchive libcurl zlib
 
 # ---- sources ----------------------------------------------------------------------------------
 SMFS_LIB   := $(wildcard smfs/base/*.c smfs/store/*.c smfs/mount/*.c)
