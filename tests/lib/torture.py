@@ -71,7 +71,7 @@ def lower(l):
         "user.one": b"1", "user.empty-ish": b"v", "trusted.two": b"two",
         "security.capability": b"\x01\x00\x00\x02\x00\x04\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00"})
     l.dir("etc/keep-dir-xattrs", xattrs={"user.dir": b"d"})
-    l.put("etc/" + "n" * 255, b"longest name")
+    l.put("etc/" + "n" * 254, b"longest name mkfs.erofs takes")
     l.put("etc/\u00fcn\u00efc\u00f6de \u2603", b"utf-8")
     deep = ""
     for i in range(40):
