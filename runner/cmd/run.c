@@ -8,8 +8,6 @@
 #include <string.h>
 #include <unistd.h>
 
-#define STOP_WAIT_MS 30000
-
 static const char usage[] =
 	"Usage: smvm-runner run [OPTIONS] IMAGE [-- COMMAND [ARG...]]\n"
 	"Boot IMAGE, run COMMAND in it (default: the image's entrypoint) on this terminal, and\n"
@@ -22,9 +20,7 @@ static void stop_vm(const struct rundir *d)
 	char path[RUNDIR_PATH_MAX];
 
 	/* A VM that cannot be asked has ended already, or dies with this process. */
-	control_call(rundir_file(d, "control.sock", path),
-		     json_pack("{s:s, s:b}", "op", "stop", "force", 1), STOP_WAIT_MS, NULL, NULL,
-		     NULL);
+	control_stop(rundir_file(d, "control.sock", path), d->info.pid, true, 0, NULL);
 }
 
 /*

@@ -15,10 +15,8 @@ static int stop_one(const char *what, bool force, uint64_t grace_s, struct err *
 
 	if (r < 0)
 		return r;
-	r = control_call(rundir_file(d, "control.sock", path),
-			 json_pack("{s:s, s:b, s:I}", "op", "stop", "force", force, "grace_ms",
-				   (json_int_t)grace_s * 1000),
-			 (int)(grace_s + 30) * 1000, NULL, NULL, err);
+	r = control_stop(rundir_file(d, "control.sock", path), d->info.pid, force,
+			 force ? 0 : (int)grace_s * 1000, err);
 	rundir_release(d);
 	return r;
 }

@@ -6,6 +6,7 @@
 #include <poll.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <sys/un.h>
 
 static int control_connect(const char *path, struct err *err)
@@ -99,5 +100,29 @@ int control_call(const char *path, json_t *request, int timeout_ms, json_t **rep
 		json_decref(j);
 	if (fd_out)
 		*fd_out = steal_fd(&fd);
+	return 0;
+}
+
+#define STOP_MARGIN_MS 30000
+
+int control_stop(const char *path, pid_t pid, bool force, int grace_ms, struct err *err)
+{
+	/* Taken before the request: afterwards the number could already be somebody else's. */
+	cleanup_fd int pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
+	struct pollfd p = {.fd = pidfd, .events = POLLIN};
+	int r, n;
+
+	if (pidfd < 0)
+		return err_errno(err, "watch process %d", (int)pid);
+	r = control_call(
+		path,
+		json_pack("{s:s, s:b, s:i}", "op", "stop", "force", force, "grace_ms", grace_ms),
+		grace_ms + STOP_MARGIN_MS, NULL, NULL, err);
+	if (r < 0)
+		return r;
+	while ((n = poll(&p, 1, STOP_MARGIN_MS)) < 0 && errno == EINTR)
+		;
+	if (n != 1)
+		return err_set(err, ETIMEDOUT, "VM process %d does not end", (int)pid);
 	return 0;
 }

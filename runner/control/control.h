@@ -17,6 +17,7 @@
 
 #include <jansson.h>
 #include <stdbool.h>
+#include <sys/types.h>
 
 #include "smfs/base/err.h"
 
@@ -54,5 +55,11 @@ void control_detach(struct control_request *rq, void (*taken)(void *arg, int fd)
  */
 int control_call(const char *path, json_t *request, int timeout_ms, json_t **reply, int *fd_out,
 		 struct err *err);
+
+/*
+ * Ask the VM in `path`'s directory to end ("stop") and wait until process `pid` is gone, so that
+ * its name is free again when this returns. `grace_ms` is what the guest may take; 0 with `force`.
+ */
+int control_stop(const char *path, pid_t pid, bool force, int grace_ms, struct err *err);
 
 #endif

@@ -19,7 +19,7 @@
 
 /* Every file a VM's directory may hold; removal touches nothing else. */
 static const char *const known_files[] = {
-	"vm.json", "control.sock", "vsock.sock", "console.log", "vmm.log", "lock",
+	"vm.json", "vm.json.new", "control.sock", "vsock.sock", "console.log", "vmm.log", "lock",
 };
 
 static const char *base_dir(void)
@@ -113,8 +113,8 @@ static bool info_parse(const char *text, size_t len, struct vm_info *i)
 
 int rundir_publish(struct rundir *d, struct err *err)
 {
+	char path[RUNDIR_PATH_MAX], fresh[RUNDIR_PATH_MAX];
 	const struct vm_info *i = &d->info;
-	char path[RUNDIR_PATH_MAX];
 	json_t *j = json_pack(INFO_FORMAT, "id", i->id, "name", i->name, "pid", (int)i->pid,
 			      "created_ns", (json_int_t)i->created_ns, "vcpus", (int)i->vcpus,
 			      "ram_bytes", (json_int_t)i->ram_bytes, "image", i->image, "snapshot",
@@ -124,9 +124,18 @@ int rundir_publish(struct rundir *d, struct err *err)
 	json_decref(j);
 	if (!text)
 		return err_set(err, ENOMEM, "write vm.json: out of memory");
+	/* Whole or not at all for a reader, by rename; never synced: it dies with the machine. */
 	rundir_file(d, "vm.json", path);
-	/* On tmpfs: a rename makes it atomic for readers; there is no disk to sync. */
-	return write_file_atomic(AT_FDCWD, path, text, strlen(text), 0600, err);
+	rundir_file(d, "vm.json.new", fresh);
+	cleanup_fd int fd = open(fresh, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+	if (fd < 0)
+		return err_errno(err, "create %s", fresh);
+	int r = write_full(fd, text, strlen(text));
+	if (r < 0)
+		return err_set(err, -r, "write %s: %s", fresh, strerror(-r));
+	if (rename(fresh, path) < 0)
+		return err_errno(err, "rename %s", fresh);
+	return 0;
 }
 
 int rundir_create(const char *name, struct rundir **out, struct err *err)

@@ -309,6 +309,7 @@ int vmm_restore(struct rundir *dir, const struct vmm_restore *r, bool foreground
 		restore_info(v, snapshot_meta(s), r->snapshot_dir);
 		ret = vmm_publish(v, err);
 	}
+	uint64_t published = vmm_now_us();
 	snapshot_close(s);
 	struct agent_results *results = NULL;
 	if (ret == 0 && v->has_agent)
@@ -320,7 +321,7 @@ int vmm_restore(struct rundir *dir, const struct vmm_restore *r, bool foreground
 				  (json_int_t)t.identity_us, "machine_us", (json_int_t)t.machine_us,
 				  "devices_us", (json_int_t)t.devices_us, "vcpu_us",
 				  (json_int_t)t.vcpu_us, "running_us", (json_int_t)(started - t0),
-				  "agent_us", (json_int_t)(vmm_now_us() - started), "identity",
+				  "agent_us", (json_int_t)(vmm_now_us() - published), "identity",
 				  identity_results_json(results));
 	free(results);
 	if (ret < 0) {
