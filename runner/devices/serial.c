@@ -36,7 +36,11 @@ enum { DATA, IER, IIR_FCR, LCR, MCR, LSR, MSR, SCR, SERIAL_PORTS };
 #define LSR_TX_EMPTY 0x60 /* holding register and shift register */
 #define MSR_HERE     0xb0 /* carrier, data set ready, clear to send */
 
-#define RX_MAX 64
+/*
+ * More than the 16 bytes of the real chip: the guest sees a line that never overruns, whatever a
+ * person pastes into a console.
+ */
+#define RX_MAX 4096
 
 struct serial {
 	struct device dev;
@@ -62,7 +66,7 @@ static struct serial *serial_of(struct device *d)
 
 static unsigned room(const struct serial *s)
 {
-	return (s->fifo ? RX_MAX : 1) - MIN(s->rx_len, s->fifo ? RX_MAX : 1u);
+	return RX_MAX - s->rx_len;
 }
 
 /* The highest of the pending interrupts the guest wants to hear of. */
@@ -320,7 +324,7 @@ static void serial_save(struct device *d, struct writer *w)
 	put_u8(w, s->overrun);
 	put_u8(w, s->tx_pending);
 	put_u8(w, s->raised);
-	put_u8(w, s->rx_len);
+	put_u16(w, s->rx_len);
 	for (unsigned i = 0; i < s->rx_len; i++)
 		put_u8(w, s->rx[(s->rx_at + i) % RX_MAX]);
 }
@@ -337,7 +341,7 @@ static int serial_load(struct device *d, uint16_t version, struct reader *r, str
 	s->dlm = get_u8(r);
 	uint8_t fifo = get_u8(r), overrun = get_u8(r), tx = get_u8(r), raised = get_u8(r);
 	s->rx_at = 0;
-	s->rx_len = get_u8(r);
+	s->rx_len = get_u16(r);
 	if (s->rx_len > RX_MAX || (s->ier & ~IER_MASK) || (s->mcr & ~MCR_MASK) ||
 	    (fifo | overrun | tx | raised) > 1)
 		return err_set(err, EBADMSG, "load %s: register out of range", d->id);

@@ -3,7 +3,7 @@
  *
  * Output goes byte by byte to a sink, which must not block; the transmitter is always empty.
  * Input comes from serial_input() or from a descriptor the device watches; a byte that finds the
- * receive buffer full is not taken, so the source keeps it.
+ * receive buffer (4 KiB) full is not taken, so the source keeps it.
  *
  * All calls with the device lock held (device.h), except before vm_start().
  */
