@@ -171,7 +171,14 @@ static int commit_txn(struct index_txn *txn, void *arg, struct err *err)
 		.changes = c->changes,
 		.nchanges = c->ing->nstaged,
 	};
-	return record_changes(c->ing->s, txn, &m, &rec, err);
+	r = record_changes(c->ing->s, txn, &m, &rec, err);
+	/*
+	 * From here on the frames stay, whatever is reported: a failed sync of the index may still
+	 * have reached the disk, and then it refers to them.
+	 */
+	if (r == 0)
+		packw_keep(c->ing->packw);
+	return r;
 }
 
 static int commit(struct smfs_ingest *ing, struct err *err)
@@ -193,10 +200,7 @@ static int commit(struct smfs_ingest *ing, struct err *err)
 		packw_at(ing->packw, i, &packs[i].id, &packs[i].len);
 	/* In the order of the index's pages, each is visited once. */
 	qsort(ing->pend, ing->npend, sizeof(*ing->pend), by_id);
-	r = index_update(ing->s->ix, commit_txn, &c, err);
-	if (r == 0)
-		packw_keep(ing->packw);
-	return r;
+	return index_update(ing->s->ix, commit_txn, &c, err);
 }
 
 int smfs_ingest_commit(struct smfs_ingest *ing, struct err *err)
