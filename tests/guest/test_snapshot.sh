@@ -1,0 +1,160 @@
+#!/bin/sh
+# Snapshot and restore of tiny guests on this machine's /dev/kvm, through the store and its mount.
+. tests/lib/tap.sh
+
+for dev in kvm fuse; do
+	if [ ! -w /dev/$dev ]; then
+		skip "snapshot and restore" "no /dev/$dev"
+		tap_done
+	fi
+done
+
+export SMFS_STORE="$T/store" SMFS_MOUNT="$T/mnt" SMVM_RUN_DIR="$T/run"
+mkdir "$SMFS_MOUNT" "$SMVM_RUN_DIR"
+smfs init "$SMFS_STORE" >/dev/null && smfs mount "$SMFS_STORE" "$SMFS_MOUNT" || {
+	check "a store and its mount" false
+	tap_done
+}
+at_exit 'smfs unmount "$SMFS_MOUNT"'
+at_exit 'for v in $(smvm-runner ps -q); do smvm-runner stop -f "$v"; done'
+
+# until_true SECONDS COMMAND...
+until_true() {
+	left=$(($1 * 20))
+	shift
+	until "$@"; do
+		left=$((left - 1))
+		[ $left -gt 0 ] || return 1
+		sleep 0.05
+	done
+}
+
+log() { smvm-runner console -l "$1"; }
+said() { log "$1" 2>/dev/null | grep -q "$2"; }
+boot() { smvm-runner boot --kernel "$B/guest/$2" -m "$3" --name "$1" >/dev/null; }
+restore() { smvm-runner restore --name "$2" "$1" >/dev/null; }
+# ask VM CHARACTER PATTERN: type it until the console says PATTERN once more than before.
+ask() {
+	ask_n=$(log "$1" | grep -c "$3")
+	printf %s "$2" | smvm-runner console "$1" >/dev/null &
+	ask_pid=$!
+	until_true 5 more_than "$ask_n" "$1" "$3"
+	set -- $?
+	kill $ask_pid
+	wait $ask_pid 2>/dev/null
+	return "$1"
+}
+more_than() { [ "$(log "$2" | grep -c "$3")" -gt "$1" ]; }
+count_of() { log "$1" | awk -v w="$2" '$1 == w { c = $(NF - 1) } END { print c }'; }
+less() { [ "$(printf '%s\n%s\n' "$1" "$2" | sort | head -n 1)" = "$1" ] && [ "$1" != "$2" ]; }
+
+# ---- a counter: RAM, registers, going on
+check "a guest boots" boot origin counter 256M
+check "it speaks" until_true 5 said origin '^up [0-9a-f]\{16\}$'
+nonce=$(log origin | sed -n 's/^up //p')
+now="^now [0-9a-f]* $nonce\$"
+check "it answers" ask origin '?' "$now"
+before=$(count_of origin now)
+check "a snapshot is taken while it runs" smvm-runner snapshot origin s1
+check "the original goes on" ask origin '?' "$now"
+check "and counts on" less "$before" "$(count_of origin now)"
+check_not "a name that is taken is refused" smvm-runner snapshot origin s1
+check_not "a name that is none is refused" smvm-runner snapshot origin ../x
+check "a refusal leaves the guest running" ask origin '?' "$now"
+
+check "the snapshot is three files" [ "$(ls "$SMFS_MOUNT/snapshots/s1" | tr '\n' ' ')" = "meta ram vcpu " ]
+check "ram has the machine's size" [ "$(stat -c %s "$SMFS_MOUNT/snapshots/s1/ram")" = 268435456 ]
+check "and is sparse" [ "$(stat -c %b "$SMFS_MOUNT/snapshots/s1/ram")" -lt 20000 ]
+check "meta is JSON" jq -e '.format == 1 and .vcpus == 1 and .generation.number == 1 and .ram_bytes == 268435456' \
+	"$SMFS_MOUNT/snapshots/s1/meta"
+check "meta lists the devices" [ "$(jq -r '.devices[].id' "$SMFS_MOUNT/snapshots/s1/meta" | tr '\n' ' ')" = "serial0 pm " ]
+
+# ---- two of one
+check "it restores" restore s1 one
+check "and again beside it" restore s1 two
+check "one finds itself in a new generation" until_true 5 said one "^gen 0000000000000002 .* $nonce"
+check "so does two" until_true 5 said two "^gen 0000000000000002 .* $nonce"
+check "both start from where the original was" [ "$(count_of one gen)" = "$(count_of two gen)" ]
+check "which is not before it was asked" less "$before" "$(count_of one gen)"
+check "one answers" ask one '?' "$now"
+check "two answers" ask two '?' "$now"
+check "one has counted on" less "$(count_of one gen)" "$(count_of one now)"
+check "two too, on its own" less "$(count_of two gen)" "$(count_of two now)"
+check "one powers off" smvm-runner stop -f one
+check "which leaves two alone" ask two '?' "$now"
+
+# ---- a snapshot of a restored machine
+check "a restored machine is snapshotted" smvm-runner snapshot two s2
+check "its generation is in meta" jq -e '.generation.number == 2' "$SMFS_MOUNT/snapshots/s2/meta"
+check "uuids differ" [ "$(jq -r .generation.uuid "$SMFS_MOUNT/snapshots/s1/meta")" != \
+	"$(jq -r .generation.uuid "$SMFS_MOUNT/snapshots/s2/meta")" ]
+check "that restores" restore s2 three
+check "into the next generation" until_true 5 said three "^gen 0000000000000003 .* $nonce"
+check "from where two was" less "$(count_of two now)" "$(count_of three gen)"
+smvm-runner stop -f origin two three
+
+# ---- out of the mount and in again
+check "it copies out" cp -r "$SMFS_MOUNT/snapshots/s1" "$T/out"
+check "byte for byte" cmp "$SMFS_MOUNT/snapshots/s1/ram" "$T/out/ram"
+check "a copy outside the mount restores" restore "$T/out" four
+check "and is the same guest" until_true 5 said four "^gen 0000000000000002 .* $nonce"
+smvm-runner stop -f four
+
+# ---- memory: a checksum of 64 MiB, before and after
+check "a guest fills its memory" boot mem memory 256M
+check "and sums it" until_true 10 said mem '^filled [0-9a-f]\{16\}$'
+sum=$(log mem | sed -n 's/^filled //p')
+check "snapshot" smvm-runner snapshot mem m1
+check "restore" restore m1 mem1
+check "all 64 MiB are right" until_true 10 said mem1 "^sum $sum\$"
+check "it dirties some" ask mem1 d '^dirty [0-9a-f]\{16\}$'
+dirty=$(log mem1 | sed -n 's/^dirty //p')
+check_not "which shows" [ "$dirty" = "$sum" ]
+check "snapshot of the dirtied" smvm-runner snapshot mem1 m2
+check "restore of both" restore m1 mem1b
+check "restore of both" restore m2 mem2
+check "the first is as it was" until_true 10 said mem1b "^sum $sum\$"
+check "the second is as dirtied" until_true 10 said mem2 "^sum $dirty\$"
+smvm-runner stop -f mem mem1 mem1b mem2
+
+# ---- registers
+check "a guest fills its registers" boot fpu fpu 64M
+check "and waits" until_true 5 said fpu '^up [0-9a-f]\{16\}$'
+check "snapshot" smvm-runner snapshot fpu f1
+check "restore" smvm-runner restore -f f1 >"$T/fpu.out" </dev/null
+check "general, x87, AVX and control registers are intact" grep -q '^regs ok' "$T/fpu.out"
+smvm-runner stop -f fpu
+
+# ---- damage and strangers are refused, with the reason
+damaged() { # damaged FILE OFFSET: a copy of the exported snapshot with one byte of FILE changed
+	rm -rf "$T/bad"
+	cp -r "$T/out" "$T/bad"
+	chmod -R u+w "$T/bad"
+	old=$(od -An -tu1 -j"$2" -N1 "$T/bad/$1")
+	printf "\\$(printf %o $((old ^ 32)))" | dd of="$T/bad/$1" bs=1 seek="$2" conv=notrunc 2>/dev/null
+}
+refused() { # refused WORD: exit code 5, a line with WORD
+	smvm-runner restore "$T/bad" 2>"$T/err" >/dev/null
+	rc=$?
+	cat "$T/err"
+	[ $rc = 5 ] && grep -q "$1" "$T/err"
+}
+for off in 3 200 700; do
+	damaged meta $off
+	check "a changed byte of meta ($off)" refused meta
+done
+for off in 0 9 16 40 3000 12000; do
+	damaged vcpu $off
+	check "a changed byte of vcpu ($off)" refused vcpu
+done
+damaged meta 3 && cp "$T/out/meta" "$T/bad/meta" && truncate -s 100M "$T/bad/ram"
+check "a ram of the wrong length" refused ram
+cp "$SMFS_MOUNT/snapshots/m1/vcpu" "$T/bad/vcpu" && truncate -s 256M "$T/bad/ram"
+check "the vcpu of another snapshot" refused vcpu
+truncate -s 5000 "$T/bad/vcpu"
+check "a vcpu cut short" refused truncated
+rm "$T/bad/vcpu"
+check_not "a vcpu that is missing" smvm-runner restore "$T/bad"
+check "nothing was left running" [ -z "$(smvm-runner ps -q)" ]
+
+tap_done
