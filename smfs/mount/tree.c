@@ -99,7 +99,14 @@ static struct node_key entry_key(const struct inode *dir, const struct smfs_entr
 		};
 	if (e->link)
 		return (struct node_key){.tag = KEY_LINK, .a = e->link, .id = dir->tree};
-	return (struct node_key){.tag = KEY_ENTRY, .a = index, .id = dir->dir};
+	/*
+	 * mkfs.erofs takes one inode in two places for a hard link, whatever its link count: in a
+	 * tree served alone, equal directories do not share their files.
+	 */
+	bool alone = dir->mount->root->place == IN_TREE;
+
+	return (struct node_key){
+		.tag = KEY_ENTRY, .a = index, .b = alone ? dir->node.ino : 0, .id = dir->dir};
 }
 
 /* The files of a snapshot or an image: same content, same inode, so the same attributes. */
