@@ -2,7 +2,7 @@
 #
 #   need_fuse              ends the program with one SKIP where FUSE cannot be used
 #   start_mount [OPTION]   mounts store $S on $M; the server's log is $T/log
-#   stop_mount
+#   stop_mount             returns once the server has ended
 #   make_snapshot DIR [SEED]   meta, vcpu and a ram of 4 MiB with holes; SEED varies the content
 
 S=$T/store
@@ -17,8 +17,19 @@ start_mount() {
 	smfs mount "$@" --log "$T/log" "$S" "$M"
 }
 
+# Until the server has ended, too: a sanitizer looks for leaks then.
 stop_mount() {
-	smfs unmount "$M"
+	server=$(cat "$M/.smfs/pid" 2>/dev/null)
+	smfs unmount "$M" || return 1
+	for _ in $(seq 100); do
+		[ -n "$server" ] && [ -d "/proc/$server" ] || return 0
+		sleep 0.1
+	done
+	return 1
+}
+
+log_clean() { # no sanitizer has found anything in the server
+	! grep -E "ERROR: |runtime error|SUMMARY: |WARNING: ThreadSanitizer" "$T/log"
 }
 
 # By force, and whatever is left, when the test ends early.

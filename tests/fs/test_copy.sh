@@ -158,4 +158,5 @@ check_not "after a remount" test -e "$N/left"
 check "nothing is left in the store's tmp/" test -z "$(ls -A "$S/tmp")"
 check "fsck is content" smfs fsck --read-data --store "$S"
 stop_mount
+check "no sanitizer complained in the server" log_clean
 tap_done

@@ -119,4 +119,5 @@ check "a read-only mount shows the snapshots" cmp "$M/snapshots/a/vcpu" "$T/a/vc
 check_not "and lets nothing in" mkdir "$M/snapshots/b"
 check_not "nor out of the way" rm -r "$M/snapshots/a"
 stop_mount
+check "no sanitizer complained in the server" log_clean
 tap_done
