@@ -106,7 +106,7 @@ int state_file_get_vcpu(const struct sections *f, unsigned index, struct vcpu_st
 			continue;
 		ret = get_fixed(f, p->type, index, p->name, (uint8_t *)s + p->off, p->size, err);
 		if (ret < 0)
-			return err_wrap(err, ret, "vcpu");
+			return ret;
 	}
 	if ((ret = get_array(f, SECTION_VCPU_XSAVE, index, "xsave", s->xsave, 1, 4096,
 			     VCPU_XSAVE_MAX, &s->xsave_len, err)) < 0 ||
@@ -114,9 +114,9 @@ int state_file_get_vcpu(const struct sections *f, unsigned index, struct vcpu_st
 			     sizeof(s->cpuid.entry[0]), 1, VCPU_CPUID_MAX, &s->cpuid.n, err)) < 0 ||
 	    (ret = get_array(f, SECTION_VCPU_MSRS, index, "msrs", s->msrs.entry,
 			     sizeof(s->msrs.entry[0]), 1, VCPU_MSRS_MAX, &s->msrs.n, err)) < 0)
-		return err_wrap(err, ret, "vcpu");
+		return ret;
 	ret = vcpu_state_check(s, err);
-	return ret < 0 ? err_wrap(err, ret, "vcpu %u", index) : 0;
+	return ret < 0 ? err_wrap(err, ret, "vCPU %u", index) : 0;
 }
 
 /* Without an irqchip the clock is all there is. */
@@ -146,7 +146,7 @@ int state_file_get_vm(const struct sections *f, struct vm_irq_state *s, struct e
 			continue;
 		ret = get_fixed(f, p->type, p->index, p->name, (uint8_t *)s + p->off, p->size, err);
 		if (ret < 0)
-			return err_wrap(err, ret, "vm");
+			return ret;
 	}
 	return 0;
 }

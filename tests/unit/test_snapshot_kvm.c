@@ -1,0 +1,360 @@
+/*
+ * Save and restore in one process, on real KVM: the machine that comes back is the one that was
+ * saved, and a changed state is seen by the guest (so a guest's "all well" means something).
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+#include <fcntl.h>
+#include <linux/kvm.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#include <xxhash.h>
+
+#include "runner/snapshot/restore.h"
+#include "runner/snapshot/save.h"
+#include "runner/snapshot/sections.h"
+#include "runner/x86/boot.h"
+#include "smfs/base/cleanup.h"
+#include "smfs/base/io.h"
+#include "smfs/base/num.h"
+#include "smfs/store/store.h"
+
+#define TIMEOUT_MS 10000
+
+/* A scratch directory with a store, a snapshot of the fpu guest in it, and that snapshot's files.
+ */
+struct fixture {
+	char dir[32], store[48], files[48];
+	char *meta, *vcpu;
+	size_t meta_len, vcpu_len;
+};
+
+/* What a guest says goes into a pipe: sink and reader need no lock of their own. */
+static void to_pipe(void *arg, const uint8_t *p, size_t n)
+{
+	if (write(*(int *)arg, p, n) != (ssize_t)n)
+		abort();
+}
+
+static void read_line(int fd, char *line, size_t size)
+{
+	size_t n = 0;
+
+	do {
+		struct pollfd p = {.fd = fd, .events = POLLIN};
+
+		assert_int_equal(poll(&p, 1, TIMEOUT_MS), 1);
+		assert_int_equal(read(fd, line + n, 1), 1);
+	} while (line[n++] != '\n' && n < size - 1);
+	line[n] = 0;
+}
+
+static void must(int ret, const struct err *err)
+{
+	if (ret < 0)
+		fail_msg("%s", err->msg);
+}
+
+static void end_machine(struct machine *m)
+{
+	struct err err = ERR_INIT;
+
+	vm_end(m->vm, VM_STOPPED);
+	vm_wait(m->vm, &err);
+	machine_free(m);
+}
+
+static void copy_out(struct smfs_store *s, const struct smfs_dir *d, const char *to)
+{
+	for (size_t i = 0; i < smfs_dir_count(d); i++) {
+		const struct smfs_entry *e = smfs_dir_at(d, i);
+		cleanup_free uint8_t *buf = malloc(e->content.size + 1);
+		struct smfs_file *file;
+		struct err err = ERR_INIT;
+		char path[64];
+		int fd;
+
+		snprintf(path, sizeof(path), "%s/%s", to, e->name);
+		must(smfs_file_open(s, &e->content, &file, &err), &err);
+		assert_int_equal(smfs_file_pread(file, buf, e->content.size, 0, &err),
+				 e->content.size);
+		smfs_file_close(file);
+		fd = open(path, O_CREAT | O_WRONLY, 0600);
+		assert_int_equal(write_full(fd, buf, e->content.size), 0);
+		close(fd);
+	}
+}
+
+static void take_snapshot(struct fixture *f)
+{
+	const char *build = getenv("BUILD");
+	const uint8_t uuid[16] = {1, 2, 3};
+	char guest[512], line[128];
+	int out[2];
+	struct machine_config cfg = {.vcpus = 1,
+				     .ram_bytes = 16 * MIB,
+				     .ram_fd = -1,
+				     .serial_sink = to_pipe,
+				     .serial_arg = &out[1]};
+	struct save_info info = {.store = f->store,
+				 .mount = "/",
+				 .name = "fpu",
+				 .kernel_path = guest,
+				 .generation = 1,
+				 .uuid = uuid};
+	struct save_stats stats;
+	struct smfs_store *s;
+	struct smfs_name name;
+	struct smfs_dir *d;
+	struct machine m;
+	struct err err = ERR_INIT;
+
+	snprintf(guest, sizeof(guest), "%s/guest/fpu", build ? build : "build");
+	assert_int_equal(pipe2(out, O_CLOEXEC), 0);
+	must(smfs_store_init(f->store, &err), &err);
+	must(machine_new(&cfg, &m, &err), &err);
+	must(boot_load(m.vm, &(struct boot_config){.kernel = guest}, &err), &err);
+	must(vm_start(m.vm, &err), &err);
+	read_line(out[0], line, sizeof(line));
+	assert_int_equal(strncmp(line, "up ", 3), 0);
+
+	must(snapshot_save(&m, &info, &stats, &err), &err);
+	assert_int_equal(stats.ram_bytes, 16 * MIB);
+	assert_true(stats.data_bytes > 0 && stats.data_bytes < 4 * MIB);
+	assert_true(stats.pause_us >= stats.capture_us);
+	assert_false(m.vm->paused);
+
+	/* A second one of that name is refused, and leaves the machine running. */
+	assert_int_equal(snapshot_save(&m, &info, &stats, &err), -EEXIST);
+	assert_false(m.vm->paused);
+
+	/* A machine its caller has paused stays so. */
+	must(vm_pause(m.vm, &err), &err);
+	info.name = "fpu2";
+	must(snapshot_save(&m, &info, &stats, &err), &err);
+	assert_true(m.vm->paused);
+	must(vm_resume(m.vm, &err), &err);
+	end_machine(&m);
+	close(out[0]);
+	close(out[1]);
+
+	must(smfs_store_open(f->store, SMFS_RDONLY, &s, &err), &err);
+	must(smfs_name_get(s, SMFS_SNAPSHOT, "fpu", &name, &err), &err);
+	must(smfs_dir_open(s, &name.root, &d, &err), &err);
+	assert_int_equal(smfs_dir_count(d), 3);
+	copy_out(s, d, f->files);
+	smfs_dir_close(d);
+	smfs_store_close(s);
+}
+
+static int setup(void **state)
+{
+	struct fixture *f;
+	struct err err = ERR_INIT;
+	int dir;
+
+	if (access("/dev/kvm", R_OK | W_OK) < 0)
+		return 0;
+	f = calloc(1, sizeof(*f));
+	assert_non_null(f);
+	strcpy(f->dir, "/tmp/test-snapshot.XXXXXX");
+	assert_non_null(mkdtemp(f->dir));
+	snprintf(f->store, sizeof(f->store), "%s/store", f->dir);
+	snprintf(f->files, sizeof(f->files), "%s/files", f->dir);
+	assert_int_equal(mkdir(f->files, 0700), 0);
+	take_snapshot(f);
+	dir = open(f->files, O_RDONLY | O_DIRECTORY);
+	must(read_file(dir, "meta", MIB, &f->meta, &f->meta_len, &err), &err);
+	must(read_file(dir, "vcpu", MIB, &f->vcpu, &f->vcpu_len, &err), &err);
+	close(dir);
+	*state = f;
+	return 0;
+}
+
+static int teardown(void **state)
+{
+	struct fixture *f = *state;
+	char command[64];
+
+	if (!f)
+		return 0;
+	snprintf(command, sizeof(command), "rm -rf '%s'", f->dir);
+	free(f->meta);
+	free(f->vcpu);
+	free(f);
+	return system(command);
+}
+
+static struct fixture *kvm(void **state)
+{
+	if (!*state) {
+		print_message("no /dev/kvm\n");
+		skip();
+	}
+	return *state;
+}
+
+static void put_file(const struct fixture *f, const char *name, const void *p, size_t len)
+{
+	char path[64];
+	int fd;
+
+	snprintf(path, sizeof(path), "%s/%s", f->files, name);
+	fd = open(path, O_CREAT | O_TRUNC | O_WRONLY, 0600);
+	assert_int_equal(write_full(fd, p, len), 0);
+	close(fd);
+}
+
+/*
+ * The snapshot with one bit changed `off` bytes into the first section of `type` (or `cut` bytes
+ * shorter there), everything else and all checksums right.
+ */
+static void rewrite(const struct fixture *f, uint32_t type, size_t off, size_t cut)
+{
+	cleanup_writer struct writer w = WRITER_INIT;
+	cleanup_free struct snapshot_meta *meta = malloc(sizeof(*meta));
+	cleanup_free char *text = NULL;
+	struct sections s;
+	struct err err = ERR_INIT;
+	bool done = false;
+	size_t len;
+
+	must(sections_parse(f->vcpu, f->vcpu_len, &s, &err), &err);
+	sections_begin(&w);
+	for (unsigned i = 0; i < s.n; i++) {
+		const struct section *x = &s.s[i];
+		size_t at = section_open(&w, x->type, x->version, x->index, x->id);
+
+		put_bytes(&w, x->data, x->len);
+		if (x->type == type && !done) {
+			done = true;
+			w.len -= cut;
+			if (!cut)
+				w.p[w.len - x->len + off] ^= 1;
+		}
+		section_close(&w, at);
+	}
+	sections_end(&w);
+	assert_true(done && !w.failed);
+	must(meta_decode(f->meta, f->meta_len, meta, &err), &err);
+	meta->vcpu_bytes = w.len;
+	meta->vcpu_xxh3 = XXH3_64bits(w.p, w.len);
+	must(meta_encode(meta, &text, &len, &err), &err);
+	put_file(f, "vcpu", w.p, w.len);
+	put_file(f, "meta", text, len);
+}
+
+/* Restore what is in f->files and return the first line the guest says; it then powers off. */
+static void restored_says(const struct fixture *f, char *line, size_t size)
+{
+	struct restore_timing t;
+	struct snapshot *s;
+	struct machine m;
+	struct err err = ERR_INIT;
+	int out[2];
+
+	assert_int_equal(pipe2(out, O_CLOEXEC), 0);
+	must(snapshot_open(f->files, "/", &s, &err), &err);
+	must(snapshot_restore(s,
+			      &(struct restore_opts){.serial_sink = to_pipe, .serial_arg = &out[1]},
+			      &m, &t, &err),
+	     &err);
+	snapshot_close(s);
+	must(vm_start(m.vm, &err), &err);
+	read_line(out[0], line, size);
+	assert_int_equal(vm_wait(m.vm, &err), VM_SHUTDOWN);
+	machine_free(&m);
+	close(out[0]);
+	close(out[1]);
+}
+
+static void as_saved(const struct fixture *f)
+{
+	put_file(f, "meta", f->meta, f->meta_len);
+	put_file(f, "vcpu", f->vcpu, f->vcpu_len);
+}
+
+static void registers_come_back(void **state)
+{
+	struct fixture *f = kvm(state);
+	char line[128];
+
+	as_saved(f);
+	for (int i = 0; i < 3; i++) {
+		restored_says(f, line, sizeof(line));
+		assert_string_equal(line, "regs ok\n");
+	}
+}
+
+/* Offsets: struct kvm_regs; Intel SDM volume 1, 10.5.1 and 13.4 for the XSAVE area. */
+static void a_changed_register_is_noticed(void **state)
+{
+	static const struct {
+		uint32_t type;
+		size_t off;
+		const char *says;
+	} changes[] = {
+		{SECTION_VCPU_REGS, offsetof(struct kvm_regs, rbx), "regs bad 0000000000000001\n"},
+		{SECTION_VCPU_REGS, offsetof(struct kvm_regs, r15), "regs bad 0000000000000001\n"},
+		{SECTION_VCPU_XSAVE, 160 + 16 * 15, "regs bad 0000000000000002\n"}, /* xmm15 */
+		{SECTION_VCPU_XSAVE, 576 + 16 * 3, "regs bad 0000000000000002\n"}, /* ymm3, upper */
+		{SECTION_VCPU_XSAVE, 32 + 16 * 2, "regs bad 0000000000000004\n"},  /* st2 */
+		{SECTION_VCPU_XSAVE, 25, "regs bad 0000000000000008\n"},	   /* MXCSR */
+	};
+	struct fixture *f = kvm(state);
+	char line[128];
+
+	for (size_t i = 0; i < ARRAY_SIZE(changes); i++) {
+		rewrite(f, changes[i].type, changes[i].off, 0);
+		restored_says(f, line, sizeof(line));
+		assert_string_equal(line, changes[i].says);
+	}
+}
+
+/* Each kind of section, one byte short: refused by name before or while loading, nothing leaks. */
+static void a_section_too_short_is_refused(void **state)
+{
+	struct fixture *f = kvm(state);
+	struct sections s;
+	struct err err = ERR_INIT;
+
+	must(sections_parse(f->vcpu, f->vcpu_len, &s, &err), &err);
+	for (unsigned i = 0; i < s.n; i++) {
+		struct snapshot *snap;
+		struct restore_timing t;
+		struct machine m;
+		int ret;
+
+		if (s.s[i].len == 0)
+			continue;
+		rewrite(f, s.s[i].type, 0, 1);
+		err_clear(&err);
+		ret = snapshot_open(f->files, "/", &snap, &err);
+		if (ret == 0) {
+			assert_int_equal(s.s[i].type, SECTION_DEVICE);
+			ret = snapshot_restore(snap, &(struct restore_opts){0}, &m, &t, &err);
+			snapshot_close(snap);
+		}
+		print_message("# 0x%x: %s\n", s.s[i].type, err.msg);
+		assert_int_equal(ret, -EBADMSG);
+	}
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(registers_come_back),
+		cmocka_unit_test(a_changed_register_is_noticed),
+		cmocka_unit_test(a_section_too_short_is_refused),
+	};
+
+	return cmocka_run_group_tests(tests, setup, teardown);
+}
