@@ -1,0 +1,77 @@
+# job.sh - sourced by the jobs that run where the guests run: a mounted store, VMs with a life bounded by
+# the job's, timed steps and HTTP into a guest.
+#
+#   step WHAT COMMAND...         run it, remember how long it took; a failed one ends the job
+#   steps_table                  what took how long
+#   vm_http VM [DATA]            GET / of the service in VM; with DATA, POST it to /warm
+#   vm_answers VM                wait until the service answers
+#   until_true SECONDS COMMAND   poll
+#
+# $DISK is what machine_run was given; the store is $DISK/store. Sets $M, the mount. Everything of the job is gone at its end, the store excepted.
+. tests/lib/tap.sh
+
+DISK=${DISK:-/disk1}
+SMFS_STORE=$DISK/store
+M=$T/mnt
+SMFS_MOUNT=$M
+SMVM_RUN_DIR=$T/run
+SMVM_CACHE_DIR=$T/cache
+export SMFS_STORE SMFS_MOUNT SMVM_RUN_DIR SMVM_CACHE_DIR
+mkdir -p "$M" "$SMVM_RUN_DIR" "$SMVM_CACHE_DIR"
+
+job_end() {
+	for vm in $(smvm-runner ps -q 2>/dev/null); do smvm-runner stop -f "$vm"; done
+	mountpoint -q "$M" && smfs unmount "$M"
+}
+at_exit job_end
+
+seconds_now() { date +%s.%N; }
+
+step() {
+	step_what=$1
+	shift
+	step_t=$(seconds_now)
+	if ! "$@"; then
+		echo "not ok - $step_what"
+		echo "# failed: $*"
+		for log in "$SMVM_RUN_DIR"/*/console.log; do
+			[ -f "$log" ] && echo "# $log" && tail -n 25 "$log" | sed 's/^/#   /'
+		done
+		exit 1
+	fi
+	echo "$step_t $(seconds_now) $step_what" >>"$T/steps"
+}
+
+steps_table() {
+	echo
+	awk '{ t = $2 - $1; $1 = $2 = ""; printf "  %8.2f s %s\n", t, $0 }' "$T/steps"
+	echo
+}
+
+until_true() {
+	until_end=$(($(date +%s) + $1))
+	shift
+	until "$@"; do
+		[ "$(date +%s)" -lt $until_end ] || return 1
+		sleep 0.1
+	done
+}
+
+vm_http() {
+	if [ $# -gt 1 ]; then
+		smvm-runner exec "$1" -- busybox wget -q -O - --post-data "$2" http://127.0.0.1:8080/warm
+	else
+		smvm-runner exec "$1" -- busybox wget -q -O - http://127.0.0.1:8080/ 2>>"$T/wget.log"
+	fi
+}
+
+vm_http_to() { vm_http "$1" >"$2" && [ -s "$2" ]; } # vm_http_to VM FILE
+vm_answers() { until_true "${2:-120}" vm_http_to "$1" "$T/answer.$1"; }
+
+# One field of a JSON file.
+field() { jq -er "$2" "$1"; }
+# All words differ.
+all_differ() { [ "$(printf '%s\n' "$@" | sort -u | wc -l)" -eq $# ]; }
+all_equal() { [ "$(printf '%s\n' "$@" | sort -u | wc -l)" -eq 1 ]; }
+# bracketed LOW T HIGH: T is a time between, give or take a second.
+bracketed() { awk -v a="$1" -v t="$2" -v b="$3" 'BEGIN { exit !(t > a - 1 && t < b + 1) }'; }

@@ -1,0 +1,25 @@
+#!/bin/sh
+# The whole product on a real Linux guest: pull, boot, warm, snapshot, export and import, restore twice (mainjob.sh); and
+# 20 snapshot/restore cycles of a guest that checks itself (cycles.sh).
+. tests/lib/tap.sh
+. tests/lib/image.sh
+. tests/vm/machine.sh
+
+image_python "$T/image" || exit 1
+port=$(free_port)
+registry_start "$T/registry" "$port" || exit 1
+at_exit 'registry_stop "$T/registry"'
+registry_push "$T/image/python:1" python:1 || exit 1
+mkdir "$T/disk"
+image=127.0.0.1:$port/python:1
+check 'a store is made' smfs init "$T/disk/store"
+check 'the image is pulled from the registry' smvm-pull --store "$T/disk/store" "$image"
+check 'guestcheck builds' cc -std=gnu11 -D_GNU_SOURCE -O2 -Wall -Wextra -Werror -static -pthread \
+	-o "$T/disk/guestcheck" tests/vm/guestcheck.c
+
+MACHINE_TIMEOUT=${MACHINE_TIMEOUT:-420}
+machine_run "$T/disk" tests/vm/scenario_job.sh "$image" >"$T/out" 2>&1
+status=$?
+cat "$T/out"
+check 'the scenario ended well' [ $status -eq 0 ]
+tap_done
