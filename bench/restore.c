@@ -1,13 +1,13 @@
 /*
- * restore RUNNER FLOOR MOUNT NONCE ITERATIONS SNAPSHOT-DIR... - from process start to the first
+ * restore RUNNER FLOOR MOUNT ITERATIONS NONCE=SNAPSHOT-DIR... - from process start to the first
  * sign of life of the guest, smvm-runner against the bare floor.
  *
- * The snapshots are of tests/guest/counter, all of the same boot (so the same NONCE, known only to
- * the guest's RAM), of different RAM sizes. One iteration starts the floor on the first snapshot's
- * `ram` and `smvm-runner restore -f` on each, one after the other, so that all see the same
- * machine. A figure is the time from before the process is started until the first byte the guest
- * writes on its serial port has arrived here through a pipe. The line must then carry the nonce, or
- * the bench fails: what spoke first was the guest's restored RAM.
+ * The snapshots are of tests/guest/counter with different RAM sizes; NONCE is what each guest said
+ * when it was booted, and nothing but its RAM knows. One iteration starts the floor on the first
+ * snapshot's `ram` and `smvm-runner restore -f` on each, one after the other, so that all see the
+ * same machine. A figure is the time from before the process is started until the first byte the
+ * guest writes on its serial port has arrived here through a pipe. The line must then carry the
+ * nonce, or the bench fails: what spoke first was the guest's restored RAM.
  *
  * Lines as DESIGN.md section 9 has them; head lines start with '#'.
  */
@@ -36,7 +36,7 @@
 extern char **environ;
 
 struct series {
-	const char *dir;
+	const char *nonce, *dir;
 	double *us;
 	int n;
 };
@@ -158,27 +158,28 @@ static void report(const char *name, double value, double ratio, const char *aga
 int main(int argc, char **argv)
 {
 	struct series floor = {0}, run[MAX_DIRS] = {0};
-	int iterations, ndirs = argc - 6;
+	int iterations, ndirs = argc - 5;
 	char ram[4096];
 	double floor50, floor99, first50 = 0;
 
-	if (ndirs < 1 || ndirs > MAX_DIRS || (iterations = atoi(argv[5])) < 1) {
+	if (ndirs < 1 || ndirs > MAX_DIRS || (iterations = atoi(argv[4])) < 1) {
 		fprintf(stderr,
-			"usage: restore RUNNER FLOOR MOUNT NONCE ITERATIONS SNAPSHOT-DIR...\n");
+			"usage: restore RUNNER FLOOR MOUNT ITERATIONS NONCE=SNAPSHOT-DIR...\n");
 		return 2;
 	}
 	signal(SIGPIPE, SIG_IGN);
-	snprintf(ram, sizeof(ram), "%s/ram", argv[6]);
 	floor.us = calloc((size_t)iterations, sizeof(double));
 	for (int d = 0; d < ndirs; d++) {
-		run[d].dir = argv[6 + d];
+		run[d].nonce = strtok(argv[5 + d], "=");
+		run[d].dir = strtok(NULL, "");
 		run[d].us = calloc((size_t)iterations, sizeof(double));
-		if (!run[d].us || !floor.us)
-			die("memory");
+		if (!run[d].us || !floor.us || !run[d].dir)
+			die("memory, or an argument without '='");
 	}
+	snprintf(ram, sizeof(ram), "%s/ram", run[0].dir);
 	for (int i = -WARM_UP; i < iterations; i++) {
 		char *const floor_argv[] = {argv[2], ram, NULL};
-		double us = first_byte(floor_argv, argv[4], false);
+		double us = first_byte(floor_argv, run[0].nonce, false);
 
 		if (i >= 0)
 			floor.us[floor.n++] = us;
@@ -186,7 +187,7 @@ int main(int argc, char **argv)
 			char *const run_argv[] = {argv[1], "restore",	       "-f", "--mount",
 						  argv[3], (char *)run[d].dir, NULL};
 
-			us = first_byte(run_argv, argv[4], true);
+			us = first_byte(run_argv, run[d].nonce, true);
 			if (i >= 0)
 				run[d].us[run[d].n++] = us;
 		}
