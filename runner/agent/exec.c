@@ -69,11 +69,11 @@ static int start(struct exec *x, const struct agent_exec *req, struct err *err)
 	const struct bootconf *conf = x->g->conf;
 	const char *user = req->user ? req->user : conf->user;
 	const char *cwd = req->cwd ? req->cwd : conf->cwd;
-	cleanup_free struct creds *c = calloc(1, sizeof(*c));
+	struct creds c;
 	int theirs[3] = {-1, -1, -1}, r;
 	struct spawn s = {.argv = req->argv,
 			  .cwd = cwd && *cwd ? cwd : "/",
-			  .creds = c,
+			  .creds = &c,
 			  .tty = req->tty,
 			  .cgroup = x->g->cgroup,
 			  .die_with_parent = true};
@@ -86,11 +86,11 @@ static int start(struct exec *x, const struct agent_exec *req, struct err *err)
 	if (frozen)
 		return err_set(err, EAGAIN, "run %s: the guest is frozen for a snapshot; try later",
 			       req->argv[0]);
-	r = c ? users_resolve(x->g->root, user, c, err) : err_set(err, ENOMEM, "out of memory");
-	if (r == 0 && !(env = spawn_env(conf->env, req->env, c->home, req->tty)))
+	r = users_resolve(x->g->root, user, &c, err);
+	if (r == 0 && !(env = spawn_env(conf->env, req->env, c.home, req->tty)))
 		r = err_set(err, ENOMEM, "run %s: out of memory", req->argv[0]);
 	if (r == 0)
-		r = req->tty ? open_tty(x, req, c, &theirs[0], err)
+		r = req->tty ? open_tty(x, req, &c, &theirs[0], err)
 			     : open_pipes(x, req, theirs, err);
 	if (r == 0) {
 		s.env = env;

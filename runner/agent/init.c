@@ -70,25 +70,23 @@ static void entry_ended(struct init *in, const struct agent_exit *x)
 static int entry_start(struct guest *g, pid_t *pid, struct err *err)
 {
 	const struct bootconf *c = g->conf;
-	cleanup_free struct creds *creds = calloc(1, sizeof(*creds));
+	struct creds creds;
 	cleanup_fd int null = open("/dev/null", O_RDONLY | O_CLOEXEC);
 	cleanup_fd int con = open("/dev/console", O_WRONLY | O_NOCTTY | O_CLOEXEC);
 	struct spawn s = {.argv = c->argv,
 			  .cwd = c->cwd && *c->cwd ? c->cwd : "/",
-			  .creds = creds,
+			  .creds = &creds,
 			  .fd = {null, con >= 0 ? con : null, con >= 0 ? con : null},
 			  .cgroup = g->cgroup};
 	char **env;
 	int r;
 
-	if (!creds)
-		return err_set(err, ENOMEM, "out of memory");
 	if (null < 0)
 		return err_errno(err, "open /dev/null");
-	r = users_resolve(g->root, c->user, creds, err);
+	r = users_resolve(g->root, c->user, &creds, err);
 	if (r < 0)
 		return r;
-	env = spawn_env(c->env, NULL, creds->home, false);
+	env = spawn_env(c->env, NULL, creds.home, false);
 	if (!env)
 		return err_set(err, ENOMEM, "out of memory");
 	s.env = env;

@@ -14,7 +14,6 @@
 
 #define ENTROPY_LEN	   64
 #define AGENT_WAIT_MS	   60000
-#define AGENT_ATTEMPT_MS   500
 #define GENERATION_WAIT_MS 60000
 #define HOSTNAME_LEN	   63
 
@@ -44,23 +43,16 @@ char *identity_machine_id(const uint8_t uuid[16])
 	return id ? hex_encode(uuid, 16, id) : NULL;
 }
 
-/* In short attempts, so that a guest that died while we wait is noticed at once. */
 int vmm_agent(struct vmm *v, int timeout_ms, struct agent **out, struct err *err)
 {
-	uint64_t deadline = vmm_now_us() + (uint64_t)timeout_ms * 1000;
 	char path[RUNDIR_PATH_MAX];
-	int r;
+	int r = agent_connect_unless(rundir_file(v->dir, "vsock.sock", path), timeout_ms,
+				     v->machine.vm->end_fd, out, err);
 
-	rundir_file(v->dir, "vsock.sock", path);
-	do {
-		r = agent_connect(path, MIN(timeout_ms, AGENT_ATTEMPT_MS), out, err);
-		if (r == 0)
-			return 0;
-		if (atomic_load(&v->machine.vm->end) != VM_RUNNING)
-			return err_set(err, ECONNRESET,
-				       "the guest ended before its agent answered; its "
-				       "console tells why (smvm-runner console --log)");
-	} while (vmm_now_us() < deadline);
+	if (r == -ECANCELED)
+		return err_set(err, ECONNRESET,
+			       "the guest ended before its agent answered; its console tells why "
+			       "(smvm-runner console --log)");
 	return r;
 }
 

@@ -15,8 +15,12 @@
 
 #define RETRY_FIRST_MS 5
 #define RETRY_MAX_MS   100
-/* One attempt: long enough for a busy guest, short enough that a lost answer is tried again. */
-#define ATTEMPT_MS 2000
+/*
+ * One attempt: an answer may be lost while the guest boots, so it is tried again; but on a guest
+ * that is merely slow giving up too early would never get through, so each attempt is more patient.
+ */
+#define ATTEMPT_FIRST_MS 1000
+#define ATTEMPT_MAX_MS	 16000
 
 static uint64_t now_ns(clockid_t id)
 {
@@ -29,6 +33,11 @@ static uint64_t now_ns(clockid_t id)
 static int64_t mono_ms(void)
 {
 	return (int64_t)(now_ns(CLOCK_MONOTONIC) / 1000000);
+}
+
+static int left_ms(int64_t end)
+{
+	return (int)MIN(MAX(end - mono_ms(), (int64_t)0), (int64_t)INT_MAX);
 }
 
 /* ---- connect ------------------------------------------------------------------------------- */
@@ -48,20 +57,36 @@ static int dial(const char *path, struct err *err)
 	return steal_fd(&fd);
 }
 
+/* Until `fd` has something to read; `end_fd` (or -1) ends the wait for good. */
+static int wait_answer(int fd, int end_fd, int64_t end, struct err *err)
+{
+	for (;;) {
+		struct pollfd p[2] = {{.fd = fd, .events = POLLIN},
+				      {.fd = end_fd, .events = POLLIN}};
+		int64_t left = end - mono_ms();
+
+		if (left <= 0)
+			return err_set(err, ETIMEDOUT, "vsock: no answer");
+		if (poll(p, 2, (int)MIN(left, (int64_t)INT_MAX)) < 0 && errno != EINTR)
+			return err_errno(err, "vsock: poll");
+		if (p[1].revents)
+			return err_set(err, ECANCELED, "the guest has ended");
+		if (p[0].revents)
+			return 0;
+	}
+}
+
 /* "OK <port>\n", byte by byte: what follows belongs to the guest's stream. */
-static int read_ok(int fd, int64_t end, struct err *err)
+static int read_ok(int fd, int end_fd, int64_t end, struct err *err)
 {
 	char line[32];
 	size_t n = 0;
 
 	for (;;) {
-		struct pollfd p = {.fd = fd, .events = POLLIN};
-		int64_t left = end - mono_ms();
+		int r = wait_answer(fd, end_fd, end, err);
 
-		if (left <= 0)
-			return err_set(err, ETIMEDOUT, "vsock: no answer to CONNECT");
-		if (poll(&p, 1, (int)MIN(left, (int64_t)INT_MAX)) <= 0)
-			continue;
+		if (r < 0)
+			return r;
 		ssize_t k = recv(fd, line + n, 1, 0);
 		if (k < 0 && errno == EINTR)
 			continue;
@@ -79,56 +104,8 @@ static int read_ok(int fd, int64_t end, struct err *err)
 	return 0;
 }
 
-static int attempt(const char *path, int64_t end, struct agent **out, struct err *err)
-{
-	cleanup_fd int fd = dial(path, err);
-	char hello[32];
-	int n, r;
-
-	if (fd < 0)
-		return fd;
-	n = snprintf(hello, sizeof(hello), "CONNECT %u\n", AGENT_PORT);
-	if (send(fd, hello, (size_t)n, MSG_NOSIGNAL) != n)
-		return err_set(err, ECONNRESET, "vsock: CONNECT: %s", strerror(errno));
-	r = read_ok(fd, end, err);
-	if (r < 0)
-		return r;
-	return agent_attach(steal_fd(&fd), (int)MAX(end - mono_ms(), (int64_t)1), out, err);
-}
-
-/* What may still come: a socket not yet there, a guest not yet listening, one that was reset. */
-static bool worth_retrying(int r)
-{
-	return r == -ENOENT || r == -ECONNREFUSED || r == -ECONNRESET || r == -ETIMEDOUT ||
-	       r == -EAGAIN;
-}
-
-int agent_connect(const char *vsock_path, int timeout_ms, struct agent **out, struct err *err)
-{
-	int64_t end = timeout_ms < 0 ? INT64_MAX : mono_ms() + timeout_ms;
-	int64_t wait = RETRY_FIRST_MS;
-
-	for (;;) {
-		struct err e = ERR_INIT;
-		int64_t now = mono_ms();
-		int r = attempt(vsock_path, MIN(end, now + ATTEMPT_MS), out, &e);
-
-		if (r == 0)
-			return 0;
-		if (!worth_retrying(r))
-			return err_set(err, -r, "connect to the guest's agent: %s", e.msg);
-		now = mono_ms();
-		if (now >= end)
-			return err_set(err, ETIMEDOUT,
-				       "connect to the guest's agent: not up after %d ms (%s)",
-				       timeout_ms, e.msg);
-		wait = MIN(MIN(wait, RETRY_MAX_MS), end - now);
-		poll(NULL, 0, (int)wait);
-		wait *= 2;
-	}
-}
-
-int agent_attach(int fd, int timeout_ms, struct agent **out, struct err *err)
+/* HELLO and its answer over `fd`, taken over in every case. */
+static int attach(int fd, int end_fd, int64_t end, struct agent **out, struct err *err)
 {
 	struct agent *a = calloc(1, sizeof(*a));
 	cleanup_writer struct writer w = WRITER_INIT;
@@ -141,9 +118,11 @@ int agent_attach(int fd, int timeout_ms, struct agent **out, struct err *err)
 	}
 	a->fd = fd;
 	agent_put_hello(&w);
-	r = agent_frame_send(fd, AGENT_HELLO, &w, timeout_ms, err);
+	r = agent_frame_send(fd, AGENT_HELLO, &w, left_ms(end), err);
 	if (r == 0)
-		r = agent_frame_read(fd, &a->frame, timeout_ms, err);
+		r = wait_answer(fd, end_fd, end, err);
+	if (r == 0)
+		r = agent_frame_read(fd, &a->frame, left_ms(end), err);
 	if (r == 0 && a->frame.type == AGENT_ERROR)
 		r = agent_get_error(&a->frame, err);
 	else if (r == 0)
@@ -154,6 +133,66 @@ int agent_attach(int fd, int timeout_ms, struct agent **out, struct err *err)
 	}
 	*out = a;
 	return 0;
+}
+
+static int attempt(const char *path, int end_fd, int64_t end, struct agent **out, struct err *err)
+{
+	cleanup_fd int fd = dial(path, err);
+	char hello[32];
+	int n, r;
+
+	if (fd < 0)
+		return fd;
+	n = snprintf(hello, sizeof(hello), "CONNECT %u\n", AGENT_PORT);
+	if (send(fd, hello, (size_t)n, MSG_NOSIGNAL) != n)
+		return err_set(err, ECONNRESET, "vsock: CONNECT: %s", strerror(errno));
+	r = read_ok(fd, end_fd, end, err);
+	return r < 0 ? r : attach(steal_fd(&fd), end_fd, end, out, err);
+}
+
+/* What may still come: a socket not yet there, a guest not yet listening, one that was reset. */
+static bool worth_retrying(int r)
+{
+	return r == -ENOENT || r == -ECONNREFUSED || r == -ECONNRESET || r == -ETIMEDOUT ||
+	       r == -EAGAIN;
+}
+
+int agent_connect_unless(const char *vsock_path, int timeout_ms, int end_fd, struct agent **out,
+			 struct err *err)
+{
+	int64_t end = timeout_ms < 0 ? INT64_MAX : mono_ms() + timeout_ms;
+	int64_t patience = ATTEMPT_FIRST_MS, wait = RETRY_FIRST_MS;
+
+	for (;;) {
+		struct pollfd p = {.fd = end_fd, .events = POLLIN};
+		struct err e = ERR_INIT;
+		int64_t now = mono_ms();
+		int r = attempt(vsock_path, end_fd, MIN(end, now + patience), out, &e);
+
+		if (r == 0)
+			return 0;
+		if (!worth_retrying(r))
+			return err_set(err, -r, "connect to the guest's agent: %s", e.msg);
+		if (r == -ETIMEDOUT)
+			patience = MIN(patience * 2, ATTEMPT_MAX_MS);
+		now = mono_ms();
+		if (now >= end)
+			return err_set(err, ETIMEDOUT,
+				       "connect to the guest's agent: not up after %d ms (%s)",
+				       timeout_ms, e.msg);
+		poll(&p, 1, (int)MIN(wait, end - now));
+		wait = MIN(wait * 2, RETRY_MAX_MS);
+	}
+}
+
+int agent_connect(const char *vsock_path, int timeout_ms, struct agent **out, struct err *err)
+{
+	return agent_connect_unless(vsock_path, timeout_ms, -1, out, err);
+}
+
+int agent_attach(int fd, int timeout_ms, struct agent **out, struct err *err)
+{
+	return attach(fd, -1, timeout_ms < 0 ? INT64_MAX : mono_ms() + timeout_ms, out, err);
 }
 
 void agent_close(struct agent *a)
@@ -175,9 +214,7 @@ int agent_call(struct agent *a, uint16_t type, const struct writer *w, uint16_t 
 	int r = agent_frame_send(a->fd, type, w ? w : &none, timeout_ms, err);
 
 	if (r == 0)
-		r = agent_frame_read(a->fd, &a->frame,
-				     timeout_ms < 0 ? -1 : (int)MAX(end - mono_ms(), (int64_t)0),
-				     err);
+		r = agent_frame_read(a->fd, &a->frame, timeout_ms < 0 ? -1 : left_ms(end), err);
 	if (r < 0)
 		return err_wrap(err, r, "%s", agent_type_name(type));
 	if (a->frame.type == AGENT_ERROR)

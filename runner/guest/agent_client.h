@@ -30,6 +30,12 @@ struct agent;
  * for a booting guest.
  */
 int agent_connect(const char *vsock_path, int timeout_ms, struct agent **out, struct err *err);
+/*
+ * The same, given up as soon as `end_fd` is readable (ECANCELED): the eventfd that tells of the
+ * VM's end, so that nobody waits for a guest that is no more.
+ */
+int agent_connect_unless(const char *vsock_path, int timeout_ms, int end_fd, struct agent **out,
+			 struct err *err);
 /* The same over a connected stream socket, taken over also on failure: for tests. */
 int agent_attach(int fd, int timeout_ms, struct agent **out, struct err *err);
 /* Kills the exec session that still runs on it, if any. NULL is fine. */

@@ -22,6 +22,7 @@
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -738,6 +739,87 @@ static void wait_and_stop(void **state)
 	}
 }
 
+/* ---- connecting through vsock.sock ------------------------------------------------------------
+ */
+
+static int listen_at(const char *path)
+{
+	struct sockaddr_un a = {.sun_family = AF_UNIX};
+	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+	strcpy(a.sun_path, path);
+	assert_int_equal(bind(fd, (struct sockaddr *)&a, sizeof(a)), 0);
+	assert_int_equal(listen(fd, 8), 0);
+	return fd;
+}
+
+/* The device's side: the guest refuses, loses a connection, and then answers. */
+static void play_device(struct fixture *x, int l)
+{
+	char line[32];
+	int fd;
+
+	close(accept(l, NULL, NULL));
+	fd = accept(l, NULL, NULL);
+	if (read(fd, line, sizeof(line)) != 13 || memcmp(line, "CONNECT 1024\n", 13) != 0 ||
+	    write(fd, "OK 7\n", 5) != 5)
+		_exit(1);
+	close(fd);
+	fd = accept(l, NULL, NULL);
+	if (read(fd, line, 13) != 13 || write(fd, "OK 8\n", 5) != 5)
+		_exit(1);
+	session_serve(&x->g, fd);
+	_exit(0);
+}
+
+static void connecting_waits_for_the_agent(void **state)
+{
+	struct fixture *x = *state;
+	char path[128];
+	struct err e = ERR_INIT;
+	struct agent_info i;
+	struct agent *a;
+
+	snprintf(path, sizeof(path), "%s/vsock.sock", x->root);
+	assert_int_equal(agent_connect(path, 50, &a, &e), -ETIMEDOUT);
+	assert_non_null(strstr(e.msg, path));
+	int l = listen_at(path);
+	x->session = fork();
+	if (x->session == 0)
+		play_device(x, l);
+	close(l);
+	if (agent_connect(path, MS, &a, &e) < 0)
+		fail_msg("%s", e.msg);
+	assert_int_equal(agent_info(a, &i, MS, &e), 0);
+	end(x, a);
+}
+
+/* A guest that takes the connection and never answers, and then is no more. */
+static void connecting_ends_with_the_guest(void **state)
+{
+	struct fixture *x = *state;
+	char path[128];
+	struct err e = ERR_INIT;
+	struct agent *a;
+	int gone[2];
+
+	snprintf(path, sizeof(path), "%s/vsock.sock", x->root);
+	int l = listen_at(path);
+	assert_int_equal(pipe(gone), 0);
+	pid_t p = fork();
+	if (p == 0) {
+		int fd = accept(l, NULL, NULL);
+		poll(NULL, 0, 100);
+		_exit(write(gone[1], "", 1) != 1 || fd < 0 || pause() == 0);
+	}
+	assert_int_equal(agent_connect_unless(path, MS, gone[0], &a, &e), -ECANCELED);
+	kill(p, SIGKILL);
+	waitpid(p, NULL, 0);
+	close(gone[0]);
+	close(gone[1]);
+	close(l);
+}
+
 /* ---- the freezer, where this host has one to spare ----------------------------------------- */
 
 /* Finds cgroup2 and makes a group there; false (a skip) where that is not allowed. */
@@ -848,6 +930,8 @@ int main(void)
 		T(prepare_without_a_freezer_is_refused),
 		T(one_control_request_at_a_time),
 		T(wait_and_stop),
+		T(connecting_waits_for_the_agent),
+		T(connecting_ends_with_the_guest),
 		T(frozen_means_frozen),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
