@@ -55,8 +55,8 @@ static int relay(int fd, struct err *err)
 				return 0;
 			if (n > 0 && write_full(fd, buf, n) < 0)
 				return 0;
-			if (n <= 0)
-				p[1].fd = -1;
+			if (n == 0 || (n < 0 && errno != EINTR))
+				return 0;
 		}
 	}
 }
@@ -98,7 +98,7 @@ int cmd_console(int argc, char **argv)
 		case 'h':
 			return help(
 				"Usage: smvm-runner console [-l] VM\n"
-				"Attach to the serial console; Ctrl-] leaves.\n"
+				"Attach to the serial console; Ctrl-] or the end of input leaves.\n"
 				"  -l, --log   print what the console has said so far instead\n");
 		default:
 			return EXIT_USAGE;

@@ -6,6 +6,7 @@
 #include "smfs/base/num.h"
 
 #include <string.h>
+#include <unistd.h>
 
 static const char usage[] =
 	"Usage: smvm-runner exec [OPTIONS] VM [--] COMMAND [ARG...]\n"
@@ -80,7 +81,12 @@ int cmd_exec(int argc, char **argv)
 	env[nenv] = NULL;
 	x.env = env;
 	x.argv = argv + optind;
-	r = session_exec(rundir_file(d, "vsock.sock", path), &x, AGENT_TIMEOUT_MS, &status, &err);
+	rundir_file(d, "vsock.sock", path);
+	r = access(path, F_OK) == 0
+		    ? session_exec(path, &x, AGENT_TIMEOUT_MS, &status, &err)
+		    : err_set(&err, ENOTSUP,
+			      "VM %s is a bare guest: it has no agent to run programs",
+			      d->info.name);
 	rundir_release(d);
 	return r < 0 ? fail(&err) : status;
 }

@@ -1,0 +1,90 @@
+#!/bin/sh
+# smvm-runner's commands around a tiny guest on this machine's KVM: life, names, console, errors, clean ends.
+cd "$(dirname "$0")/../.." || exit 1
+. tests/lib/tap.sh
+
+if ! [ -c /dev/kvm ] || ! [ -c /dev/fuse ]; then
+	skip "smvm-runner with a tiny guest" "needs /dev/kvm and /dev/fuse"
+	tap_done
+fi
+export SMVM_RUN_DIR="$T/run" SMFS_MOUNT="$T/mnt"
+unset SMFS_STORE
+mkdir "$T/mnt"
+smfs mount "$T/store" "$T/mnt" || exit 1
+at_exit 'smvm-runner stop -f $(smvm-runner ps -q) 2>/dev/null; smfs unmount "$T/mnt"'
+guest=$B/guest/counter
+
+status() { # status WANTED COMMAND...: the exit status is WANTED
+	want=$1
+	shift
+	"$@" </dev/null >"$T/out" 2>"$T/err"
+	got=$?
+	[ $got -eq "$want" ] || echo "# status $got, not $want: $(cat "$T/err")"
+	[ $got -eq "$want" ]
+}
+says() { # says TEXT: the last command's error is one line and has TEXT in it
+	cat "$T/err"
+	[ "$(wc -l <"$T/err")" -eq 1 ] && grep -qF -- "$1" "$T/err"
+}
+running() { # running NAME
+	smvm-runner ps --json | jq -e --arg n "$1" '.[] | select(.name == $n)' >/dev/null
+}
+gone() { # gone NAME: within 5 s
+	for _ in $(seq 100); do
+		running "$1" || return 0
+		sleep 0.05
+	done
+	return 1
+}
+
+check "a guest boots in the background and prints its id" \
+	sh -c 'smvm-runner boot --name one -m 64M --kernel "$1" | grep -qx "[0-9a-f]\{12\}"' sh "$guest"
+check "ps lists it" running one
+check "info knows its devices" sh -c 'smvm-runner info one | jq -e ".devices[0].id == \"serial0\""'
+check "its name is taken" status 4 smvm-runner boot --name one -m 64M --kernel "$guest"
+check "which the error says" says "is running already"
+check "its console log holds its first words" sh -c 'for _ in $(seq 100); do
+	smvm-runner console --log one | grep -q "^up " && exit 0; sleep 0.05; done; exit 1'
+check "its console answers" sh -c '(printf "?"; sleep 1) | smvm-runner console one | grep -q "^now "'
+check "exec says that a bare guest has no agent" status 5 smvm-runner exec one true
+check "a snapshot of it" status 0 smvm-runner snapshot one s
+check "the same name again is refused" status 4 smvm-runner snapshot one s
+check "a bad name is refused" status 2 smvm-runner snapshot one ../s
+check "and it still runs" running one
+check "an unknown VM is not found" status 3 smvm-runner stop nobody
+check "an unknown snapshot is not found" status 3 smvm-runner restore nothing
+check "an unknown image is not found" status 3 smvm-runner boot nothing
+check "which the error explains" says "smvm-pull"
+check "an unknown option is a usage error" status 2 smvm-runner boot --colour
+check "too much memory is a usage error" status 2 smvm-runner boot -m 999T --kernel "$guest"
+check "a kernel that is none is refused" status 5 smvm-runner boot --kernel "$B/smfs.pc"
+check "stop ends it, and it is gone when stop returns" status 0 smvm-runner stop one
+check_not "ps lists it no more" running one
+
+check "restored in the background" status 0 smvm-runner restore --name two s
+kill -TERM "$(smvm-runner ps --json | jq '.[] | select(.name == "two") | .pid')"
+check "SIGTERM ends it" gone two
+check "and nothing of it is left" sh -c '[ -z "$(ls "$SMVM_RUN_DIR")" ]'
+check "restored again" status 0 smvm-runner restore --name two s
+kill -KILL "$(smvm-runner ps --json | jq '.[] | select(.name == "two") | .pid')"
+check "kill -9 ends it" gone two
+check "and the next ps has swept its directory" sh -c '[ -z "$(ls "$SMVM_RUN_DIR")" ]'
+
+cp -r "$T/mnt/snapshots/s" "$T/copy"
+for f in meta vcpu; do
+	rm -rf "$T/bad"
+	cp -r "$T/copy" "$T/bad"
+	chmod u+w "$T/bad/$f"
+	python3 -c 'import sys; f = open(sys.argv[1], "r+b"); f.seek(700); c = f.read(1)[0]; f.seek(700)
+f.write(bytes([c ^ 4]))' "$T/bad/$f"
+	check "one flipped bit in $f is refused" status 5 smvm-runner restore "$T/bad"
+	check "with the reason" says "$f"
+done
+rm -rf "$T/bad"
+cp -r "$T/copy" "$T/bad"
+chmod u+w "$T/bad/ram"
+truncate -s 32M "$T/bad/ram"
+check "a short ram is refused" status 5 smvm-runner restore "$T/bad"
+check "with the reason" says "ram"
+check "no machine was made of any of them" sh -c '[ -z "$(smvm-runner ps -q)" ]'
+tap_done
