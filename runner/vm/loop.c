@@ -43,6 +43,7 @@ struct loop {
 	pthread_cond_t done;
 	pthread_t thread;
 	bool running, stop;
+	bool standin; /* a caller acts for the loop that does not run */
 	struct call *calls, **calls_end;
 };
 
@@ -206,15 +207,37 @@ static void handle(struct loop *l, const struct epoll_event *ev, int n)
 	guard_leave(l);
 }
 
+static void begin(struct loop *l)
+{
+	guard_enter(l);
+	pthread_mutex_lock(&l->lock);
+	l->thread = pthread_self();
+	l->running = true;
+	pthread_mutex_unlock(&l->lock);
+	guard_leave(l);
+}
+
+/* Nobody may wait for a loop that is gone: from here on calls run where they are made. */
+static void end(struct loop *l)
+{
+	guard_enter(l);
+	pthread_mutex_lock(&l->lock);
+	while (l->calls) {
+		pthread_mutex_unlock(&l->lock);
+		run_calls(l);
+		pthread_mutex_lock(&l->lock);
+	}
+	l->running = false;
+	pthread_mutex_unlock(&l->lock);
+	guard_leave(l);
+}
+
 int loop_run(struct loop *l, struct err *err)
 {
 	struct epoll_event ev[BATCH];
 	int r = 0;
 
-	pthread_mutex_lock(&l->lock);
-	l->thread = pthread_self();
-	l->running = true;
-	pthread_mutex_unlock(&l->lock);
+	begin(l);
 	while (!stopping(l)) {
 		int n = epoll_wait(l->epfd, ev, BATCH, -1);
 
@@ -226,13 +249,7 @@ int loop_run(struct loop *l, struct err *err)
 		}
 		handle(l, ev, n);
 	}
-	/* Nobody may wait for a loop that is gone: from here on calls run where they are made. */
-	pthread_mutex_lock(&l->lock);
-	l->running = false;
-	pthread_mutex_unlock(&l->lock);
-	guard_enter(l);
-	run_calls(l);
-	guard_leave(l);
+	end(l);
 	return r;
 }
 
@@ -244,28 +261,53 @@ void loop_stop(struct loop *l)
 	wake(l);
 }
 
-void loop_call(struct loop *l, void (*fn)(void *), void *arg)
+/*
+ * No loop runs: this thread is the loop for the length of one call. `running` changes only under
+ * the guard; false: it began while we waited for that.
+ */
+static bool call_here(struct loop *l, void (*fn)(void *), void *arg)
+{
+	guard_enter(l);
+	pthread_mutex_lock(&l->lock);
+	bool here = !l->running;
+	if (here) {
+		l->standin = true;
+		l->thread = pthread_self();
+	}
+	pthread_mutex_unlock(&l->lock);
+	if (here) {
+		fn(arg);
+		pthread_mutex_lock(&l->lock);
+		l->standin = false;
+		pthread_mutex_unlock(&l->lock);
+	}
+	guard_leave(l);
+	return here;
+}
+
+static void call_there(struct loop *l, void (*fn)(void *), void *arg)
 {
 	struct call c = {.fn = fn, .arg = arg};
 
-	pthread_mutex_lock(&l->lock);
-	if (!l->running || pthread_equal(l->thread, pthread_self())) {
-		bool own = l->running;
-
-		pthread_mutex_unlock(&l->lock);
-		if (!own)
-			guard_enter(l);
-		fn(arg);
-		if (!own)
-			guard_leave(l);
-		return;
-	}
 	*l->calls_end = &c;
 	l->calls_end = &c.next;
-	pthread_mutex_unlock(&l->lock);
 	wake(l);
-	pthread_mutex_lock(&l->lock);
 	while (!c.done)
 		pthread_cond_wait(&l->done, &l->lock);
-	pthread_mutex_unlock(&l->lock);
+}
+
+void loop_call(struct loop *l, void (*fn)(void *), void *arg)
+{
+	for (;;) {
+		pthread_mutex_lock(&l->lock);
+		bool own = (l->running || l->standin) && pthread_equal(l->thread, pthread_self());
+		bool there = !own && l->running;
+		if (there)
+			call_there(l, fn, arg);
+		pthread_mutex_unlock(&l->lock);
+		if (own)
+			fn(arg);
+		if (own || there || call_here(l, fn, arg))
+			return;
+	}
 }
