@@ -9,8 +9,10 @@
 #include "smfs/base/num.h"
 #include "smfs/base/sha256.h"
 
-/* Reopenings without a single new byte between them. */
-#define STALLS_MAX 5
+/* Reopenings in a row that each brought less than PROGRESS_MIN: a server that drips is as good as
+ * dead. */
+#define STALLS_MAX   5
+#define PROGRESS_MIN (64u << 10)
 /* All reopenings of one blob. */
 #define RESUMES_MAX 50
 
@@ -20,7 +22,7 @@ struct blob {
 	_Atomic uint64_t *progress;
 	struct byte_stream *stream; /* NULL = to be opened at `offset` */
 	struct sha256 *hash;
-	uint64_t offset;
+	uint64_t offset, opened_at;
 	unsigned stalls, resumes;
 	bool verified;
 };
@@ -93,11 +95,14 @@ static int resume(struct blob *b, struct err *err)
 	if (b->stream)
 		b->stream->close(b->stream);
 	b->stream = NULL;
+	if (b->offset - b->opened_at >= PROGRESS_MIN)
+		b->stalls = 0;
+	b->opened_at = b->offset;
 	if (++b->stalls > STALLS_MAX || ++b->resumes > RESUMES_MAX)
 		return -EIO;
 	log_info("blob broke off at byte %lu, going on: %s", (unsigned long)b->offset,
 		 err ? err->msg : "");
-	return cancel_sleep(b->source->cancel, 100u << b->stalls, err);
+	return cancel_sleep(b->source->cancel, 50u << b->stalls, err);
 }
 
 ssize_t blob_read(struct blob *b, void *buf, size_t len, struct err *err)
@@ -147,11 +152,22 @@ ssize_t blob_read(struct blob *b, void *buf, size_t len, struct err *err)
 		if (sha256_update(b->hash, buf, n) < 0)
 			return err_set(err, ENOMEM, "blob %s: out of memory", name);
 		b->offset += n;
-		b->stalls = 0;
 		if (b->progress)
 			atomic_fetch_add_explicit(b->progress, n, memory_order_relaxed);
 		return n;
 	}
+}
+
+int blob_check_rest(struct blob *b, uint64_t max, struct err *err)
+{
+	uint8_t buf[16384];
+	ssize_t n;
+
+	if (b->d.size - b->offset > max)
+		return 0;
+	while ((n = blob_read(b, buf, sizeof(buf), err)) > 0)
+		;
+	return n < 0 ? (int)n : 0;
 }
 
 int blob_load(struct source *s, const struct descriptor *d, size_t max, struct document *out,

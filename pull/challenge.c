@@ -104,12 +104,14 @@ int challenge_parse(const char *header, struct challenge *out, struct err *err)
 		else if (n == 5 && strncasecmp(p, "Basic", n) == 0)
 			c.scheme = CHALLENGE_BASIC;
 		p = skip_space(p + n);
-		while ((r = get_param(&p, &c)) > 0)
+		size_t params = 0;
+
+		for (; (r = get_param(&p, &c)) > 0; params++)
 			p += strspn(p, " \t,");
 		if (r < 0)
 			goto malformed;
 		/* A scheme we do not know may carry a token68 instead of parameters. */
-		if (c.scheme == CHALLENGE_NONE)
+		if (c.scheme == CHALLENGE_NONE && !params)
 			p += strcspn(p, " \t,");
 		if (c.scheme == CHALLENGE_BEARER && !c.realm[0])
 			return err_set(err, EPROTO,

@@ -42,6 +42,10 @@ struct http {
 	bool paused;
 	size_t pos, len; /* unread bytes in buffer */
 	uint64_t received;
+	/* Time spent waiting for the server, and what had come, since the rate was last looked at.
+	 */
+	int64_t waited;
+	uint64_t mark;
 	uint8_t buffer[BUFFER];
 };
 
@@ -232,9 +236,6 @@ static int transfer_error(struct http *h, struct err *err)
 /* Run until there is something to read, or the headers (while waiting for them) or the end came. */
 static int run(struct http *h, bool want_headers, struct err *err)
 {
-	int64_t waited = 0;
-	uint64_t mark = h->received;
-
 	for (;;) {
 		struct curl_waitfd extra = {.fd = h->o.cancel->fd, .events = CURL_WAIT_POLLIN};
 		int running, left;
@@ -260,15 +261,15 @@ static int run(struct http *h, bool want_headers, struct err *err)
 			return 0;
 		before = now_ms();
 		curl_multi_poll(h->multi, &extra, 1, 1000, NULL);
-		waited += now_ms() - before;
-		if (waited >= (int64_t)h->o.timeout * 1000) {
-			if (h->received - mark < (uint64_t)MIN_RATE * h->o.timeout) {
+		h->waited += now_ms() - before;
+		if (h->waited >= (int64_t)h->o.timeout * 1000) {
+			if (h->received - h->mark < (uint64_t)MIN_RATE * h->o.timeout) {
 				err_set(err, ETIMEDOUT, "the server stalled: %lu bytes in %u s",
-					(unsigned long)(h->received - mark), h->o.timeout);
+					(unsigned long)(h->received - h->mark), h->o.timeout);
 				return -EAGAIN;
 			}
-			waited = 0;
-			mark = h->received;
+			h->waited = 0;
+			h->mark = h->received;
 		}
 	}
 }
@@ -297,7 +298,8 @@ static int start(struct http *h, const struct http_request *rq, const char *url,
 	curl_easy_reset(c);
 	h->rs = (struct http_response){.content_length = -1};
 	h->headers_done = h->ended = h->paused = false;
-	h->header_bytes = h->pos = h->len = h->received = 0;
+	h->header_bytes = h->pos = h->len = h->received = h->mark = 0;
+	h->waited = 0;
 	h->curl_error[0] = '\0';
 	curl_easy_setopt(c, CURLOPT_URL, url);
 	curl_easy_setopt(c, CURLOPT_PROTOCOLS_STR, "http,https");

@@ -13,11 +13,17 @@
 #include "smfs/base/err.h"
 #include "smfs/base/num.h"
 
+#define TAR_BLOCK     512u
 #define WHITEOUT      ".wh."
 #define WHITEOUT_META ".wh..wh."
 #define WHITEOUT_OPQ  ".wh..wh..opq"
 /* Up to one frame a file is one chunk: cheaper in one call than as a stream. */
 #define SMALL_FILE (64u << 10)
+
+static uint64_t tar_padding(uint64_t size)
+{
+	return -size % TAR_BLOCK;
+}
 
 struct layer {
 	struct smfs_ingest *ing;
@@ -26,22 +32,40 @@ struct layer {
 	struct tree *t;
 	_Atomic uint64_t *budget; /* bytes of file size still allowed */
 	struct err *err;
+	uint64_t total; /* bytes of the stream so far */
+	bool ended;
 	int read_error; /* of the stream below libarchive, with `err` filled */
 	uint8_t small[SMALL_FILE];
 };
 
 /* ---- libarchive --------------------------------------------------------------------------- */
 
+/*
+ * Some writers (umoci insert) leave out the padding of the last file and the end-of-archive blocks,
+ * and Go's reader does not mind. What is missing is added here; after_data() sees that it is never
+ * data.
+ */
 static la_ssize_t on_read(struct archive *a, void *arg, const void **piece)
 {
+	static const uint8_t zeros[3 * TAR_BLOCK];
 	struct layer *l = arg;
-	ssize_t n = unpack_read(l->in, piece, l->err);
+	ssize_t n;
+
+	if (l->ended)
+		return 0;
+	n = unpack_read(l->in, piece, l->err);
+	if (n == 0) {
+		l->ended = true;
+		*piece = zeros;
+		return 2 * TAR_BLOCK + tar_padding(l->total);
+	}
 
 	if (n < 0) {
 		l->read_error = (int)n;
 		archive_set_error(a, EIO, "stream failed");
 		return ARCHIVE_FATAL;
 	}
+	l->total += n;
 	return n;
 }
 
@@ -63,6 +87,19 @@ static int open_archive(struct layer *l)
 	    archive_read_support_format_empty(l->a) != ARCHIVE_OK ||
 	    archive_read_open(l->a, l, NULL, on_read, NULL) != ARCHIVE_OK)
 		return archive_failed(l, "open archive");
+	return 0;
+}
+
+/* The file just read to its end lay within the stream. A sparse file's padding is not known: none
+ * is granted. */
+static int after_data(struct layer *l, struct archive_entry *e, const char *path)
+{
+	uint64_t at = archive_filter_bytes(l->a, -1);
+	uint64_t padding = archive_entry_sparse_count(e) ? 0 : tar_padding(archive_entry_size(e));
+
+	if (l->ended && at > l->total + padding)
+		return err_set(l->err, EBADMSG, "%.200s: the archive ends in the middle of it",
+			       path);
 	return 0;
 }
 
@@ -343,6 +380,8 @@ static int read_entry(struct layer *l, struct archive_entry *e)
 	r = read_inode(l, e, path, i);
 	if (r == 0 && S_ISREG(i->mode))
 		r = read_contents(l, path, archive_entry_size(e), &i->content);
+	if (r == 0 && S_ISREG(i->mode))
+		r = after_data(l, e, path);
 	if (r < 0) {
 		tinode_put(i);
 		return r;

@@ -17,6 +17,9 @@
 #include "smfs/base/num.h"
 #include "smfs/base/workers.h"
 
+/* Download on so far to tell a damaged layer from a malformed one. */
+#define CHECK_REST_MAX (16u << 20)
+
 struct pulling;
 
 struct layer_job {
@@ -141,6 +144,7 @@ static int get_config(struct pulling *p, struct err *err)
 static int read_layer(struct layer_job *j, struct err *err)
 {
 	struct pulling *p = j->p;
+	struct err wrong = ERR_INIT;
 	struct unpack *u = NULL;
 	struct blob *b;
 	int r = blob_open(p->source, &j->desc->d, &p->c->bytes, &b, err);
@@ -152,6 +156,8 @@ static int read_layer(struct layer_job *j, struct err *err)
 		r = layer_read(p->ing, u, &p->budget, &j->tree, err);
 	if (r == 0)
 		r = unpack_finish(u, &j->desc->diff_id, err);
+	if (r == -EBADMSG && blob_check_rest(b, CHECK_REST_MAX, &wrong) == -EBADMSG && err)
+		*err = wrong;
 	unpack_close(u);
 	blob_close(b);
 	return r;

@@ -67,6 +67,11 @@ int blob_open(struct source *s, const struct descriptor *d, _Atomic uint64_t *pr
 	      struct blob **out, struct err *err);
 /* The count; 0 = the end, and the blob was what its descriptor says. */
 ssize_t blob_read(struct blob *b, void *buf, size_t len, struct err *err);
+/*
+ * After what was read made no sense: whether the blob is wrong (-EBADMSG) rather than its
+ * publisher. Reads on at most `max` bytes for it; 0 when it is right or too long to tell.
+ */
+int blob_check_rest(struct blob *b, uint64_t max, struct err *err);
 void blob_close(struct blob *b);
 
 /* A whole small blob, verified. */

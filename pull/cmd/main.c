@@ -21,7 +21,7 @@
 #define DEFAULT_PLATFORM "linux/amd64"
 #define DEFAULT_JOBS	 4
 #define DEFAULT_TIMEOUT	 30
-#define DEFAULT_ATTEMPTS 6
+#define DEFAULT_RETRIES	 5
 #define DEFAULT_MAX_SIZE (64 * GIB)
 
 static const char usage[] =
@@ -41,6 +41,7 @@ static const char usage[] =
 	"  --plain-http         use plain HTTP only\n"
 	"  --jobs N             layers at a time, default 4\n"
 	"  --timeout SECONDS    give up on a server silent that long, default 30\n"
+	"  --retries N          attempts after the first, default 5\n"
 	"  --max-size SIZE      refuse images that unpack to more, default 64G\n"
 	"  --json               print the result as one JSON object\n"
 	"  -q, --quiet          print nothing but errors\n"
@@ -63,6 +64,7 @@ enum {
 	OPT_PLAIN,
 	OPT_JOBS,
 	OPT_TIMEOUT,
+	OPT_RETRIES,
 	OPT_MAX_SIZE,
 	OPT_JSON,
 	OPT_HELP,
@@ -80,6 +82,7 @@ static const struct option options[] = {
 	{"plain-http", no_argument, NULL, OPT_PLAIN},
 	{"jobs", required_argument, NULL, OPT_JOBS},
 	{"timeout", required_argument, NULL, OPT_TIMEOUT},
+	{"retries", required_argument, NULL, OPT_RETRIES},
 	{"max-size", required_argument, NULL, OPT_MAX_SIZE},
 	{"json", no_argument, NULL, OPT_JSON},
 	{"quiet", no_argument, NULL, 'q'},
@@ -127,6 +130,10 @@ static int take_option(struct command *c, int opt, struct err *err)
 	case OPT_TIMEOUT:
 		r = parse_u64(optarg, 1, 3600, &v, err);
 		reg->http.timeout = v;
+		break;
+	case OPT_RETRIES:
+		r = parse_u64(optarg, 0, 100, &v, err);
+		reg->http.attempts = v + 1;
 		break;
 	case OPT_MAX_SIZE:
 		r = parse_size(optarg, 1, TIB, &c->o.max_size, err);
@@ -301,7 +308,7 @@ int main(int argc, char **argv)
 		.platform = DEFAULT_PLATFORM,
 		.o = {.jobs = DEFAULT_JOBS,
 		      .max_size = DEFAULT_MAX_SIZE,
-		      .registry.http = {.timeout = DEFAULT_TIMEOUT, .attempts = DEFAULT_ATTEMPTS}},
+		      .registry.http = {.timeout = DEFAULT_TIMEOUT, .attempts = DEFAULT_RETRIES + 1}},
 	};
 	struct err err = ERR_INIT;
 	struct cancel cancel;
