@@ -52,12 +52,17 @@ struct pulling {
 
 /* ---- what is there already ---------------------------------------------------------------- */
 
-static bool xattr_is(const struct smfs_entry *e, const char *name, const char *value)
+static bool xattr_get(const struct smfs_entry *e, const char *name, char *out, size_t max)
 {
-	for (size_t i = 0; e && i < e->nxattrs; i++)
-		if (strcmp(e->xattrs[i].name, name) == 0)
-			return e->xattrs[i].len == strlen(value) &&
-			       memcmp(e->xattrs[i].value, value, e->xattrs[i].len) == 0;
+	for (size_t i = 0; e && i < e->nxattrs; i++) {
+		const struct smfs_xattr *x = &e->xattrs[i];
+
+		if (strcmp(x->name, name) != 0 || x->len >= max)
+			continue;
+		memcpy(out, x->value, x->len);
+		out[x->len] = '\0';
+		return true;
+	}
 	return false;
 }
 
@@ -66,7 +71,8 @@ static bool xattr_is(const struct smfs_entry *e, const char *name, const char *v
 static int image_has(struct pulling *p, const char *xattr, const struct digest *value, bool *out,
 		     struct err *err)
 {
-	char digest[DIGEST_STR_MAX], platform[3 * PLATFORM_FIELD + 3];
+	char want[DIGEST_STR_MAX], wanted_platform[3 * PLATFORM_FIELD + 3];
+	char have[DIGEST_STR_MAX], platform[3 * PLATFORM_FIELD + 3], manifest[DIGEST_STR_MAX];
 	const struct smfs_entry *e;
 	struct smfs_name name;
 	struct smfs_dir *d;
@@ -78,8 +84,12 @@ static int image_has(struct pulling *p, const char *xattr, const struct digest *
 	if (r < 0 || (r = smfs_dir_open(p->s, &name.root, &d, err)) < 0)
 		return r;
 	e = smfs_dir_find(d, "manifest.json");
-	*out = xattr_is(e, xattr, digest_format(value, digest)) &&
-	       xattr_is(e, XATTR_PLATFORM, platform_format(&p->o->platform, platform));
+	*out = xattr_get(e, xattr, have, sizeof(have)) &&
+	       strcmp(have, digest_format(value, want)) == 0 &&
+	       xattr_get(e, XATTR_PLATFORM, platform, sizeof(platform)) &&
+	       strcmp(platform, platform_format(&p->o->platform, wanted_platform)) == 0 &&
+	       xattr_get(e, XATTR_MANIFEST, manifest, sizeof(manifest)) &&
+	       digest_parse(manifest, &p->result->manifest, NULL) == 0;
 	smfs_dir_close(d);
 	return 0;
 }
@@ -255,6 +265,7 @@ static int publish_layer(struct pulling *p, struct layer_job *j, struct err *err
 
 struct survey {
 	int64_t newest;
+	uint64_t size, max_size;
 	struct err *err;
 };
 
@@ -262,19 +273,28 @@ struct survey {
 static int survey(struct tnode *n, void *arg)
 {
 	struct survey *s = arg;
-	const struct tinode *i = n->inode;
+	struct tinode *i = n->inode;
 
 	if (strlen(n->name) > EROFS_NAME_MAX)
 		return err_set(s->err, ENOTSUP,
 			       "%.60s...: a name of %zu bytes; rootfs.erofs holds up to %d",
 			       n->name, strlen(n->name), EROFS_NAME_MAX);
+	/* The link count was tree_store()'s; now it tells an inode not yet seen. */
+	if (i->nlink && S_ISREG(i->mode)) {
+		i->nlink = 0;
+		if (add_overflow_u64(s->size, i->content.size, &s->size) || s->size > s->max_size)
+			return err_set(s->err, EFBIG,
+				       "its files are more than the %lu bytes allowed; raise "
+				       "--max-size if that is right",
+				       (unsigned long)s->max_size);
+	}
 	s->newest = MAX(s->newest, i->mtime_sec + (i->mtime_nsec != 0));
 	return tnode_is_dir(n) ? tnode_each(n, survey, arg) : 0;
 }
 
 static int merge_layers(struct pulling *p, struct err *err)
 {
-	struct survey s = {.newest = p->created, .err = err};
+	struct survey s = {.newest = p->created, .max_size = p->o->max_size, .err = err};
 	int r = 0;
 
 	p->c->phase = PHASE_MERGE;

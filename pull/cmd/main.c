@@ -1,12 +1,15 @@
 /* smvm-pull: the command line of pull.h. */
+#include <fcntl.h>
 #include <getopt.h>
 #include <jansson.h>
+#include <libgen.h>
 #include <locale.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -14,6 +17,7 @@
 
 #include "pull/erofs.h"
 #include "pull/pull.h"
+#include "smfs/base/cleanup.h"
 #include "smfs/base/err.h"
 #include "smfs/base/log.h"
 #include "smfs/base/num.h"
@@ -186,6 +190,18 @@ static int parse_command(struct command *c, int argc, char **argv, struct err *e
 	return r == 0 ? ref_image_name(c->name ? &named : &c->o.ref, c->o.name, err) : r;
 }
 
+/* One at a time through the making of a store, or the second finds it half made. -1 when nothing
+ * can be locked. */
+static int lock_parent(const char *dir)
+{
+	cleanup_free char *copy = strdup(dir);
+	int fd = copy ? open(dirname(copy), O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1;
+
+	if (fd >= 0 && flock(fd, LOCK_EX) < 0)
+		log_info("lock the folder of %s: %s", dir, strerror(errno));
+	return fd;
+}
+
 /* A store that is not there yet is made: the common case needs no other command first. */
 static int open_store(const struct command *c, struct smfs_store **out, struct err *err)
 {
@@ -194,11 +210,12 @@ static int open_store(const struct command *c, struct smfs_store **out, struct e
 
 	if (!dir || !*dir)
 		dir = SMFS_DEFAULT_STORE;
+	cleanup_fd int lock = lock_parent(dir);
+
 	if (access(dir, F_OK) < 0 && errno == ENOENT) {
 		r = smfs_store_init(dir, err);
-		if (r < 0 && r != -EEXIST)
+		if (r < 0)
 			return r;
-		err_clear(err);
 	}
 	return smfs_store_open(dir, 0, out, err);
 }
@@ -308,7 +325,8 @@ int main(int argc, char **argv)
 		.platform = DEFAULT_PLATFORM,
 		.o = {.jobs = DEFAULT_JOBS,
 		      .max_size = DEFAULT_MAX_SIZE,
-		      .registry.http = {.timeout = DEFAULT_TIMEOUT, .attempts = DEFAULT_RETRIES + 1}},
+		      .registry.http = {.timeout = DEFAULT_TIMEOUT,
+					.attempts = DEFAULT_RETRIES + 1}},
 	};
 	struct err err = ERR_INIT;
 	struct cancel cancel;
