@@ -3,10 +3,11 @@
  * for byte, what it did not is not there or whole; and the store checks clean.
  *
  *   test_store_crash                    the test (CRASH_SEED=n repeats a run)
+ *   test_store_crash init DIR           make a store
  *   test_store_crash write DIR FROM     write snapshots until killed, a line for each acknowledged
  *   test_store_crash verify DIR < LINES check the store and every acknowledged change
  *
- * tests/fs/test_crash.sh uses the last two around a file system that loses power.
+ * tests/fs/test_crash.sh uses the last three around a file system that loses power.
  */
 #include "store_util.h"
 
@@ -250,6 +251,8 @@ int main(int argc, char **argv)
 	};
 	const struct CMUnitTest verify[] = {cmocka_unit_test(verify_stdin)};
 
+	if (argc == 3 && strcmp(argv[1], "init") == 0)
+		return smfs_store_init(argv[2], NULL) < 0;
 	if (argc == 4 && strcmp(argv[1], "write") == 0)
 		write_forever(argv[2], strtoull(argv[3], NULL, 10));
 	if (argc == 3 && strcmp(argv[1], "verify") == 0) {
