@@ -217,9 +217,12 @@ static void event_over(struct vsock *s)
 
 	s->event = EVENT_NONE;
 	s->event_deadline = 0;
-	LIST_FOREACH(c, &s->all, all)
-	if (c->state == CONN_GREETING)
+	LIST_FOREACH (c, &s->all, all) {
+		if (c->state != CONN_GREETING)
+			continue;
+		vsock_deadline(s, &c->deadline, VSOCK_GREETING_SEC);
 		conn_watch(c);
+	}
 }
 
 /*
@@ -276,8 +279,8 @@ static void on_work(void *arg, uint32_t events)
 	(void)!read(s->work_fd, &count, sizeof(count));
 	if (s->forget)
 		forget_all(s);
-	LIST_FOREACH(c, &s->all, all)
-	conn_watch(c);
+	LIST_FOREACH (c, &s->all, all)
+		conn_watch(c);
 	host_watch(s);
 	if (virtio_live(&s->v) && s->v.queue[QUEUE_EVENT].ready)
 		event_step(s);
@@ -319,9 +322,9 @@ static bool any_deadline(const struct vsock *s)
 {
 	const struct vsock_conn *c;
 
-	LIST_FOREACH(c, &s->all, all)
-	if (c->deadline)
-		return true;
+	LIST_FOREACH (c, &s->all, all)
+		if (c->deadline)
+			return true;
 	return s->event_deadline || s->listen_again;
 }
 
@@ -407,9 +410,9 @@ static void vsock_resume(struct virtio_device *v)
 	s->loaded = false;
 	if (s->event != EVENT_NONE)
 		vsock_deadline(s, &s->event_deadline, VSOCK_EVENT_SEC);
-	LIST_FOREACH(c, &s->all, all)
-	if (c->deadline)
-		vsock_deadline(s, &c->deadline, VSOCK_GREETING_SEC);
+	LIST_FOREACH (c, &s->all, all)
+		if (c->deadline)
+			vsock_deadline(s, &c->deadline, VSOCK_GREETING_SEC);
 	call_work(s);
 }
 

@@ -22,9 +22,9 @@ struct vsock_conn *conn_find(struct vsock *s, uint32_t host_port, uint32_t guest
 {
 	struct vsock_conn *c;
 
-	LIST_FOREACH(c, &s->hash[bucket(host_port, guest_port)], hash)
-	if (c->host_port == host_port && c->guest_port == guest_port)
-		return c;
+	LIST_FOREACH (c, &s->hash[bucket(host_port, guest_port)], hash)
+		if (c->host_port == host_port && c->guest_port == guest_port)
+			return c;
 	return NULL;
 }
 

@@ -44,9 +44,9 @@
 #define VSOCK_MAX_RSTS 64
 /* Leaves room in sun_path for "_<port>", so that no guest-to-host connection fails for it. */
 #define VSOCK_PATH_MAX	   (sizeof(((struct sockaddr_un *)0)->sun_path) - (sizeof("_4294967295") - 1))
-#define VSOCK_GREETING_SEC 20 /* to say CONNECT, and for the guest to accept */
+#define VSOCK_GREETING_SEC 30 /* to say CONNECT, and for the guest to accept */
 #define VSOCK_CLOSING_SEC  10 /* for the guest to agree that it is over */
-#define VSOCK_EVENT_SEC	   5  /* for the guest to take in TRANSPORT_RESET */
+#define VSOCK_EVENT_SEC	   20 /* for the guest to take in TRANSPORT_RESET */
 
 enum conn_state { CONN_GREETING, CONN_REQUESTED, CONN_OPEN, CONN_CLOSING };
 
