@@ -21,7 +21,7 @@ static void vset(struct err *err, int code, const char *fmt, va_list ap)
 	one_line(err->msg);
 }
 
-int err_set(struct err *err, int code, const char *fmt, ...)
+int(err_set)(struct err *err, int code, const char *fmt, ...)
 {
 	va_list ap;
 
@@ -31,7 +31,7 @@ int err_set(struct err *err, int code, const char *fmt, ...)
 	return -code;
 }
 
-int err_errno(struct err *err, const char *fmt, ...)
+int(err_errno)(struct err *err, const char *fmt, ...)
 {
 	int code = errno ? errno : EIO;
 	char buf[128];
@@ -47,7 +47,7 @@ int err_errno(struct err *err, const char *fmt, ...)
 	return -code;
 }
 
-int err_wrap(struct err *err, int ret, const char *fmt, ...)
+int(err_wrap)(struct err *err, int ret, const char *fmt, ...)
 {
 	char old[ERR_MSG_MAX];
 	va_list ap;

@@ -41,6 +41,13 @@ int err_wrap(struct err *err, int ret, const char *fmt, ...) __attribute__((form
 
 void err_clear(struct err *err);
 
+/* A static analyser sees one source file at a time: what these return is negative. */
+#ifdef __clang_analyzer__
+#define err_set(err, code, ...) ((void)(err_set)(err, code, __VA_ARGS__), -1)
+#define err_errno(err, ...)	((void)(err_errno)(err, __VA_ARGS__), -1)
+#define err_wrap(err, ret, ...) ((void)(err_wrap)(err, ret, __VA_ARGS__), (ret))
+#endif
+
 /*
  * Exit codes shared by the three commands (documented in their man pages):
  * 0 done, 1 failed, 2 usage, 3 not found, 4 exists or busy, 5 data refused (corrupt, foreign,
