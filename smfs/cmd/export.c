@@ -14,7 +14,7 @@
 struct target {
 	int dirfd;
 	_Atomic uint64_t done; /* holes included */
-	uint8_t *buf;
+	uint8_t buf[PIECE];
 };
 
 static uint64_t bytes_out(void *arg)
@@ -45,7 +45,7 @@ static int copy_run(struct target *t, int fd, struct smfs_file *f, uint64_t from
 
 static int copy_data(struct target *t, int fd, struct smfs_file *f, uint64_t size, struct err *err)
 {
-	uint64_t at = 0, data, hole;
+	uint64_t at = 0, data = 0, hole = 0;
 	int r = 0;
 
 	while (r == 0 && at < size) {
@@ -99,7 +99,6 @@ static int export(struct cmd *c, struct smfs_store *s, const struct smfs_name *n
 		  struct err *err)
 {
 	cleanup_free char *partial = NULL;
-	struct target t = {.dirfd = -1};
 	struct smfs_dir *d;
 	int r;
 
@@ -112,21 +111,22 @@ static int export(struct cmd *c, struct smfs_store *s, const struct smfs_name *n
 	r = smfs_dir_open(s, &n->root, &d, err);
 	if (r < 0)
 		return err_wrap(err, r, "export %s", n->name);
-	cleanup_free uint8_t *buf = t.buf = malloc(PIECE);
-	if (!buf)
+	struct target *t = calloc(1, sizeof(*t));
+	if (!t)
 		r = err_set(err, ENOMEM, "export: out of memory");
 	else if (mkdir(partial, 0700) < 0)
 		r = err_errno(err, "create %s", partial);
 	if (r < 0) {
 		smfs_dir_close(d);
+		free(t);
 		return r;
 	}
-	struct progress *p = progress_start(c, "exporting", n->logical_bytes, bytes_out, &t);
-	cleanup_fd int fd = t.dirfd = open(partial, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	struct progress *p = progress_start(c, "exporting", n->logical_bytes, bytes_out, t);
+	cleanup_fd int fd = t->dirfd = open(partial, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	if (fd < 0)
 		r = err_errno(err, "open %s", partial);
 	for (size_t i = 0; r == 0 && i < smfs_dir_count(d); i++)
-		r = export_file(s, &t, smfs_dir_at(d, i), err);
+		r = export_file(s, t, smfs_dir_at(d, i), err);
 	if (r == 0 &&
 	    (fsync(fd) < 0 || renameat2(AT_FDCWD, partial, AT_FDCWD, dir, RENAME_NOREPLACE) < 0))
 		r = err_errno(err, "export to %s", dir);
@@ -134,6 +134,7 @@ static int export(struct cmd *c, struct smfs_store *s, const struct smfs_name *n
 		discard(fd, d, partial);
 	progress_stop(p);
 	smfs_dir_close(d);
+	free(t);
 	return r;
 }
 

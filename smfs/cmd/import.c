@@ -9,11 +9,9 @@
 #include "smfs/base/num.h"
 #include "smfs/cmd/cmd.h"
 
-#define FILES_MAX 16
-
 struct source {
-	struct snapshot_source files[FILES_MAX];
-	char names[FILES_MAX][SMFS_NAME_MAX + 1];
+	struct snapshot_source files[SNAPSHOT_FILES_MAX];
+	char names[SNAPSHOT_FILES_MAX][SMFS_NAME_MAX + 1];
 	size_t n;
 	uint64_t bytes;
 };
@@ -36,9 +34,10 @@ static int add_file(struct source *src, int dirfd, const char *dir, const char *
 		return err_set(err, EINVAL,
 			       "import %s/%s: not a regular file; a snapshot has nothing else", dir,
 			       name);
-	if (src->n == FILES_MAX)
-		return err_set(err, E2BIG, "import %s: more than %d files", dir, FILES_MAX);
-	strcpy(src->names[src->n], name);
+	if (src->n == SNAPSHOT_FILES_MAX)
+		return err_set(err, E2BIG, "import %s: more than %d files", dir,
+			       SNAPSHOT_FILES_MAX);
+	snprintf(src->names[src->n], sizeof(src->names[0]), "%s", name);
 	src->files[src->n] =
 		(struct snapshot_source){.name = src->names[src->n], .fd = steal_fd(&fd)};
 	src->n++;
@@ -91,7 +90,7 @@ static int run(struct cmd *c, int argc, char **argv)
 {
 	cleanup_store struct smfs_store *s = NULL;
 	char size[SIZE_STR_MAX], fresh[SIZE_STR_MAX];
-	struct smfs_ingest_stat st;
+	struct smfs_ingest_stat st = {0};
 	struct smfs_name taken;
 	struct source src = {0};
 	struct err err = ERR_INIT;

@@ -33,13 +33,18 @@ static int resolve(const char *mnt, char out[PATH_MAX], struct err *err)
 	return len < PATH_MAX ? 0 : err_set(err, ENAMETOOLONG, "unmount %s", mnt);
 }
 
+static bool is_octal(char c)
+{
+	return c >= '0' && c <= '7';
+}
+
 /* mountinfo writes space, tab, newline and backslash as \ooo. */
 static void unescape(char *s)
 {
 	char *out = s;
 
 	for (; *s; s++) {
-		if (s[0] == '\\' && isdigit((unsigned char)s[1]) && s[2] && s[3]) {
+		if (s[0] == '\\' && is_octal(s[1]) && is_octal(s[2]) && is_octal(s[3])) {
 			*out++ = (char)((s[1] - '0') << 6 | (s[2] - '0') << 3 | (s[3] - '0'));
 			s += 3;
 		} else {

@@ -84,6 +84,8 @@ static int check(const struct snapshot_source *src, size_t n, struct err *err)
 				     *vcpu = find(src, n, "vcpu");
 	json_t *j = NULL;
 
+	if (n > SNAPSHOT_FILES_MAX)
+		return err_set(err, E2BIG, "a snapshot has at most %d files", SNAPSHOT_FILES_MAX);
 	if (!meta || !ram || !vcpu)
 		return err_set(err, EINVAL, "no file `%s`: a snapshot has meta, ram and vcpu",
 			       !meta  ? "meta"
@@ -102,14 +104,12 @@ static int check(const struct snapshot_source *src, size_t n, struct err *err)
 int snapshot_stage(struct smfs_ingest *ing, const char *name, const struct snapshot_source *src,
 		   size_t n, struct err *err)
 {
+	struct smfs_entry e[SNAPSHOT_FILES_MAX];
 	struct smfs_id root;
 	int r = check(src, n, err);
 
 	if (r < 0)
 		return r;
-	cleanup_free struct smfs_entry *e = calloc(n, sizeof(*e));
-	if (!e)
-		return err_set(err, ENOMEM, "out of memory");
 	for (size_t i = 0; r == 0 && i < n; i++) {
 		e[i] = (struct smfs_entry){.name = src[i].name, .mode = S_IFREG | 0400, .nlink = 1};
 		r = smfs_ingest_fd(ing, src[i].fd, NULL, 0, &e[i].content, err);

@@ -16,6 +16,8 @@ struct snapshot_source {
  * be a `meta`, a `ram` and a `vcpu`; `meta` must be a JSON object, and the sizes it gives for the
  * other two must be theirs, so that a copy cut short is refused instead of published.
  */
+#define SNAPSHOT_FILES_MAX 16
+
 int snapshot_stage(struct smfs_ingest *ing, const char *name, const struct snapshot_source *src,
 		   size_t n, struct err *err);
 

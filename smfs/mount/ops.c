@@ -156,8 +156,8 @@ static void op_statfs(fuse_req_t req, fuse_ino_t ino)
 static void op_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
 {
 	struct smfs_mount *m = mount_of(req);
-	struct inode *dir = inode_of(req, parent), *i;
-	struct fuse_entry_param e;
+	struct inode *dir = inode_of(req, parent), *i = NULL;
+	struct fuse_entry_param e = {0};
 	struct err err = ERR_INIT;
 	int r;
 
@@ -606,8 +606,8 @@ static void op_readdirplus(fuse_req_t req, fuse_ino_t ino, size_t size, off_t of
 static void op_mkdir(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode)
 {
 	struct smfs_mount *m = mount_of(req);
-	struct inode *dir = inode_of(req, parent), *i;
-	struct fuse_entry_param e;
+	struct inode *dir = inode_of(req, parent), *i = NULL;
+	struct fuse_entry_param e = {0};
 	struct err err = ERR_INIT;
 
 	if (!dir)
@@ -625,8 +625,8 @@ static void op_create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_
 		      struct fuse_file_info *fi)
 {
 	struct smfs_mount *m = mount_of(req);
-	struct inode *dir = inode_of(req, parent), *i;
-	struct fuse_entry_param e;
+	struct inode *dir = inode_of(req, parent), *i = NULL;
+	struct fuse_entry_param e = {0};
 	struct err err = ERR_INIT;
 
 	if (!dir)

@@ -6,7 +6,6 @@
 
 #include "smfs/base/log.h"
 #include "smfs/base/num.h"
-#include "smfs/mount/import.h"
 #include "smfs/mount/stage.h"
 
 struct publication {
@@ -47,7 +46,7 @@ static bool complete(const struct stage *st)
 
 static int ingest(struct stage_area *a, struct stage *st, struct err *err)
 {
-	struct snapshot_source src[STAGE_FILES_MAX];
+	struct snapshot_source src[SNAPSHOT_FILES_MAX];
 	struct smfs_ingest *ing;
 	int r = smfs_ingest_begin(a->mount->store, &ing, err);
 

@@ -1,18 +1,13 @@
 #include "smfs/mount/refpath.h"
 
+#include <stdio.h>
 #include <string.h>
 
 bool ref_join(const char *prefix, const char *component, char out[SMFS_REF_MAX + 1])
 {
-	size_t p = strlen(prefix), c = strlen(component), slash = p ? 1 : 0;
+	int n = snprintf(out, SMFS_REF_MAX + 1, "%s%s%s", prefix, *prefix ? "/" : "", component);
 
-	if (p + slash + c > SMFS_REF_MAX)
-		return false;
-	memcpy(out, prefix, p);
-	if (slash)
-		out[p] = '/';
-	memcpy(out + p + slash, component, c + 1);
-	return true;
+	return n >= 0 && n <= SMFS_REF_MAX;
 }
 
 bool ref_child(const char *prefix, const char *name, char out[SMFS_NAME_MAX + 1], bool *leaf)

@@ -342,9 +342,9 @@ static int dir_create(struct smfs_mount *m, struct inode *dir, const char *name,
 	r = check_writing(st, err);
 	if (r == 0 && file_index(st, name) < st->nfiles)
 		r = -EEXIST;
-	if (r == 0 && st->nfiles >= STAGE_FILES_MAX)
+	if (r == 0 && st->nfiles >= SNAPSHOT_FILES_MAX)
 		r = err_set(err, ENOSPC, "create %s: a snapshot has at most %d files", name,
-			    STAGE_FILES_MAX);
+			    SNAPSHOT_FILES_MAX);
 	f->serial = ++a->serial;
 	if (r == 0)
 		r = file_inode(m, dir, f, out, err);

@@ -18,10 +18,10 @@
 
 #include "smfs/base/workers.h"
 #include "smfs/mount/fs.h"
+#include "smfs/mount/import.h"
 
-#define STAGES_MAX	64
-#define STAGE_FILES_MAX 16
-#define STAGE_NAME_MAX	64
+#define STAGES_MAX     64
+#define STAGE_NAME_MAX 64
 
 enum stage_state { STAGE_WRITING, STAGE_PUBLISHING, STAGE_DONE };
 
@@ -38,7 +38,7 @@ struct stage {
 	uint64_t serial;
 	enum stage_state state;
 	char name[SMFS_REF_MAX + 1];
-	struct stage_file *files[STAGE_FILES_MAX];
+	struct stage_file *files[SNAPSHOT_FILES_MAX];
 	size_t nfiles;
 	/* Who waits for the publisher. */
 	void (*done)(void *arg, int r);

@@ -186,8 +186,8 @@ static int teardown(void **state)
 
 static const char *at(struct mounted *t, const char *path)
 {
-	static char buf[4][512];
-	static int next;
+	static _Thread_local char buf[4][512];
+	static _Thread_local int next;
 	char *b = buf[next++ % 4];
 
 	snprintf(b, sizeof(buf[0]), "%s/%s", t->dir, path);
