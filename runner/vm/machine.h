@@ -2,7 +2,7 @@
  * machine.h - the one list of devices a machine has: boot and restore make the same machine from
  * the same configuration, in the same order.
  *
- * Order (and so GSIs and windows): serial0, pm, i8042, rtc, vmgenid, then virtio: pmem-rootfs,
+ * Order (and so GSIs and windows): serial0, pm, i8042, vmgenid, then virtio: pmem-rootfs,
  * the disks, rng0, vsock0. vmgenid and the virtio devices exist only where the configuration asks:
  * a tiny test guest has serial0 and pm alone.
  *
@@ -34,7 +34,7 @@ struct machine_config {
 	const char *ram_path;
 
 	/*
-	 * A Linux guest: vmgenid, i8042, rtc, rng0 and what follows. false: serial0 and pm only,
+	 * A Linux guest: vmgenid, i8042, rng0 and what follows. false: serial0 and pm only,
 	 * and the rest must be unset.
 	 */
 	bool linux_guest;
