@@ -84,10 +84,11 @@ static json_t *encode_regions(const struct snapshot_meta *m)
 	json_t *a = json_array();
 
 	for (unsigned i = 0; i < m->nregions; i++)
-		json_array_append_new(a, json_pack("{s:o, s:o, s:o}", "gpa",
+		json_array_append_new(a, json_pack("{s:o, s:o, s:o, s:o}", "gpa",
 						   u64_json(m->region[i].gpa), "size",
 						   u64_json(m->region[i].size), "offset",
-						   u64_json(m->region[i].offset)));
+						   u64_json(m->region[i].offset), "used",
+						   u64_json(m->region[i].used)));
 	return a;
 }
 
@@ -297,7 +298,8 @@ static int decode_regions(const json_t *root, struct snapshot_meta *m, struct er
 		if ((ret = get_uint(o, "ram_regions", "gpa", top, &r->gpa, err)) < 0 ||
 		    (ret = get_uint(o, "ram_regions", "size", MEMORY_RAM_MAX, &r->size, err)) < 0 ||
 		    (ret = get_uint(o, "ram_regions", "offset", MEMORY_RAM_MAX, &r->offset, err)) <
-			    0)
+			    0 ||
+		    (ret = get_uint(o, "ram_regions", "used", r->size, &r->used, err)) < 0)
 			return ret;
 		if (r->size == 0 || (r->gpa | r->size) & 4095 || r->gpa < gpa || r->offset != file)
 			return bad(err, "", "ram_regions");

@@ -34,6 +34,7 @@
 struct meta_region {
 	uint64_t gpa, size; /* page aligned */
 	uint64_t offset;    /* in `ram` */
+	uint64_t used;	    /* the rest of the region is zeros; a hint for speed */
 };
 
 /* A device, in order of creation: enough to make the same machine again and to check it is the

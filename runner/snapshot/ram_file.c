@@ -111,6 +111,14 @@ void ram_blocks_free(struct ram_blocks *b)
 	b->bits = NULL;
 }
 
+uint64_t ram_blocks_used(const struct ram_blocks *b, uint64_t off, uint64_t len)
+{
+	for (uint64_t i = (off + len - 1) / RAM_BLOCK + 1; i-- > off / RAM_BLOCK;)
+		if (marked(b, i))
+			return MIN((i + 1) * RAM_BLOCK - off, len);
+	return 0;
+}
+
 static int write_region(const struct memory_region *r, const struct ram_blocks *b,
 			struct smfs_stream *st, struct err *err)
 {

@@ -30,6 +30,9 @@ struct ram_blocks {
 int ram_blocks_find(const struct memory *m, int ram_fd, struct ram_blocks *out, struct err *err);
 void ram_blocks_free(struct ram_blocks *b);
 
+/* Where the last set block of [off, off + len) of `ram` ends, from `off`; 0 if none is set. */
+uint64_t ram_blocks_used(const struct ram_blocks *b, uint64_t off, uint64_t len);
+
 /* All of RAM in file order, blocks without data as holes. */
 int ram_blocks_write(const struct memory *m, const struct ram_blocks *b, struct smfs_stream *st,
 		     struct err *err);

@@ -406,10 +406,12 @@ static int load(struct snapshot *s, struct machine *m, struct restore_timing *t,
 int snapshot_restore(struct snapshot *s, const struct restore_opts *o, struct machine *out,
 		     struct restore_timing *t, struct err *err)
 {
+	uint64_t used[MEMORY_MAX_REGIONS] = {0};
 	struct machine_config cfg = {.vcpus = s->meta.vcpus,
 				     .ram_bytes = s->meta.ram_bytes,
 				     .ram_fd = s->ram_fd,
 				     .ram_path = s->ram_path,
+				     .ram_used = used,
 				     .linux_guest = s->linux_guest,
 				     .rootfs = s->rootfs,
 				     .ndisks = s->ndisks,
@@ -420,6 +422,8 @@ int snapshot_restore(struct snapshot *s, const struct restore_opts *o, struct ma
 	int ret;
 
 	memset(t, 0, sizeof(*t));
+	for (unsigned i = 0; i < s->meta.nregions; i++)
+		used[i] = s->meta.region[i].used;
 	memcpy(cfg.disk, s->disk, sizeof(cfg.disk));
 	if ((ret = machine_new(&cfg, out, err)) < 0)
 		return err_wrap(err, ret, "restore %s", s->dir);

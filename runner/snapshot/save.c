@@ -239,8 +239,8 @@ static int capture(const struct machine *m, struct snapshot_meta *meta, struct w
 
 /* ---- the store ---------------------------------------------------------------------------- */
 
-static int write_ram(const struct machine *m, struct smfs_ingest *ing, struct smfs_content *out,
-		     struct save_stats *stats, struct err *err)
+static int write_ram(const struct machine *m, struct snapshot_meta *meta, struct smfs_ingest *ing,
+		     struct smfs_content *out, struct save_stats *stats, struct err *err)
 {
 	struct ram_blocks blocks;
 	struct smfs_stream *st;
@@ -250,6 +250,9 @@ static int write_ram(const struct machine *m, struct smfs_ingest *ing, struct sm
 		return ret;
 	stats->ram_bytes = blocks.ram_bytes;
 	stats->data_bytes = blocks.data_bytes;
+	for (unsigned i = 0; i < meta->nregions; i++)
+		meta->region[i].used =
+			ram_blocks_used(&blocks, meta->region[i].offset, meta->region[i].size);
 	ret = smfs_stream_open(ing, SMFS_STREAM_STABLE, &st, err);
 	if (ret == 0) {
 		ret = ram_blocks_write(&m->vm->mem, &blocks, st, err);
@@ -307,7 +310,7 @@ static int save_paused(const struct machine *m, const char *name, struct snapsho
 	ret = capture(m, meta, &vcpu, err);
 	stats->capture_us = now_us() - start;
 	if (ret == 0)
-		ret = write_ram(m, ing, &ram, stats, err);
+		ret = write_ram(m, meta, ing, &ram, stats, err);
 	if (pause && vm_resume(m->vm, &resume_err) < 0) {
 		/* The machine is lost; what was captured of it is not worth less for that. */
 		if (ret == 0)

@@ -75,6 +75,7 @@ int machine_new(const struct machine_config *cfg, struct machine *out, struct er
 			       .vcpus = cfg->vcpus,
 			       .ram_fd = cfg->ram_fd,
 			       .ram_path = cfg->ram_path,
+			       .ram_used = cfg->ram_used,
 			       .irqchip = true,
 			       .restore = cfg->ram_fd >= 0};
 	cleanup_fd int rootfs = -1, ram = -1;

@@ -32,6 +32,7 @@ struct machine_config {
 	 * saved state. Cold boot: -1, NULL. */
 	int ram_fd;
 	const char *ram_path;
+	const uint64_t *ram_used; /* of vm_config; NULL: not known */
 
 	/*
 	 * A Linux guest: vmgenid, i8042, rng0 and what follows. false: serial0 and pm only,

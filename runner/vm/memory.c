@@ -103,23 +103,66 @@ int memory_add(struct memory *m, const struct memory_region *r, struct err *err)
 	return 0;
 }
 
-int memory_set_slots(const struct memory *m, int vm_fd, struct err *err)
+void memory_defer(struct memory *m, const uint64_t used[MEMORY_MAX_REGIONS])
 {
 	for (unsigned i = 0; i < m->n; i++) {
-		const struct memory_region *r = &m->region[i];
-		struct kvm_userspace_memory_region slot = {
-			.slot = i,
-			.flags = r->readonly ? KVM_MEM_READONLY : 0,
-			.guest_phys_addr = r->gpa,
-			.memory_size = r->size,
-			.userspace_addr = (uintptr_t)r->hva,
-		};
+		struct memory_region *r = &m->region[i];
+		uint64_t now = align_up(MAX(MIN(used[i], r->size), 1), MEMORY_LATER_STEP);
 
-		if (ioctl(vm_fd, KVM_SET_USER_MEMORY_REGION, &slot) < 0)
-			return err_errno(err, "KVM_SET_USER_MEMORY_REGION %#" PRIx64 "+%#" PRIx64,
-					 r->gpa, r->size);
+		if (r->kind == MEMORY_RAM && r->size > now && r->size - now >= MEMORY_LATER_MIN)
+			r->later = now;
 	}
+}
+
+bool memory_has_later(const struct memory *m)
+{
+	for (unsigned i = 0; i < m->n; i++)
+		if (m->region[i].later)
+			return true;
+	return false;
+}
+
+/* The part [from, to) of region `r` as a slot. */
+static int set_slot(const struct memory_region *r, unsigned slot, uint64_t from, uint64_t to,
+		    int vm_fd, struct err *err)
+{
+	struct kvm_userspace_memory_region s = {
+		.slot = slot,
+		.flags = r->readonly ? KVM_MEM_READONLY : 0,
+		.guest_phys_addr = r->gpa + from,
+		.memory_size = to - from,
+		.userspace_addr = (uintptr_t)r->hva + from,
+	};
+
+	if (ioctl(vm_fd, KVM_SET_USER_MEMORY_REGION, &s) < 0)
+		return err_errno(err, "KVM_SET_USER_MEMORY_REGION %#" PRIx64 "+%#" PRIx64,
+				 r->gpa + from, to - from);
 	return 0;
+}
+
+int memory_set_slots(const struct memory *m, int vm_fd, struct err *err)
+{
+	int ret = 0;
+
+	for (unsigned i = 0; ret == 0 && i < m->n; i++) {
+		const struct memory_region *r = &m->region[i];
+
+		ret = set_slot(r, i, 0, r->later ? r->later : r->size, vm_fd, err);
+	}
+	return ret;
+}
+
+int memory_set_later(const struct memory *m, int vm_fd, struct err *err)
+{
+	int ret = 0;
+
+	for (unsigned i = 0; ret == 0 && i < m->n; i++) {
+		const struct memory_region *r = &m->region[i];
+
+		if (r->later)
+			ret = set_slot(r, MEMORY_MAX_REGIONS + i, r->later, r->size, vm_fd, err);
+	}
+	return ret;
 }
 
 void memory_free(struct memory *m)

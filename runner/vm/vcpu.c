@@ -74,10 +74,32 @@ static void exit_io(struct vcpu *c)
 	pthread_mutex_unlock(&c->vm->dev_lock);
 }
 
+/* Wait until all of RAM has its slots (memory.h, LATER). true: there was something to wait for. */
+static bool await_slots(struct vm *vm)
+{
+	if (atomic_load(&vm->slots_set))
+		return false;
+	pthread_mutex_lock(&vm->park_lock);
+	while (!atomic_load(&vm->slots_set))
+		pthread_cond_wait(&vm->park_cond, &vm->park_lock);
+	pthread_mutex_unlock(&vm->park_lock);
+	return true;
+}
+
 static void exit_mmio(struct vcpu *c)
 {
 	struct kvm_run *run = c->run;
+	uint8_t *ram = memory_at(&c->vm->mem, run->mmio.phys_addr, run->mmio.len);
 
+	/* RAM whose slot is not there yet. This one access is ours to finish. */
+	if (ram) {
+		await_slots(c->vm);
+		if (run->mmio.is_write)
+			memcpy(ram, run->mmio.data, run->mmio.len);
+		else
+			memcpy(run->mmio.data, ram, run->mmio.len);
+		return;
+	}
 	pthread_mutex_lock(&c->vm->dev_lock);
 	bus_access(&c->vm->mmio, run->mmio.phys_addr, run->mmio.data, run->mmio.len,
 		   run->mmio.is_write);
@@ -165,7 +187,10 @@ static void handle_exit(struct vcpu *c)
 			c->index, c->run->fail_entry.hardware_entry_failure_reason, rip_of(c));
 		break;
 	case KVM_EXIT_INTERNAL_ERROR:
-		exit_internal_error(c);
+		/* An access to RAM without its slot that KVM could not emulate: try again with it.
+		 */
+		if (!await_slots(c->vm))
+			exit_internal_error(c);
 		break;
 	default:
 		vm_fail(c->vm, "run vCPU %u: unexpected KVM exit reason %u at rip %#" PRIx64,

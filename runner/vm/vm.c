@@ -64,6 +64,8 @@ static int map_memory(struct vm *vm, const struct vm_config *cfg, struct err *er
 				    cfg->ram_path ? cfg->ram_path : "snapshot RAM", err);
 	else
 		r = memory_map_anon(&vm->mem, err);
+	if (r == 0 && cfg->ram_used && cfg->vcpus == 1)
+		memory_defer(&vm->mem, cfg->ram_used);
 	for (unsigned i = 0; r == 0 && i < cfg->npmem; i++)
 		r = virtio_pmem_map(&vm->mem, &cfg->pmem[i], err);
 	return r < 0 ? r : memory_set_slots(&vm->mem, vm->fd, err);
@@ -319,6 +321,18 @@ static int start_threads(struct vm *vm, struct err *err)
 	return 0;
 }
 
+/* The rest of RAM, beside the running vCPU, which waits if it wants some of it. */
+static int set_later_slots(struct vm *vm, struct err *err)
+{
+	int r = memory_has_later(&vm->mem) ? memory_set_later(&vm->mem, vm->fd, err) : 0;
+
+	pthread_mutex_lock(&vm->park_lock);
+	atomic_store(&vm->slots_set, true);
+	pthread_cond_broadcast(&vm->park_cond);
+	pthread_mutex_unlock(&vm->park_lock);
+	return r;
+}
+
 static void kick_all(struct vm *vm)
 {
 	for (unsigned i = 0; i < vm->nvcpus; i++)
@@ -344,6 +358,10 @@ int vm_start(struct vm *vm, struct err *err)
 	pthread_sigmask(SIG_SETMASK, &all, &old);
 	int r = start_threads(vm, err);
 	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	/* Also after a failure: a vCPU that has started may be waiting for them. */
+	int later = set_later_slots(vm, r < 0 ? NULL : err);
+	if (r == 0)
+		r = later;
 	/* A vm_end() while the threads came up may have missed those it could not signal yet. */
 	if (atomic_load(&vm->end) != VM_RUNNING)
 		kick_all(vm);

@@ -64,6 +64,11 @@ struct vm_config {
 	 */
 	struct vm_pmem pmem[VM_MAX_PMEM];
 	unsigned npmem;
+	/*
+	 * Restore: where each RAM region's data ends, for memory_defer(); NULL: not known. Taken
+	 * up for one vCPU only: an atomic access emulated as MMIO would not be one for another.
+	 */
+	const uint64_t *ram_used;
 	bool irqchip; /* false only for the smallest of test guests */
 	/*
 	 * The vCPUs will be given a vcpu_state each (x86/state.h), CPUID table included: set none
@@ -96,6 +101,7 @@ struct vm {
 	pthread_cond_t park_cond;
 	_Atomic bool stop_vcpus; /* they shall park, or end once `end` is set */
 	unsigned parked, alive;
+	_Atomic bool slots_set; /* all of RAM is KVM's: memory_set_later() is done */
 };
 
 #define VM_MMIO_BASE  0xd0000000ull

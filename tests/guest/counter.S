@@ -9,11 +9,11 @@
 	.include "common.inc"
 
 user_main:
+	mov	MAILBOX_GENERATION, %r12
 	lea	up_text(%rip), %rsi
 	call	say
 	lea	nonce(%rip), %rsi
 	call	say
-	mov	MAILBOX_GENERATION, %r12
 	xor	%ebx, %ebx
 
 count:

@@ -2,16 +2,22 @@
  * fpu - keeps known values in every general, x87 and AVX register and checks them after a
  * restore.
  *
- * At start: "up <nonce>"; then registers are loaded and only rax is used to watch the mailbox
- * page. At a new generation: "regs ok" or "regs bad <which>": bit 0 general, 1 AVX, 2 x87, 3
+ * At start it loads them and says "up <nonce>", whose newline comes last; then only rax is used, to
+ * watch the mailbox page. At a new generation: "regs ok" or "regs bad <which>": bit 0 general, 1 AVX, 2 x87, 3
  * MXCSR and the x87 control word. Then it powers off.
  */
 	.include "common.inc"
 
 user_main:
+	mov	MAILBOX_GENERATION, %rax
+	mov	%rax, generation(%rip)
 	lea	up_text(%rip), %rsi
 	call	say
 	lea	nonce(%rip), %rsi
+	lea	hex_text + 1(%rip), %rdi
+	mov	$16, %ecx
+	rep movsb
+	lea	hex_text(%rip), %rsi
 	call	say
 
 	/* Patterns: byte i of the table is 7 * i + 3, so every register differs. */
@@ -41,17 +47,13 @@ user_main:
 	/* What the x87 registers look like in memory, for later. */
 	fxsave64 before(%rip)
 
-	mov	MAILBOX_GENERATION, %rax
-	mov	%rax, generation(%rip)
 	mov	%rsp, saved_rsp(%rip)
 	lea	want(%rip), %rax
 	mov	0(%rax), %rbx
 	mov	8(%rax), %rcx
 	mov	16(%rax), %rdx
 	mov	24(%rax), %rsi
-	mov	32(%rax), %rdi
 	mov	40(%rax), %rbp
-	mov	48(%rax), %rsp
 	mov	56(%rax), %r8
 	mov	64(%rax), %r9
 	mov	72(%rax), %r10
@@ -60,6 +62,12 @@ user_main:
 	mov	96(%rax), %r13
 	mov	104(%rax), %r14
 	mov	112(%rax), %r15
+	mov	$'\n', %edi
+	mov	$SYS_PUTC, %eax
+	ud2
+	lea	want(%rip), %rax
+	mov	32(%rax), %rdi
+	mov	48(%rax), %rsp
 
 1:	mov	MAILBOX_GENERATION, %rax
 	cmp	generation(%rip), %rax
@@ -135,7 +143,7 @@ saved_rsp:	.quad	0
 bad:		.long	0
 mxcsr:		.long	0x9fc0		/* denormals are zero, flush to zero, toward +inf off: not the default */
 control:	.word	0x027f		/* double precision: not the default */
-up_text:	.asciz	"up "
+up_text:	.asciz	"up"
 ok_text:	.ascii	"regs ok\n"
 bad_text:	.asciz	"regs bad"
 

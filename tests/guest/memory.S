@@ -11,11 +11,11 @@
 	.set	AREA_END, 80 << 20
 
 user_main:
+	mov	MAILBOX_GENERATION, %r12
 	lea	up_text(%rip), %rsi
 	call	say
 	lea	nonce(%rip), %rsi
 	call	say
-	mov	MAILBOX_GENERATION, %r12
 
 	/* xorshift64: no two pages alike, nothing compresses away. */
 	movabs	$0x2545f4914f6cdd1d, %rax

@@ -28,8 +28,8 @@ static void sample(struct snapshot_meta *m)
 	m->cpu.word[1] = (struct cpu_word){0x80000001, 0, CPU_EDX, 0x2c100800};
 	m->cpu.nwords = 2;
 	m->ram_bytes = 4 * GIB;
-	m->region[0] = (struct meta_region){0, 3 * GIB, 0};
-	m->region[1] = (struct meta_region){4 * GIB, GIB, 3 * GIB};
+	m->region[0] = (struct meta_region){0, 3 * GIB, 0, 65536};
+	m->region[1] = (struct meta_region){4 * GIB, GIB, 3 * GIB, GIB};
 	m->nregions = 2;
 	m->vcpus = 2;
 	m->tsc_khz = 2100000;
@@ -199,6 +199,8 @@ static void hostile_values_are_refused(void **state)
 		{"\"offset\": 3221225472", "\"offset\": 3221221376"},
 		{"\"gpa\": 4294967296", "\"gpa\": 4096"},
 		{"\"gpa\": 0", "\"gpa\": 1"},
+		{"\"used\": 1073741824", "\"used\": 1073741825"},
+		{"\"used\": 65536", "\"xused\": 65536"},
 		{"\"size\": 3221225472", "\"size\": 0"},
 		{"images/docker.io", "../docker.io"},
 		{"images/docker.io", "/docker.io"},

@@ -123,7 +123,7 @@ static int setup(void **state)
 
 	hostcpu_get(&m->cpu, NULL);
 	m->ram_bytes = 64 * MIB;
-	m->region[0] = (struct meta_region){0, 64 * MIB, 0};
+	m->region[0] = (struct meta_region){0, 64 * MIB, 0, 0};
 	m->nregions = 1;
 	m->vcpus = 2;
 	m->tsc_khz = 2100000;
@@ -210,10 +210,10 @@ static void another_memory_map(void **state)
 {
 	struct fixture *f = *state;
 
-	f->meta.region[0] = (struct meta_region){1 * MIB, 64 * MIB, 0};
+	f->meta.region[0] = (struct meta_region){1 * MIB, 64 * MIB, 0, 0};
 	refused(f, ENOTSUP, "ram_regions");
-	f->meta.region[0] = (struct meta_region){0, 32 * MIB, 0};
-	f->meta.region[1] = (struct meta_region){64 * MIB, 32 * MIB, 32 * MIB};
+	f->meta.region[0] = (struct meta_region){0, 32 * MIB, 0, 0};
+	f->meta.region[1] = (struct meta_region){64 * MIB, 32 * MIB, 32 * MIB, 0};
 	f->meta.nregions = 2;
 	refused(f, ENOTSUP, "ram_regions");
 }
