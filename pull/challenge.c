@@ -68,6 +68,9 @@ static int get_param(const char **p, struct challenge *c)
 
 	if (n == 0 || *after != '=')
 		return 0;
+	/* "dG9rZW4=" is a token68, its padding no assignment. */
+	if (strchr("=,", after[1]) && strspn(after, "=") == strcspn(after, " \t,"))
+		return 0;
 	if (n == 5 && strncasecmp(name, "realm", n) == 0)
 		out = c->realm;
 	else if (n == 7 && strncasecmp(name, "service", n) == 0)

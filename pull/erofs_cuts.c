@@ -39,6 +39,7 @@ struct image {
 	uint64_t size, meta; /* bytes */
 	uint32_t block;
 	uint32_t entries; /* seen so far */
+	uint64_t inodes, dirs_read;
 	struct list cuts, dirs;
 	struct err *err;
 };
@@ -94,7 +95,8 @@ static int read_superblock(struct image *im, uint64_t *root)
 	bits = get_u8(&r);
 	get_u8(&r);
 	*root = get_u16(&r);
-	get_view(&r, 24); /* inos, build_time, build_time_nsec, blocks */
+	im->inodes = get_u64(&r);
+	get_view(&r, 16); /* build_time, build_time_nsec, blocks */
 	if (bits < 9 || (1u << bits) > BLOCK_MAX)
 		return corrupt(im, "block size out of range");
 	im->block = 1u << bits;
@@ -190,6 +192,9 @@ static int read_dir(struct image *im, uint64_t nid)
 	struct location at;
 	int r = locate(im, nid, &at);
 
+	/* Each is read once, unless they form a loop. */
+	if (++im->dirs_read > im->inodes)
+		return corrupt(im, "more folders than inodes");
 	if (!block)
 		return err_set(im->err, ENOMEM, "EROFS image: out of memory");
 	if (r == 0)

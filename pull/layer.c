@@ -32,7 +32,8 @@ struct layer {
 	struct tree *t;
 	_Atomic uint64_t *budget; /* bytes of file size still allowed */
 	struct err *err;
-	uint64_t total; /* bytes of the stream so far */
+	uint64_t total;	  /* bytes of the stream so far */
+	uint64_t padding; /* of the current file */
 	bool ended;
 	int read_error; /* of the stream below libarchive, with `err` filled */
 	uint8_t small[SMALL_FILE];
@@ -55,9 +56,12 @@ static la_ssize_t on_read(struct archive *a, void *arg, const void **piece)
 		return 0;
 	n = unpack_read(l->in, piece, l->err);
 	if (n == 0) {
+		uint64_t padding = tar_padding(l->total);
+
 		l->ended = true;
 		*piece = zeros;
-		return 2 * TAR_BLOCK + tar_padding(l->total);
+		/* Only behind a file's data: a header cut short stays cut short. */
+		return padding && padding != l->padding ? 0 : 2 * TAR_BLOCK + padding;
 	}
 
 	if (n < 0) {
@@ -92,12 +96,11 @@ static int open_archive(struct layer *l)
 
 /* The file just read to its end lay within the stream. A sparse file's padding is not known: none
  * is granted. */
-static int after_data(struct layer *l, struct archive_entry *e, const char *path)
+static int after_data(struct layer *l, const char *path)
 {
 	uint64_t at = archive_filter_bytes(l->a, -1);
-	uint64_t padding = archive_entry_sparse_count(e) ? 0 : tar_padding(archive_entry_size(e));
 
-	if (l->ended && at > l->total + padding)
+	if (l->ended && at > l->total + l->padding)
 		return err_set(l->err, EBADMSG, "%.200s: the archive ends in the middle of it",
 			       path);
 	return 0;
@@ -350,6 +353,9 @@ static int read_entry(struct layer *l, struct archive_entry *e)
 	struct tnode *dir;
 	int r;
 
+	l->padding = 0;
+	if (archive_entry_filetype(e) == AE_IFREG && !link && !archive_entry_sparse_count(e))
+		l->padding = tar_padding(archive_entry_size(e));
 	if (!raw || !*raw)
 		return err_set(l->err, EBADMSG, "archive: an entry without a usable name");
 	r = path_clean(raw, path, l->err);
@@ -381,7 +387,7 @@ static int read_entry(struct layer *l, struct archive_entry *e)
 	if (r == 0 && S_ISREG(i->mode))
 		r = read_contents(l, path, archive_entry_size(e), &i->content);
 	if (r == 0 && S_ISREG(i->mode))
-		r = after_data(l, e, path);
+		r = after_data(l, path);
 	if (r < 0) {
 		tinode_put(i);
 		return r;

@@ -27,20 +27,21 @@ static bool is_lower_alnum(char c)
 /* Components of lower-case letters and digits, joined by one '.', one or two '_', or '-'s. */
 static bool repository_ok(const char *s)
 {
-	char prev = '/';
+	const char *start = s;
 
-	if (!*s)
-		return false;
-	for (; *s; prev = *s++) {
+	for (; *s; s++) {
+		size_t run;
+
 		if (is_lower_alnum(*s))
 			continue;
-		if (!strchr("._-/", *s) || prev == '/')
+		/* A separator stands between two letters or digits. */
+		run = *s == '-' ? strspn(s, "-") : *s == '_' && s[1] == '_' ? 2 : 1;
+		if (!strchr("._-/", *s) || s == start || !is_lower_alnum(s[-1]) ||
+		    !is_lower_alnum(s[run]))
 			return false;
-		if (!is_lower_alnum(prev) && !(*s == '-' && prev == '-') &&
-		    !(*s == '_' && prev == '_'))
-			return false;
+		s += run - 1;
 	}
-	return is_lower_alnum(prev);
+	return s > start;
 }
 
 static bool tag_ok(const char *s)
