@@ -331,27 +331,28 @@ static void serial_save(struct device *d, struct writer *w)
 
 static int serial_load(struct device *d, uint16_t version, struct reader *r, struct err *err)
 {
-	struct serial *s = serial_of(d);
+	struct serial *s = serial_of(d), n = *s;
 
-	s->ier = get_u8(r);
-	s->lcr = get_u8(r);
-	s->mcr = get_u8(r);
-	s->scr = get_u8(r);
-	s->dll = get_u8(r);
-	s->dlm = get_u8(r);
+	n.ier = get_u8(r);
+	n.lcr = get_u8(r);
+	n.mcr = get_u8(r);
+	n.scr = get_u8(r);
+	n.dll = get_u8(r);
+	n.dlm = get_u8(r);
 	uint8_t fifo = get_u8(r), overrun = get_u8(r), tx = get_u8(r), raised = get_u8(r);
-	s->rx_at = 0;
-	s->rx_len = get_u16(r);
-	if (s->rx_len > RX_MAX || (s->ier & ~IER_MASK) || (s->mcr & ~MCR_MASK) ||
+	n.rx_at = 0;
+	n.rx_len = get_u16(r);
+	if (n.rx_len > RX_MAX || (n.ier & ~IER_MASK) || (n.mcr & ~MCR_MASK) ||
 	    (fifo | overrun | tx | raised) > 1)
 		return err_set(err, EBADMSG, "load %s: register out of range", d->id);
-	get_bytes(r, s->rx, s->rx_len);
-	s->fifo = fifo;
-	s->overrun = overrun;
-	s->tx_pending = tx;
-	s->raised = raised;
+	get_bytes(r, n.rx, n.rx_len);
 	if (!reader_done(r))
 		return err_set(err, EBADMSG, "load %s: wrong length", d->id);
+	n.fifo = fifo;
+	n.overrun = overrun;
+	n.tx_pending = tx;
+	n.raised = raised;
+	*s = n;
 	return 0;
 }
 
