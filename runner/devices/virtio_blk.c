@@ -344,7 +344,7 @@ static int medium_size(int fd, uint64_t *bytes)
 static int open_medium(struct blk *b, const char *path, bool readonly, struct err *err)
 {
 	const char *id = b->v.dev.id;
-	uint64_t bytes;
+	uint64_t bytes = 0;
 	int ret;
 
 	b->fd = open(path, (readonly ? O_RDONLY : O_RDWR) | O_CLOEXEC | O_NONBLOCK);

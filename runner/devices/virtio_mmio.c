@@ -3,6 +3,7 @@
 
 #include <linux/kvm.h>
 #include <linux/virtio_mmio.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
@@ -442,10 +443,9 @@ int virtio_device_init(struct virtio_device *v, struct vm *vm, const char *id,
 		     VIRTIO_BIT(VIRTIO_RING_F_EVENT_IDX);
 	for (unsigned i = 0; i < VIRTIO_MAX_QUEUES; i++)
 		v->notify[i] = (struct virtio_notify){.v = v, .fd = -1};
-	if (strlen(id) >= sizeof(v->dev.id))
+	if (snprintf(v->dev.id, sizeof(v->dev.id), "%s", id) >= (int)sizeof(v->dev.id))
 		return err_set(err, EINVAL, "device id %s: longer than %zu bytes", id,
 			       sizeof(v->dev.id) - 1);
-	strcpy(v->dev.id, id);
 	for (unsigned i = 0; i < vops->nqueues; i++) {
 		struct virtio_notify *n = &v->notify[i];
 

@@ -82,7 +82,7 @@ int host_listen(struct vsock *s, const char *uds_path, struct err *err)
 	cleanup_fd int fd = -1;
 	int ret;
 
-	if (strlen(uds_path) >= sizeof(s->path))
+	if (snprintf(s->path, sizeof(s->path), "%s", uds_path) >= (int)sizeof(s->path))
 		return err_set(err, ENAMETOOLONG, "%s: socket path %s is longer than %zu bytes",
 			       s->v.dev.id, uds_path, sizeof(s->path) - 1);
 	ret = remove_stale(uds_path, err);
@@ -91,12 +91,11 @@ int host_listen(struct vsock *s, const char *uds_path, struct err *err)
 	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
 	if (fd < 0)
 		return err_errno(err, "%s: create a socket", s->v.dev.id);
-	strcpy(a.sun_path, uds_path);
+	memcpy(a.sun_path, s->path, sizeof(s->path));
 	/* On Linux the mode of the socket becomes that of the file: private from the start. */
 	if (fchmod(fd, 0600) < 0 || bind(fd, (struct sockaddr *)&a, sizeof(a)) < 0 ||
 	    listen(fd, SOMAXCONN) < 0)
 		return err_errno(err, "%s: listen on %s", s->v.dev.id, uds_path);
-	strcpy(s->path, uds_path);
 	s->listen_fd = steal_fd(&fd);
 	host_watch(s);
 	if (!s->listen_watch)

@@ -1,0 +1,26 @@
+#!/bin/sh
+# Run each fuzzer of $BUILD/fuzz for $FUZZ_SECONDS (60); TAP on standard output. What a fuzzer learns is
+# kept in $BUILD/fuzz/corpus, what it finds in $BUILD/fuzz/findings: run the fuzzer with that file to
+# see it again.
+set -u
+cd "$(dirname "$0")/../.." || exit 1
+dir=${BUILD:-build}/fuzz
+seconds=${FUZZ_SECONDS:-60}
+n=0 failed=0
+mkdir -p "$dir/findings"
+for f in "$dir"/fuzz_*; do
+	[ -f "$f" ] && [ -x "$f" ] || continue
+	name=$(basename "$f")
+	n=$((n + 1))
+	mkdir -p "$dir/corpus/$name"
+	if "$f" -max_total_time="$seconds" -timeout=20 -artifact_prefix="$dir/findings/$name-" \
+		"$dir/corpus/$name" >"$dir/$name.log" 2>&1; then
+		echo "ok $n - $name: $(tail -n 1 "$dir/$name.log")"
+	else
+		echo "not ok $n - $name"
+		grep -v '^#' "$dir/$name.log" | head -n 60 | sed 's/^/# /'
+		failed=1
+	fi
+done
+echo "1..$n"
+[ $n -gt 0 ] && [ $failed = 0 ]
