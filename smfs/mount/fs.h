@@ -66,9 +66,12 @@ struct inode_ops {
 	int (*create)(struct smfs_mount *m, struct inode *dir, const char *name, struct inode **out,
 		      struct err *err);
 	int (*unlink)(struct smfs_mount *m, struct inode *dir, const char *name, struct err *err);
-	/* Both directories have the same ops. */
+	/*
+	 * Both directories have the same ops. 1: done(arg, result) will be called, as for flush.
+	 */
 	int (*rename)(struct smfs_mount *m, struct inode *from_dir, const char *from,
-		      struct inode *to_dir, const char *to, unsigned flags, struct err *err);
+		      struct inode *to_dir, const char *to, unsigned flags,
+		      void (*done)(void *arg, int r), void *arg, struct err *err);
 	/* Any. */
 	int (*getattr)(struct smfs_mount *m, struct inode *i, struct stat *st, struct err *err);
 	/* Files. `size` is a new size, or -1: only attributes that are accepted and ignored. */

@@ -195,6 +195,15 @@ static int kind_lookup(struct smfs_mount *m, struct inode *dir, const char *name
 	return r < 0 ? r : prefix_new(m, dir, name, path, out, err);
 }
 
+/* A copy becomes a snapshot between our looking at the copies and at the index. */
+static bool listed(const struct listing *l, size_t copies, const char *name)
+{
+	for (size_t i = 0; i < copies; i++)
+		if (strcmp(listing_name(l, i), name) == 0)
+			return true;
+	return false;
+}
+
 static int kind_list(struct smfs_mount *m, struct inode *dir, struct listing *l, struct err *err)
 {
 	const char *prefix = prefix_of(dir);
@@ -209,6 +218,7 @@ static int kind_list(struct smfs_mount *m, struct inode *dir, struct listing *l,
 		r = err_set(err, ENAMETOOLONG, "list %s", prefix);
 	if (r == 0 && dir->kind == SMFS_SNAPSHOT && m->stages)
 		r = stage_list(m, l, err);
+	size_t copies = l->count;
 	do {
 		if (r < 0)
 			break;
@@ -230,7 +240,8 @@ static int kind_list(struct smfs_mount *m, struct inode *dir, struct listing *l,
 				if (leaf || !ref_skip(prefix, child, after))
 					memcpy(after, page[k].name, sizeof(after));
 			} else {
-				r = listing_add(l, page[k].name, S_IFDIR, err);
+				if (!listed(l, copies, page[k].name))
+					r = listing_add(l, page[k].name, S_IFDIR, err);
 				memcpy(after, page[k].name, sizeof(after));
 			}
 		}
@@ -309,7 +320,8 @@ static int kind_rmdir(struct smfs_mount *m, struct inode *dir, const char *name,
 }
 
 static int kind_rename(struct smfs_mount *m, struct inode *from_dir, const char *from,
-		       struct inode *to_dir, const char *to, unsigned flags, struct err *err)
+		       struct inode *to_dir, const char *to, unsigned flags,
+		       void (*done)(void *arg, int r), void *arg, struct err *err)
 {
 	struct smfs_name n;
 	int r = writable(m, from_dir, "rename", from, err);

@@ -375,7 +375,8 @@ static void op_release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi
 	fuse_reply_err(req, 0);
 }
 
-static void flushed(void *arg, int r)
+/* For operations that end later, on the publisher's thread. */
+static void answer(void *arg, int r)
 {
 	fuse_req_t req = arg;
 
@@ -387,7 +388,7 @@ static void op_flush(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 	struct handle *h = handle_of(fi);
 
 	if (h->inode->ops->flush)
-		h->inode->ops->flush(mount_of(req), h, flushed, req);
+		h->inode->ops->flush(mount_of(req), h, answer, req);
 	else
 		fuse_reply_err(req, 0);
 }
@@ -693,7 +694,10 @@ static void op_rename(fuse_req_t req, fuse_ino_t parent, const char *name, fuse_
 	if (flags & ~(unsigned)RENAME_NOREPLACE)
 		r = -EINVAL;
 	else if (from->ops->rename && from->ops == to->ops)
-		r = from->ops->rename(mount_of(req), from, name, to, newname, flags, &err);
+		r = from->ops->rename(mount_of(req), from, name, to, newname, flags, answer, req,
+				      &err);
+	if (r == 1)
+		return;
 	reply_change(req, r, "rename", from, name, &err);
 }
 

@@ -232,8 +232,9 @@ ssize_t readahead_pread(struct smfs_mount *m, struct handle *h, struct smfs_file
 	if (off >= size)
 		return 0;
 	len = MIN(len, size - off);
-	/* Small reads are page faults. */
-	struct readahead *ra = len < BLOCK / 2 ? NULL : state_of(m, h, f, off, off + len);
+	/* Small reads are page faults, and of a small file nothing is left to decode ahead. */
+	bool worth = len >= BLOCK / 2 && size > 2 * BLOCK;
+	struct readahead *ra = worth ? state_of(m, h, f, off, off + len) : NULL;
 	if (!ra)
 		return smfs_file_pread(f, buf, len, off, err);
 	note(m, ra, off / BLOCK, (off + len - 1) / BLOCK);

@@ -318,6 +318,21 @@ static int check_file_name(const char *name, struct err *err)
 	return 0;
 }
 
+/* Not every file system can make a file without a name: there it has one for a moment. */
+static int unnamed_file(struct stage_area *a, struct err *err)
+{
+	char name[64];
+	int fd = openat(a->tmp_fd, ".", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+
+	if (fd < 0 && (errno == EOPNOTSUPP || errno == EISDIR)) {
+		snprintf(name, sizeof(name), "copy-%d-%d", (int)getpid(), (int)gettid());
+		fd = openat(a->tmp_fd, name, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+		if (fd >= 0)
+			unlinkat(a->tmp_fd, name, 0);
+	}
+	return fd < 0 ? err_errno(err, "create a temporary file in the store") : fd;
+}
+
 static int dir_create(struct smfs_mount *m, struct inode *dir, const char *name, struct inode **out,
 		      struct err *err)
 {
@@ -333,10 +348,11 @@ static int dir_create(struct smfs_mount *m, struct inode *dir, const char *name,
 		return err_set(err, ENOMEM, "create %s: out of memory", name);
 	f->refs = 1;
 	snprintf(f->name, sizeof(f->name), "%s", name);
-	f->fd = openat(a->tmp_fd, ".", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+	f->fd = unnamed_file(a, err);
 	if (f->fd < 0) {
+		r = f->fd;
 		free(f);
-		return err_errno(err, "create a temporary file in the store");
+		return r;
 	}
 	pthread_mutex_lock(&a->lock);
 	r = check_writing(st, err);
@@ -376,32 +392,13 @@ static int dir_unlink(struct smfs_mount *m, struct inode *dir, const char *name,
 	return r;
 }
 
-struct outcome {
-	pthread_mutex_t lock;
-	pthread_cond_t cond;
-	bool known;
-	int r;
-};
-
-static void outcome_set(void *arg, int r)
-{
-	struct outcome *o = arg;
-
-	pthread_mutex_lock(&o->lock);
-	o->known = true;
-	o->r = r;
-	pthread_cond_signal(&o->cond);
-	pthread_mutex_unlock(&o->lock);
-}
-
 /* rsync writes .ram.Xa3k and renames it: the rename of the last file is what completes. */
 static int dir_rename(struct smfs_mount *m, struct inode *dir, const char *from,
-		      struct inode *to_dir, const char *to, unsigned flags, struct err *err)
+		      struct inode *to_dir, const char *to, unsigned flags,
+		      void (*done)(void *arg, int r), void *arg, struct err *err)
 {
 	struct stage_area *a = m->stages;
-	struct outcome o = {.lock = PTHREAD_MUTEX_INITIALIZER, .cond = PTHREAD_COND_INITIALIZER};
 	struct stage *st = dir->stage;
-	bool wait = false;
 	int r = check_file_name(to, err);
 
 	if (r < 0)
@@ -422,16 +419,9 @@ static int dir_rename(struct smfs_mount *m, struct inode *dir, const char *from,
 		if (old < st->nfiles && old != k)
 			drop_file(st, old);
 		snprintf(f->name, sizeof(f->name), "%s", to);
-		wait = publish_if_complete(a, st, outcome_set, &o);
+		r = publish_if_complete(a, st, done, arg);
 	}
 	pthread_mutex_unlock(&a->lock);
-	if (wait) {
-		pthread_mutex_lock(&o.lock);
-		while (!o.known)
-			pthread_cond_wait(&o.cond, &o.lock);
-		r = o.r;
-		pthread_mutex_unlock(&o.lock);
-	}
 	return r;
 }
 
