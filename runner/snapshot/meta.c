@@ -243,17 +243,30 @@ static int get_object(const json_t *o, const char *key, const json_t **out, stru
 	return json_is_object(*out) ? 0 : bad(err, "", key);
 }
 
+static uint32_t be32(const uint8_t b[4])
+{
+	return (uint32_t)b[0] << 24 | (uint32_t)b[1] << 16 | (uint32_t)b[2] << 8 | b[3];
+}
+
+/* "LLLLLLLL.S.eRx=VVVVVVVV": hexadecimal leaf, decimal subleaf, register, hexadecimal value. */
 static int decode_word(const char *s, struct cpu_word *w)
 {
-	int used = 0;
-	char reg;
+	uint8_t leaf[4], value[4];
+	uint64_t subleaf = 0;
+	const char *p;
 
-	if (!s ||
-	    sscanf(s, "%8" SCNx32 ".%" SCNu32 ".e%cx=%8" SCNx32 "%n", &w->leaf, &w->subleaf, &reg,
-		   &w->value, &used) != 4 ||
-	    s[used] || reg < 'a' || reg > 'd')
+	if (!s || strlen(s) < 9 || !hex_decode(s, 8, leaf, 4) || s[8] != '.')
 		return -EINVAL;
-	w->reg = (uint8_t)(reg - 'a');
+	for (p = s + 9; *p >= '0' && *p <= '9' && subleaf <= UINT32_MAX; p++)
+		subleaf = subleaf * 10 + (uint64_t)(*p - '0');
+	if (p == s + 9 || subleaf > UINT32_MAX || strlen(p) != 13 || p[0] != '.' || p[1] != 'e' ||
+	    p[2] < 'a' || p[2] > 'd' || p[3] != 'x' || p[4] != '=' ||
+	    !hex_decode(p + 5, 8, value, 4))
+		return -EINVAL;
+	*w = (struct cpu_word){.leaf = be32(leaf),
+			       .subleaf = (uint32_t)subleaf,
+			       .reg = (uint8_t)(p[2] - 'a'),
+			       .value = be32(value)};
 	return 0;
 }
 
@@ -399,7 +412,7 @@ static int check_header(const json_t *root, struct err *err)
 {
 	const json_t *required = json_object_get(root, "required");
 	char arch[32];
-	uint64_t format;
+	uint64_t format = 0;
 	int ret;
 
 	if ((ret = get_uint(root, "", "format", UINT32_MAX, &format, err)) < 0)

@@ -32,6 +32,17 @@ static uint64_t now_us(void)
 	return (uint64_t)t.tv_sec * 1000000 + (uint64_t)t.tv_nsec / 1000;
 }
 
+/* false, and nothing copied, if `s` does not fit. */
+static bool copy_text(char *out, size_t size, const char *s)
+{
+	const size_t n = strlen(s);
+
+	if (n >= size)
+		return false;
+	memcpy(out, s, n + 1);
+	return true;
+}
+
 /* ---- before the pause --------------------------------------------------------------------- */
 
 /* For people: which kernel this is. One that is gone or unreadable is left unnamed. */
@@ -44,8 +55,8 @@ static void describe_kernel(const char *path, struct snapshot_meta *m)
 	uint64_t off = 0;
 	ssize_t n = -1;
 
-	if (path && strlen(path) < sizeof(m->kernel.path))
-		strcpy(m->kernel.path, path);
+	if (path)
+		copy_text(m->kernel.path, sizeof(m->kernel.path), path);
 	if (fd >= 0 && buf && h && sha256_reset(h) == 0) {
 		while ((n = pread(fd, buf, MIB, (off_t)off)) > 0 && off < KERNEL_HASH_MAX) {
 			if (sha256_update(h, buf, (size_t)n) < 0)
@@ -79,11 +90,9 @@ static int describe_image(const struct save_info *info, struct snapshot_meta *m,
 			       "root file system %s is not below the mount %s: a restore could not "
 			       "find it; pull the image and run it from the mount",
 			       rootfs, mount);
-	if (strlen(rootfs + len + 1) >= sizeof(m->image.rootfs) ||
-	    (info->image_ref && strlen(info->image_ref) >= sizeof(m->image.ref)))
+	if (!copy_text(m->image.rootfs, sizeof(m->image.rootfs), rootfs + len + 1) ||
+	    !copy_text(m->image.ref, sizeof(m->image.ref), info->image_ref ? info->image_ref : ""))
 		return err_set(err, ENAMETOOLONG, "image %s: name too long", rootfs);
-	strcpy(m->image.rootfs, rootfs + len + 1);
-	strcpy(m->image.ref, info->image_ref ? info->image_ref : "");
 	if (stat(rootfs, &st) < 0)
 		return err_errno(err, "stat %s", rootfs);
 	m->image.size = (uint64_t)st.st_size;
@@ -177,15 +186,17 @@ static int capture_devices(const struct machine *m, struct snapshot_meta *meta, 
 		if (meta->ndevices == META_DEVICES_MAX)
 			return err_set(err, E2BIG, "more than %d devices", META_DEVICES_MAX);
 		md = &meta->device[meta->ndevices++];
-		strcpy(md->id, d->id);
-		strncpy(md->type, d->ops->type, sizeof(md->type) - 1);
+		if (!copy_text(md->id, sizeof(md->id), d->id) ||
+		    !copy_text(md->type, sizeof(md->type), d->ops->type))
+			return err_set(err, ENAMETOOLONG, "device %s: name too long", d->id);
 		md->version = d->ops->version;
 		md->base = d->base;
 		md->size = d->size;
 		md->gsi = d->gsi;
 		for (unsigned i = 0; i < m->ndisks; i++)
 			if (strcmp(m->disk[i].id, d->id) == 0) {
-				strcpy(md->source, m->disk[i].path);
+				/* Both are of MACHINE_PATH_MAX. */
+				copy_text(md->source, sizeof(md->source), m->disk[i].path);
 				md->readonly = m->disk[i].readonly;
 			}
 		at = section_open(w, SECTION_DEVICE, d->ops->version, 0, d->id);

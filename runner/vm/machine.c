@@ -32,11 +32,10 @@ static int add_disks(struct machine *m, const struct machine_config *cfg, struct
 		struct machine_disk_kept *k = &m->disk[i];
 		int ret;
 
-		if (strlen(d->id) >= sizeof(k->id) || strlen(d->path) >= sizeof(k->path))
+		if (snprintf(k->id, sizeof(k->id), "%s", d->id) >= (int)sizeof(k->id) ||
+		    snprintf(k->path, sizeof(k->path), "%s", d->path) >= (int)sizeof(k->path))
 			return err_set(err, ENAMETOOLONG, "disk %s: %s: name too long", d->id,
 				       d->path);
-		strcpy(k->id, d->id);
-		strcpy(k->path, d->path);
 		k->readonly = d->readonly;
 		m->ndisks++;
 		ret = virtio_blk_new(m->vm, d->id, d->path, d->readonly, err);
