@@ -119,6 +119,16 @@ int control_thaw(struct guest *g, struct agent_results *rs, struct err *err)
 	return set_frozen(g, false, rs, err);
 }
 
+int control_clock(struct guest *g, uint64_t wall_ns, struct agent_results *rs, struct err *err)
+{
+	uint64_t t = monotonic_us();
+	int r = g->identity->clock(g, wall_ns, err);
+
+	if (r == 0)
+		note(rs, "clock", 0, t, NULL);
+	return r;
+}
+
 bool control_mailbox(const struct guest *g, uint64_t *number)
 {
 	struct mailbox m;

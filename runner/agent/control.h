@@ -26,6 +26,8 @@
 /* Fails, thawed again, when the freeze did. */
 int control_prepare(struct guest *g, struct agent_results *rs, struct err *err);
 int control_thaw(struct guest *g, struct agent_results *rs, struct err *err);
+/* Set the clock. */
+int control_clock(struct guest *g, uint64_t wall_ns, struct agent_results *rs, struct err *err);
 /* Fails only when the workload could not be frozen or thawed; everything else is a result. */
 int control_generation(struct guest *g, const struct agent_generation *gen,
 		       struct agent_results *rs, struct err *err);

@@ -67,7 +67,7 @@ static int reply_results(int fd, const struct agent_results *rs)
 
 /* The outcome of one control operation, the claim held. */
 static int control_run(struct guest *g, uint16_t type, const struct agent_generation *gen,
-		       struct agent_results *rs, struct err *err)
+		       const struct agent_clock *clock, struct agent_results *rs, struct err *err)
 {
 	switch (type) {
 	case AGENT_PREPARE:
@@ -76,6 +76,8 @@ static int control_run(struct guest *g, uint16_t type, const struct agent_genera
 		return control_thaw(g, rs, err);
 	case AGENT_GENERATION:
 		return control_generation(g, gen, rs, err);
+	case AGENT_CLOCK:
+		return control_clock(g, clock->wall_ns, rs, err);
 	default:
 		if (g->power_wr < 0)
 			return err_set(err, ENOTSUP, "stop: this guest cannot power off");
@@ -83,12 +85,13 @@ static int control_run(struct guest *g, uint16_t type, const struct agent_genera
 	}
 }
 
-/* One of PREPARE, THAW, GENERATION, STOP. */
+/* One of PREPARE, THAW, GENERATION, STOP, CLOCK. */
 static int control(struct guest *g, int fd, const struct agent_frame *f, struct err *err)
 {
 	/* Tens of kilobytes: not the stack's. */
 	cleanup_free struct agent_results *rs = calloc(1, sizeof(*rs));
 	struct agent_generation gen = {0};
+	struct agent_clock clock = {0};
 	struct agent_stop stop = {0};
 	int r = 0;
 
@@ -96,6 +99,8 @@ static int control(struct guest *g, int fd, const struct agent_frame *f, struct 
 		r = agent_get_generation(f, &gen, err);
 	else if (f->type == AGENT_STOP)
 		r = agent_get_stop(f, &stop, err);
+	else if (f->type == AGENT_CLOCK)
+		r = agent_get_clock(f, &clock, err);
 	if (r < 0)
 		return r;
 	if (!rs)
@@ -104,7 +109,7 @@ static int control(struct guest *g, int fd, const struct agent_frame *f, struct 
 		r = control_claim(g, err);
 	if (r < 0)
 		return session_refuse(fd, err);
-	r = control_run(g, f->type, &gen, rs, err);
+	r = control_run(g, f->type, &gen, &clock, rs, err);
 	explicit_bzero(&gen, sizeof(gen));
 	r = r < 0 ? session_refuse(fd, err) : reply_results(fd, rs);
 	control_release(g);
@@ -155,6 +160,7 @@ static int serve_one(struct guest *g, int fd, const struct agent_frame *f, struc
 	case AGENT_THAW:
 	case AGENT_GENERATION:
 	case AGENT_STOP:
+	case AGENT_CLOCK:
 		return control(g, fd, f, err);
 	default:
 		return err_set(err, EPROTO, "%s is not a request", agent_type_name(f->type));

@@ -60,6 +60,13 @@ static int wait_agent(struct vmm *v, struct err *err)
 	int r = vmm_agent(v, BOOT_WAIT_MS, &a, err);
 
 	if (r == 0) {
+		/*
+		 * Until Linux switches to kvm-clock it counts timer ticks, and on a busy host some
+		 * are lost: a guest boots with its clock behind by that much.
+		 */
+		if (agent_clock(a, AGENT_TIMEOUT_MS, err) < 0)
+			log_warn("set the guest's clock: %s", err->msg);
+		err_clear(err);
 		agent_close(a);
 		return 0;
 	}

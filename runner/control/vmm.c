@@ -30,7 +30,7 @@
  * nothing to probe on buses that are not there.
  */
 #define LINUX_CMDLINE                                                       \
-	"console=ttyS0 panic=-1 random.trust_cpu=on tsc=reliable " \
+	"console=ttyS0 panic=-1 random.trust_cpu=on clocksource=kvm-clock " \
 	"i8042.noaux i8042.nokbd 8250.nr_uarts=1 quiet"
 
 /* For the signal handler: SIGTERM asks the one VM of this process to end. */

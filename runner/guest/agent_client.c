@@ -275,6 +275,15 @@ int agent_generation(struct agent *a, const struct agent_generation *g, int time
 	return r;
 }
 
+int agent_clock(struct agent *a, int timeout_ms, struct err *err)
+{
+	cleanup_writer struct writer w = WRITER_INIT;
+	struct agent_clock c = {.wall_ns = now_ns(CLOCK_REALTIME)};
+
+	agent_put_clock(&w, &c);
+	return call_results(a, AGENT_CLOCK, &w, timeout_ms, NULL, err);
+}
+
 int agent_stop(struct agent *a, unsigned grace_ms, int timeout_ms, struct err *err)
 {
 	cleanup_writer struct writer w = WRITER_INIT;

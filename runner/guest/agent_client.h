@@ -59,6 +59,8 @@ int agent_thaw(struct agent *a, int timeout_ms, struct agent_results *results, s
  */
 int agent_generation(struct agent *a, const struct agent_generation *g, int timeout_ms,
 		     struct agent_results *results, struct err *err);
+/* Set the guest's clock to this host's, as of the moment of sending. */
+int agent_clock(struct agent *a, int timeout_ms, struct err *err);
 /*
  * SIGTERM to everything, SIGKILL after `grace_ms`, sync, power off. Returns once the agent has
  * agreed; vm_wait() tells when it is off.

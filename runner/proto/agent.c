@@ -252,6 +252,30 @@ int agent_get_stop(const struct agent_frame *f, struct agent_stop *s, struct err
 	return tlv_ok(&r, &t) ? 0 : malformed(f, &t, err);
 }
 
+/* ---- CLOCK --------------------------------------------------------------------------------- */
+
+enum { CLOCK_WALL = 1 };
+
+void agent_put_clock(struct writer *w, const struct agent_clock *c)
+{
+	put_tlv_u64(w, CLOCK_WALL, c->wall_ns);
+}
+
+int agent_get_clock(const struct agent_frame *f, struct agent_clock *c, struct err *err)
+{
+	struct reader r = reader_of(f->data, f->len);
+	struct tlv t = {0};
+
+	*c = (struct agent_clock){0};
+	while (tlv_next(&r, &t)) {
+		if (t.tag == CLOCK_WALL)
+			tlv_u64(&t, &c->wall_ns);
+	}
+	if (!tlv_ok(&r, &t))
+		return malformed(f, &t, err);
+	return c->wall_ns ? 0 : err_set(err, EPROTO, "CLOCK without a time");
+}
+
 /* ---- RESULTS ------------------------------------------------------------------------------- */
 
 enum { RESULTS_ENTRY = 1 };

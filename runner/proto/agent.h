@@ -58,7 +58,8 @@ enum agent_type {
 	AGENT_INFO = 15,       /* host -> INFO_IS */
 	AGENT_INFO_IS = 16,
 	AGENT_RESULTS = 17,
-	AGENT_WAIT = 18, /* host: answered by EXIT once the entrypoint has ended */
+	AGENT_WAIT = 18,  /* host: answered by EXIT once the entrypoint has ended */
+	AGENT_CLOCK = 19, /* host: struct agent_clock -> RESULTS */
 };
 
 struct agent_frame {
@@ -147,7 +148,14 @@ struct agent_stop {
 void agent_put_stop(struct writer *w, const struct agent_stop *s);
 int agent_get_stop(const struct agent_frame *f, struct agent_stop *s, struct err *err);
 
-/* What PREPARE, THAW, GENERATION and STOP did, in order. */
+/* The right time, for a guest whose own clock started or stood wrong. */
+struct agent_clock {
+	uint64_t wall_ns; /* CLOCK_REALTIME of the host */
+};
+void agent_put_clock(struct writer *w, const struct agent_clock *c);
+int agent_get_clock(const struct agent_frame *f, struct agent_clock *c, struct err *err);
+
+/* What PREPARE, THAW, GENERATION, STOP and CLOCK did, in order. */
 struct agent_result {
 	char item[AGENT_NAME_MAX + 1]; /* "freeze", "entropy", "hook:10-net" */
 	uint32_t code;		       /* 0, a positive errno, or a hook's exit status + 256 */

@@ -32,6 +32,7 @@ static const struct {
 	[AGENT_INFO_IS] = {"INFO_IS", 4096},
 	[AGENT_RESULTS] = {"RESULTS", AGENT_FRAME_MAX},
 	[AGENT_WAIT] = {"WAIT", 4096},
+	[AGENT_CLOCK] = {"CLOCK", 64},
 };
 
 const char *agent_type_name(uint16_t type)

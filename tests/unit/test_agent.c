@@ -706,6 +706,20 @@ static void one_control_request_at_a_time(void **state)
 	end(x, a);
 }
 
+static void the_clock_is_set_on_request(void **state)
+{
+	struct fixture *x = *state;
+	struct agent *a = begin(x);
+	struct err e = ERR_INIT;
+
+	assert_int_equal(agent_clock(a, MS, &e), 0);
+	assert_true(x->rec->wall_ns / 1000000000u + 60 > (uint64_t)time(NULL));
+	x->rec->fail_clock = true;
+	assert_int_equal(agent_clock(a, MS, &e), -EPERM);
+	assert_non_null(strstr(e.msg, "not today"));
+	end(x, a);
+}
+
 static void wait_and_stop(void **state)
 {
 	struct fixture *x = *state;
@@ -929,6 +943,7 @@ int main(void)
 		T(a_slow_hook_is_killed),
 		T(prepare_without_a_freezer_is_refused),
 		T(one_control_request_at_a_time),
+		T(the_clock_is_set_on_request),
 		T(wait_and_stop),
 		T(connecting_waits_for_the_agent),
 		T(connecting_ends_with_the_guest),
