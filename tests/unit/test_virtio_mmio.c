@@ -217,6 +217,37 @@ static void quiet_device_does_nothing_and_then_all(void **state)
 	assert_int_equal(drv_take(q, NULL), 64);
 }
 
+/* doc/snapshot-format.md, byte for byte. */
+static void state_is_as_documented(void **state)
+{
+	struct fixture *f = *state;
+	cleanup_writer struct writer w = WRITER_INIT;
+	struct reader r;
+
+	drv_start(&f->drv, f->d, 1, EVENT_IDX);
+	pause_device(f->d);
+	w = save_device(f->d);
+	r = reader_of(w.p, w.len);
+	assert_int_equal(get_u32(&r), VIRTIO_ID_RNG);
+	assert_int_equal(get_u64(&r), VM_MMIO_BASE);
+	assert_int_equal(get_u32(&r), f->d->gsi);
+	assert_int_equal(get_u8(&r), 0xf);
+	assert_int_equal(get_u32(&r), 0);
+	assert_int_equal(get_u64(&r), EVENT_IDX | VIRTIO_BIT(VIRTIO_F_VERSION_1));
+	assert_int_equal(get_u32(&r), 0);
+	assert_int_equal(get_u32(&r), 1);
+	assert_int_equal(get_u32(&r), 0);
+	assert_int_equal(get_u16(&r), 1);
+	assert_int_equal(get_u16(&r), TEST_QUEUE_SIZE);
+	assert_int_equal(get_u8(&r), 1);
+	assert_int_equal(get_u64(&r), f->drv.q[0].desc_gpa);
+	assert_int_equal(get_u64(&r), f->drv.q[0].avail_gpa);
+	assert_int_equal(get_u64(&r), f->drv.q[0].used_gpa);
+	assert_int_equal(get_u16(&r), 0);
+	assert_int_equal(get_u16(&r), 0);
+	assert_true(reader_done(&r));
+}
+
 /* A second machine with the RAM of the first and nothing else of it. */
 static struct vm *clone_machine(struct vm *from)
 {
@@ -433,6 +464,7 @@ int main(void)
 		TEST(broken_ring_needs_a_reset_and_gets_over_it),
 		TEST(readable_buffer_is_no_request),
 		TEST(quiet_device_does_nothing_and_then_all),
+		TEST(state_is_as_documented),
 		TEST(state_round_trips_into_a_working_device),
 		TEST(hostile_state_is_refused_or_harmless),
 		TEST(newer_state_is_refused_by_version),
