@@ -107,10 +107,12 @@ void memory_defer(struct memory *m, const uint64_t used[MEMORY_MAX_REGIONS])
 {
 	for (unsigned i = 0; i < m->n; i++) {
 		struct memory_region *r = &m->region[i];
-		uint64_t now = align_up(MAX(MIN(used[i], r->size), 1), MEMORY_LATER_STEP);
+		uint64_t now = align_up(MIN(used[i], r->size), MEMORY_LATER_STEP);
 
-		if (r->kind == MEMORY_RAM && r->size > now && r->size - now >= MEMORY_LATER_MIN)
-			r->later = now;
+		if (r->kind != MEMORY_RAM || r->size <= now || r->size - now < MEMORY_LATER_MIN)
+			continue;
+		r->later = true;
+		r->later_from = now;
 	}
 }
 
@@ -147,7 +149,8 @@ int memory_set_slots(const struct memory *m, int vm_fd, struct err *err)
 	for (unsigned i = 0; ret == 0 && i < m->n; i++) {
 		const struct memory_region *r = &m->region[i];
 
-		ret = set_slot(r, i, 0, r->later ? r->later : r->size, vm_fd, err);
+		if (!r->later || r->later_from)
+			ret = set_slot(r, i, 0, r->later ? r->later_from : r->size, vm_fd, err);
 	}
 	return ret;
 }
@@ -160,7 +163,8 @@ int memory_set_later(const struct memory *m, int vm_fd, struct err *err)
 		const struct memory_region *r = &m->region[i];
 
 		if (r->later)
-			ret = set_slot(r, MEMORY_MAX_REGIONS + i, r->later, r->size, vm_fd, err);
+			ret = set_slot(r, MEMORY_MAX_REGIONS + i, r->later_from, r->size, vm_fd,
+				       err);
 	}
 	return ret;
 }

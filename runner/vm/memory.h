@@ -32,9 +32,10 @@ struct memory_region {
 	uint64_t gpa, size; /* page aligned */
 	uint64_t file_off;  /* RAM: offset of this region in the snapshot's `ram` */
 	uint8_t *hva;
-	bool readonly;	/* KVM_MEM_READONLY; writes exit as MMIO and are refused */
-	uint64_t later; /* RAM: KVM gets what is from this offset on by memory_set_later(); 0: none
-			 */
+	bool readonly; /* KVM_MEM_READONLY; writes exit as MMIO and are refused */
+	/* RAM: KVM gets what is from `later_from` on only by memory_set_later(). */
+	bool later;
+	uint64_t later_from;
 };
 
 struct memory {

@@ -152,6 +152,32 @@ static void the_region_table_has_an_end(void **state)
 	memory_free(&m);
 }
 
+static void what_no_data_is_in_may_come_later(void **state)
+{
+	struct memory m;
+	struct err err = ERR_INIT;
+	uint64_t used[MEMORY_MAX_REGIONS] = {[0] = 33 * MIB, [1] = 0};
+
+	assert_int_equal(memory_layout(&m, 4 * GIB, &err), 0);
+	assert_false(memory_has_later(&m));
+	memory_defer(&m, used);
+	assert_true(m.region[0].later);
+	assert_int_equal(m.region[0].later_from, 64 * MIB); /* a whole step above the data */
+	assert_true(m.region[1].later);
+	assert_int_equal(m.region[1].later_from, 0);
+	assert_true(memory_has_later(&m));
+
+	/* Full, nearly full, or said to be more than full: nothing to defer. */
+	static const uint64_t full[] = {3 * GIB, 3 * GIB - 40 * MIB, UINT64_MAX};
+
+	for (size_t i = 0; i < ARRAY_SIZE(full); i++) {
+		assert_int_equal(memory_layout(&m, 3 * GIB, &err), 0);
+		used[0] = full[i];
+		memory_defer(&m, used);
+		assert_false(memory_has_later(&m));
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -162,6 +188,7 @@ int main(void)
 		cmocka_unit_test(a_file_of_another_size_is_refused),
 		cmocka_unit_test(other_regions_are_no_ram),
 		cmocka_unit_test(the_region_table_has_an_end),
+		cmocka_unit_test(what_no_data_is_in_may_come_later),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
