@@ -11,6 +11,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -74,6 +75,18 @@ static void protect_from_oom(void)
 
 	if (fd < 0 || write_full(fd, least_likely, sizeof(least_likely) - 1) < 0)
 		log_info("oom_score_adj: %s", strerror(errno));
+}
+
+/* Packs, and the files of snapshots being copied in, may be more than the customary 1024. */
+static void raise_file_limit(void)
+{
+	struct rlimit lim;
+
+	if (getrlimit(RLIMIT_NOFILE, &lim) == 0 && lim.rlim_cur < lim.rlim_max) {
+		lim.rlim_cur = lim.rlim_max;
+		if (setrlimit(RLIMIT_NOFILE, &lim) < 0)
+			log_info("raise the limit of open files: %s", strerror(errno));
+	}
 }
 
 /* Standard output and input go; standard error becomes the log. */
@@ -153,6 +166,7 @@ static int serve(struct job *j)
 		return tell(j, &err);
 	}
 	protect_from_oom();
+	raise_file_limit();
 	if (tell(j, &err) != EXIT_OK) {
 		smfs_mount_stop(m);
 		return EXIT_FAILED;
@@ -187,8 +201,12 @@ static int in_background(struct job *j)
 		return cmd_fail(&err);
 	}
 	if (pid == 0) {
-		close(pipefd[0]);
-		j->ready = pipefd[1];
+		/* Whatever else the caller has open, locks among it, is not the server's to keep.
+		 */
+		j->ready = dup2(pipefd[1], STDERR_FILENO + 1);
+		if (j->ready < 0 || fcntl(j->ready, F_SETFD, FD_CLOEXEC) < 0)
+			_exit(EXIT_FAILED);
+		close_range(STDERR_FILENO + 2, UINT_MAX, 0);
 		setsid();
 		return serve(j);
 	}

@@ -23,7 +23,11 @@ ends() { # ends PID: the process is gone within ten seconds
 	return 1
 }
 
+exec 7>"$T/lock"
 check "a store is made on the first mount, and the mount point too" start_mount
+check_not "the server keeps nothing of the caller's open" \
+	sh -c "ls -l /proc/$(cat "$M/.smfs/pid")/fd | grep $T/lock"
+exec 7>&-
 check "the tree has its four parts" text_is /dev/stdin "$(printf '.smfs\nimages\nlayers\nsnapshots')" <<-E
 $(ls -A "$M")
 E
