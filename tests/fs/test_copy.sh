@@ -95,6 +95,18 @@ check_not "and there is no snapshot" listed e
 check "which can be put right" cp "$T/a/meta" "$N/e/meta"
 check "and then is one" listed e
 
+mkdir "$N/k"
+cp "$T/a/meta" "$T/a/ram" "$N/k"
+python3 - "$N/k/vcpu" <<'PY'
+import os, signal, sys
+fd = os.open(sys.argv[1], os.O_CREAT | os.O_WRONLY)
+os.write(fd, b"x" * 5000)
+os.kill(os.getpid(), signal.SIGKILL)
+PY
+check_not "a copy killed half-way through its last file is no snapshot" listed k
+check "and can be taken up again" cp "$T/a/vcpu" "$N/k/vcpu"
+check "to its end" same_tree "$N/k" "$T/a"
+
 cp "$T/a/meta" "$T/e/meta"
 head -c 1000000 "$T/a/ram" >"$T/e/ram"
 mkdir "$N/f"

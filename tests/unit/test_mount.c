@@ -473,6 +473,79 @@ static void readers_do_not_disturb_each_other(void **state)
 	}
 }
 
+static unsigned long counter(struct mounted *t, const char *name)
+{
+	cleanup_file FILE *f = fopen(at(t, ".smfs/stats"), "re");
+	char line[256];
+	size_t n = strlen(name);
+
+	assert_non_null(f);
+	while (fgets(line, sizeof(line), f))
+		if (strncmp(line, name, n) == 0 && line[n] == ' ')
+			return strtoul(line + n, NULL, 10);
+	fail_msg("no counter %s", name);
+	return 0;
+}
+
+#define LARGE ((size_t)5 << 20)
+
+/* O_DIRECT: the server sees each read as it is. Patterns that start, follow and break read-ahead.
+ */
+static void *large_reader(void *arg)
+{
+	struct mounted *t = arg;
+	uint8_t *want = malloc(LARGE), *got = malloc(MIB);
+	int fd = open(at(t, "snapshots/large/ram"), O_RDONLY | O_DIRECT);
+	uint64_t x = (uintptr_t)pthread_self() | 1;
+	size_t pos = 0;
+	long bad = fd < 0;
+
+	fill_mixed(want, LARGE, 9);
+	for (int i = 0; i < 400 && !bad; i++) {
+		size_t len = i / 20 % 2 ? 128 * KIB : 1 + rnd(&x) % MIB;
+
+		/* Runs of reads in a row, then a jump. */
+		if (i % 20 == 0 || pos >= LARGE)
+			pos = rnd(&x) % 3 ? rnd(&x) % LARGE : 0;
+		ssize_t n = pread(fd, got, len, (off_t)pos);
+		bad += n != (ssize_t)MIN(len, LARGE - pos);
+		bad += !bad && memcmp(got, want + pos, (size_t)n) != 0;
+		pos += len;
+	}
+	close(fd);
+	free(want);
+	free(got);
+	return (void *)bad;
+}
+
+static void reading_ahead_changes_no_byte(void **state)
+{
+	struct mounted *t = MOUNTED(state);
+	cleanup_free uint8_t *data = malloc(LARGE);
+	struct smfs_content content;
+	struct smfs_ingest *ing;
+	struct smfs_id root;
+	pthread_t tid[4];
+
+	fill_mixed(data, LARGE, 9);
+	ok(t->f, smfs_ingest_begin(t->f->s, &ing, &t->f->err));
+	ok(t->f, smfs_ingest_mem(ing, data, LARGE, &content, &t->f->err));
+	const struct smfs_entry top = {
+		.name = "ram", .mode = S_IFREG | 0400, .nlink = 1, .content = content};
+	ok(t->f, smfs_ingest_dir(ing, &top, 1, &root, &t->f->err));
+	ok(t->f, smfs_ingest_name(ing, SMFS_SNAPSHOT, "large", &root, NULL, 0, &t->f->err));
+	ok(t->f, smfs_ingest_commit(ing, &t->f->err));
+	for (int i = 0; i < 4; i++)
+		assert_int_equal(pthread_create(&tid[i], NULL, large_reader, t), 0);
+	for (int i = 0; i < 4; i++) {
+		void *bad;
+
+		pthread_join(tid[i], &bad);
+		assert_ptr_equal(bad, NULL);
+	}
+	assert_true(counter(t, "smfs_readaheads_total") > 0);
+}
+
 /* What the puller does: one directory object, read-only, as the root of a mount of its own. */
 static void a_tree_is_a_mount_of_its_own(void **state)
 {
@@ -531,6 +604,7 @@ int main(void)
 		MOUNT_TEST(extended_attributes),
 		MOUNT_TEST(holes_are_holes),
 		MOUNT_TEST(readers_do_not_disturb_each_other),
+		MOUNT_TEST(reading_ahead_changes_no_byte),
 		MOUNT_TEST(a_tree_is_a_mount_of_its_own),
 		MOUNT_TEST(stopping_while_in_use_ends_it),
 	};
