@@ -29,7 +29,8 @@ int bus_add(struct bus *b, struct device *d, struct err *err)
 		if (o->base < d->base)
 			at = i + 1;
 	}
-	memmove(&b->dev[at + 1], &b->dev[at], (b->n - at) * sizeof(b->dev[0]));
+	for (unsigned i = b->n; i > at; i--)
+		b->dev[i] = b->dev[i - 1];
 	b->dev[at] = d;
 	b->n++;
 	return 0;

@@ -299,25 +299,34 @@ static void resume_devices(struct vm *vm, const struct device *until)
 			d->ops->resume(d);
 }
 
+static int start_vcpu(struct vm *vm, struct vcpu *c, struct err *err)
+{
+	pthread_mutex_lock(&vm->park_lock);
+	vm->alive++;
+	pthread_mutex_unlock(&vm->park_lock);
+	int r = vcpu_start(c, err);
+	if (r < 0) {
+		pthread_mutex_lock(&vm->park_lock);
+		vm->alive--;
+		pthread_mutex_unlock(&vm->park_lock);
+	}
+	return r;
+}
+
+/* vCPUs first: the guest's first instruction does not wait for the I/O thread. */
 static int start_threads(struct vm *vm, struct err *err)
 {
-	int r = pthread_create(&vm->loop_thread, NULL, loop_main, vm);
+	int r = 0;
 
+	vm->running = true;
+	for (unsigned i = 0; r == 0 && i < vm->nvcpus; i++)
+		r = start_vcpu(vm, vm->vcpu[i], err);
+	if (r < 0)
+		return r;
+	r = pthread_create(&vm->loop_thread, NULL, loop_main, vm);
 	if (r)
 		return err_set(err, r, "start the I/O thread: %s", strerror(r));
-	vm->running = true;
-	for (unsigned i = 0; i < vm->nvcpus; i++) {
-		pthread_mutex_lock(&vm->park_lock);
-		vm->alive++;
-		pthread_mutex_unlock(&vm->park_lock);
-		r = vcpu_start(vm->vcpu[i], err);
-		if (r < 0) {
-			pthread_mutex_lock(&vm->park_lock);
-			vm->alive--;
-			pthread_mutex_unlock(&vm->park_lock);
-			return r;
-		}
-	}
+	vm->loop_started = true;
 	return 0;
 }
 
@@ -500,9 +509,11 @@ enum vm_end vm_wait(struct vm *vm, struct err *err)
 			pthread_join(c->thread, NULL);
 			__atomic_store_n(&c->started, false, __ATOMIC_SEQ_CST);
 		}
-		loop_stop(vm->loop);
-		pthread_join(vm->loop_thread, NULL);
-		vm->running = vm->paused = false;
+		if (vm->loop_started) {
+			loop_stop(vm->loop);
+			pthread_join(vm->loop_thread, NULL);
+		}
+		vm->running = vm->paused = vm->loop_started = false;
 	}
 	enum vm_end why = atomic_load(&vm->end);
 	if (why == VM_FAILED && err)

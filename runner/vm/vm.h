@@ -94,7 +94,7 @@ struct vm {
 	struct err end_err;
 	int end_fd; /* eventfd readable once `end` is set: for a control loop. Poll, never read it
 		     */
-	bool running, paused;
+	bool running, paused, loop_started;
 
 	/* vCPU threads park here (vcpu.h). */
 	pthread_mutex_t park_lock;

@@ -2,6 +2,7 @@
 
 #include "runner/vm/vm.h"
 
+#include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -104,20 +105,40 @@ void aml_name_string(struct writer *w, const char *name, const char *s)
 }
 
 /* Five bits a letter, four a digit, the whole stored big-endian (ACPI 6.5, 19.6.36). */
+static bool parse_eisaid(const char *id, uint32_t *out)
+{
+	static const char digits[] = "0123456789ABCDEF";
+	uint32_t v = 0;
+
+	if (strlen(id) != 7)
+		return false;
+	for (int i = 0; i < 3; i++) {
+		if (id[i] < 'A' || id[i] > 'Z')
+			return false;
+		v = v << 5 | (uint32_t)(id[i] - '@');
+	}
+	for (int i = 3; i < 7; i++) {
+		const char *d = strchr(digits, id[i]);
+
+		if (!d)
+			return false;
+		v = v << 4 | (uint32_t)(d - digits);
+	}
+	*out = __builtin_bswap32(v);
+	return true;
+}
+
 void aml_name_eisaid(struct writer *w, const char *name, const char *id)
 {
-	char c[4] = "";
-	unsigned product;
+	uint32_t v;
 
 	aml_name(w, name);
-	if (strlen(id) != 7 || sscanf(id, "%3[A-Z]%4x", c, &product) != 2) {
+	if (!parse_eisaid(id, &v)) {
 		w->failed = true;
 		return;
 	}
-	uint32_t v = (uint32_t)(c[0] - 0x40) << 26 | (uint32_t)(c[1] - 0x40) << 21 |
-		     (uint32_t)(c[2] - 0x40) << 16 | product;
 	put_u8(w, OP_DWORD);
-	put_u32(w, __builtin_bswap32(v));
+	put_u32(w, v);
 }
 
 void aml_int(struct writer *w, uint64_t v)
