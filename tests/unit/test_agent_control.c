@@ -107,7 +107,7 @@ static void a_slow_hook_is_killed(void **state)
 	struct agent_generation gen = {.number = 1, .entropy_len = 32};
 	struct err e = ERR_INIT;
 
-	x->g.hook_ms = 300;
+	x->g.hook_ms = 2000;
 	write_hook(x, "post-restore.d", "slow", "#!/bin/sh\necho begun; sleep 300\n", 0755);
 	struct agent *a = begin(x);
 	assert_int_equal(agent_generation(a, &gen, 2 * MS, &rs, &e), 0);
