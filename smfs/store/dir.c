@@ -20,18 +20,26 @@ struct smfs_dir {
 
 /* ---- writing ---- */
 
+/* What is sorted: the caller's arrays stay as they are. */
+struct entry_ref {
+	const struct smfs_entry *e;
+};
+struct xattr_ref {
+	const struct smfs_xattr *x;
+};
+
 static int by_name(const void *a, const void *b)
 {
-	const struct smfs_entry *const *x = a, *const *y = b;
+	const struct entry_ref *x = a, *y = b;
 
-	return strcmp((*x)->name, (*y)->name);
+	return strcmp(x->e->name, y->e->name);
 }
 
 static int by_xattr(const void *a, const void *b)
 {
-	const struct smfs_xattr *const *x = a, *const *y = b;
+	const struct xattr_ref *x = a, *y = b;
 
-	return strcmp((*x)->name, (*y)->name);
+	return strcmp(x->x->name, y->x->name);
 }
 
 static bool name_ok(const char *s, size_t n)
@@ -50,7 +58,7 @@ static void put_string8(struct writer *w, const char *s)
 
 static int put_xattrs(struct writer *w, const struct smfs_entry *e, struct err *err)
 {
-	cleanup_free const struct smfs_xattr **v = calloc(e->nxattrs + 1, sizeof(*v));
+	cleanup_free struct xattr_ref *v = calloc(e->nxattrs + 1, sizeof(*v));
 	size_t total = 0;
 
 	if (!v)
@@ -59,20 +67,20 @@ static int put_xattrs(struct writer *w, const struct smfs_entry *e, struct err *
 		return err_set(err, E2BIG, "entry %s: more than %u extended attributes", e->name,
 			       XATTRS_MAX);
 	for (size_t i = 0; i < e->nxattrs; i++)
-		v[i] = &e->xattrs[i];
+		v[i].x = &e->xattrs[i];
 	qsort(v, e->nxattrs, sizeof(*v), by_xattr);
 	put_u16(w, (uint16_t)e->nxattrs);
 	for (size_t i = 0; i < e->nxattrs; i++) {
-		size_t n = strlen(v[i]->name);
+		size_t n = strlen(v[i].x->name);
 
-		if (n == 0 || n > 255 || (i && strcmp(v[i - 1]->name, v[i]->name) == 0))
+		if (n == 0 || n > 255 || (i && strcmp(v[i - 1].x->name, v[i].x->name) == 0))
 			return err_set(err, EINVAL, "entry %s: bad or repeated extended attribute",
 				       e->name);
-		if (v[i]->len > SMFS_XATTR_MAX || (total += n + v[i]->len) > SMFS_XATTR_MAX)
+		if (v[i].x->len > SMFS_XATTR_MAX || (total += n + v[i].x->len) > SMFS_XATTR_MAX)
 			return err_set(err, E2BIG, "entry %s: extended attributes above %d bytes",
 				       e->name, SMFS_XATTR_MAX);
-		put_string8(w, v[i]->name);
-		put_blob32(w, v[i]->value, v[i]->len);
+		put_string8(w, v[i].x->name);
+		put_blob32(w, v[i].x->value, v[i].x->len);
 	}
 	return 0;
 }
@@ -129,7 +137,7 @@ static int put_entry(struct smfs_ingest *ing, struct writer *w, const struct smf
 	return r < 0 ? r : put_xattrs(w, e, err);
 }
 
-static int encode(struct smfs_ingest *ing, const struct smfs_entry **v, size_t n, struct writer *w,
+static int encode(struct smfs_ingest *ing, const struct entry_ref *v, size_t n, struct writer *w,
 		  uint64_t *total, struct err *err)
 {
 	*total = 0;
@@ -139,15 +147,15 @@ static int encode(struct smfs_ingest *ing, const struct smfs_entry **v, size_t n
 	for (size_t i = 0; i < n; i++) {
 		uint64_t logical = 0;
 
-		if (!name_ok(v[i]->name, strlen(v[i]->name)))
-			return err_set(err, EINVAL, "entry \"%.255s\": invalid name", v[i]->name);
-		if (i && strcmp(v[i - 1]->name, v[i]->name) == 0)
-			return err_set(err, EINVAL, "entry %s: named twice", v[i]->name);
-		int r = put_entry(ing, w, v[i], &logical, err);
+		if (!name_ok(v[i].e->name, strlen(v[i].e->name)))
+			return err_set(err, EINVAL, "entry \"%.255s\": invalid name", v[i].e->name);
+		if (i && strcmp(v[i - 1].e->name, v[i].e->name) == 0)
+			return err_set(err, EINVAL, "entry %s: named twice", v[i].e->name);
+		int r = put_entry(ing, w, v[i].e, &logical, err);
 		if (r < 0)
-			return err_wrap(err, r, "entry %s", v[i]->name);
+			return err_wrap(err, r, "entry %s", v[i].e->name);
 		if (add_overflow_u64(*total, logical, total))
-			return err_set(err, EOVERFLOW, "entry %s: tree too large", v[i]->name);
+			return err_set(err, EOVERFLOW, "entry %s: tree too large", v[i].e->name);
 	}
 	patch_u32(w, 8, (uint32_t)*total);
 	patch_u32(w, 12, (uint32_t)(*total >> 32));
@@ -162,7 +170,7 @@ static int encode(struct smfs_ingest *ing, const struct smfs_entry **v, size_t n
 int smfs_ingest_dir(struct smfs_ingest *ing, const struct smfs_entry *entries, size_t n,
 		    struct smfs_id *out, struct err *err)
 {
-	cleanup_free const struct smfs_entry **v = NULL;
+	cleanup_free struct entry_ref *v = NULL;
 	cleanup_writer struct writer w = WRITER_INIT;
 	uint64_t total;
 
@@ -173,7 +181,7 @@ int smfs_ingest_dir(struct smfs_ingest *ing, const struct smfs_entry *entries, s
 	if (!v)
 		return err_set(err, ENOMEM, "directory of %zu entries: out of memory", n);
 	for (size_t i = 0; i < n; i++)
-		v[i] = &entries[i];
+		v[i].e = &entries[i];
 	qsort(v, n, sizeof(*v), by_name);
 	int r = encode(ing, v, n, &w, &total, err);
 	return r < 0 ? r : ingest_put(ing, FRAME_DIR, w.p, (uint32_t)w.len, total, out, err);

@@ -306,7 +306,8 @@ int smfs_file_usage(struct smfs_file *f, uint64_t *data_bytes, uint64_t *stored_
 		return frame_cost(f, FRAME_CHUNK, &f->c.id, stored_bytes, err);
 	}
 	r = collect(f, &ids, data_bytes, err);
-	qsort(ids.v, ids.n, sizeof(*ids.v), by_id);
+	if (ids.n)
+		qsort(ids.v, ids.n, sizeof(*ids.v), by_id);
 	for (size_t i = 0; i < ids.n && r == 0; i++)
 		if (i == 0 || !id_equal(&ids.v[i - 1], &ids.v[i]))
 			r = frame_cost(f, FRAME_CHUNK, &ids.v[i], stored_bytes, err);

@@ -137,21 +137,21 @@ static int check_chunk(struct walk *w, const struct smfs_id *id, uint32_t off, u
 	struct idset_entry *e = idset_find(&nw->f->frames, FRAME_CHUNK, id);
 	struct frame_loc loc;
 	char hex[65];
-	int r;
 
 	if (e)
 		e->bits |= FSCK_REACHED;
 	if (!e) {
-		r = err_set(err, EBADMSG, "chunk %.12s: not in the store", smfs_id_hex(id, hex));
+		err_set(err, EBADMSG, "chunk %.12s: not in the store", smfs_id_hex(id, hex));
 	} else if (!(e->bits & FSCK_SEEN)) {
-		r = why_not_seen(nw->f, id, err);
+		why_not_seen(nw->f, id, err);
 	} else {
-		r = index_find(nw->f->s->ix, FRAME_CHUNK, id, &loc, err);
+		int r = index_find(nw->f->s->ix, FRAME_CHUNK, id, &loc, err);
+
 		if (r > 0 && range_ok(off, len, loc.raw_len))
 			return 0;
 		if (r >= 0)
-			r = err_set(err, EBADMSG, "chunk %.12s: a map refers to bytes past its end",
-				    smfs_id_hex(id, hex));
+			err_set(err, EBADMSG, "chunk %.12s: a map refers to bytes past its end",
+				smfs_id_hex(id, hex));
 	}
 	w->trouble++;
 	return check_bad(w, err);
@@ -253,7 +253,7 @@ static void compare(struct fsck *f, const struct name_vec *journal, const struct
 /* List the names, and check the journal against them while no commit comes between. */
 static int check_journal(struct fsck *f, struct name_vec *names, struct err *err)
 {
-	struct index_meta before, after;
+	struct index_meta before = {0}, after = {0};
 	int r;
 
 	for (;;) {

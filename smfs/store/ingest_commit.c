@@ -23,6 +23,12 @@
 
 #include <string.h>
 
+/* Of a name that smfs_name_check() passed, or that is in the index. */
+static void copy_name(char out[SMFS_REF_MAX + 1], const char *name)
+{
+	snprintf(out, SMFS_REF_MAX + 1, "%s", name);
+}
+
 int smfs_ingest_name(struct smfs_ingest *ing, enum smfs_kind kind, const char *name,
 		     const struct smfs_id *root, const struct smfs_entry *attr, unsigned flags,
 		     struct err *err)
@@ -35,9 +41,9 @@ int smfs_ingest_name(struct smfs_ingest *ing, enum smfs_kind kind, const char *n
 	r = smfs_name_check(kind, name, err);
 	if (r < 0)
 		return r;
-	strcpy(st.name, name); /* its length was checked */
+	copy_name(st.name, name);
 	st.rec = (struct smfs_name){.kind = kind, .root = *root, .mode = 0755, .created = now_ns()};
-	strcpy(st.rec.name, name);
+	copy_name(st.rec.name, name);
 	st.rec.mtime = st.rec.created;
 	if (attr) {
 		st.rec.mode = attr->mode & 07777;
@@ -257,8 +263,8 @@ static int rename_txn(struct index_txn *txn, void *arg, struct err *err)
 	r = index_txn_name(txn, c->kind, c->to, &taken, err);
 	if (r != 0)
 		return r < 0 ? r : err_set(err, EEXIST, "%s: name is taken", c->to);
-	strcpy(jc.from, c->from);
-	strcpy(jc.name.name, c->to);
+	copy_name(jc.from, c->from);
+	copy_name(jc.name.name, c->to);
 	if ((r = index_txn_del_name(txn, c->kind, c->from, err)) < 0 ||
 	    (r = index_txn_set_name(txn, &jc.name, err)) < 0)
 		return r;

@@ -43,28 +43,45 @@ static int format_write(int dirfd, const char *dir, const uint8_t uuid[UUID_LEN]
 	return r < 0 ? err_wrap(err, r, "store %s", dir) : 0;
 }
 
+/* The value of the line "<key> <value>" at *text, which moves to the next line. NULL: no such line.
+ */
+static char *line_value(char **text, const char *key)
+{
+	size_t n = strlen(key);
+	char *value = *text + n + 1, *end = strchr(*text, '\n');
+
+	if (!end || strncmp(*text, key, n) != 0 || (*text)[n] != ' ')
+		return NULL;
+	*end = '\0';
+	*text = end + 1;
+	return value;
+}
+
 static int format_read(struct smfs_store *s, struct err *err)
 {
 	cleanup_free char *text = NULL;
-	char hex[33];
-	unsigned version;
-	int end = -1;
+	uint64_t version, created;
 	int r = read_file(s->dirfd, FORMAT_FILE, FORMAT_MAX, &text, NULL, err);
 
 	if (r == -ENOENT)
 		return err_set(err, ENOENT, "%s: not a store; run `smfs init %s`", s->dir, s->dir);
 	if (r < 0)
 		return err_wrap(err, r, "store %s", s->dir);
-	if (sscanf(text, "smfs-store %u\n", &version) != 1)
-		return err_set(err, EBADMSG, "store %s: file `format` does not parse", s->dir);
+	char *at = text, *v = line_value(&at, "smfs-store"), *uuid, *time;
+	if (!v || parse_u64(v, 0, UINT32_MAX, &version, NULL) < 0)
+		goto bad;
 	if (version != STORE_VERSION)
-		return err_set(err, ENOTSUP, "store %s: format %u, this program knows %d", s->dir,
-			       version, STORE_VERSION);
-	if (sscanf(text, "smfs-store %u\nuuid %32s\ncreated %" SCNd64 "\n%n", &version, hex,
-		   &s->created, &end) != 3 ||
-	    end < 0 || text[end] || !hex_decode(hex, strlen(hex), s->uuid, UUID_LEN))
-		return err_set(err, EBADMSG, "store %s: file `format` does not parse", s->dir);
+		return err_set(err, ENOTSUP, "store %s: format %" PRIu64 ", this program knows %d",
+			       s->dir, version, STORE_VERSION);
+	uuid = line_value(&at, "uuid");
+	time = uuid ? line_value(&at, "created") : NULL;
+	if (!time || *at || !hex_decode(uuid, strlen(uuid), s->uuid, UUID_LEN) ||
+	    parse_u64(time, 0, INT64_MAX, &created, NULL) < 0)
+		goto bad;
+	s->created = (int64_t)created;
 	return 0;
+bad:
+	return err_set(err, EBADMSG, "store %s: file `format` does not parse", s->dir);
 }
 
 /* ---- init ---- */
