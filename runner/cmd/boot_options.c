@@ -8,6 +8,8 @@
 #include "smfs/base/num.h"
 
 #include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #define RAM_DEFAULT (512 * MIB)
@@ -17,6 +19,55 @@ void boot_options_init(struct boot_options *o)
 	memset(o, 0, sizeof(*o));
 	o->vcpus = 1;
 	o->ram_bytes = RAM_DEFAULT;
+}
+
+/* FILE:PATH[:ro]. FILE may hold a colon of its own: PATH is absolute. */
+static int take_disk(struct boot_options *o, const char *arg, struct err *err)
+{
+	static const char ro[] = ":ro";
+	const char *colon = strstr(arg, ":/");
+	size_t len = colon ? strlen(colon + 1) : 0;
+	cleanup_free char *file = colon ? strndup(arg, (size_t)(colon - arg)) : NULL;
+	struct boot_disk *d = &o->disk[o->ndisks];
+
+	if (!file || !*file)
+		return err_set(err, EINVAL, "--disk takes FILE:PATH[:ro], PATH absolute, not '%s'",
+			       arg);
+	if (o->ndisks == MACHINE_MAX_DISKS)
+		return err_set(err, EINVAL, "--disk: at most %d", MACHINE_MAX_DISKS);
+	d->readonly = len >= sizeof(ro) && !strcmp(colon + 1 + len - strlen(ro), ro);
+	if (d->readonly)
+		len -= strlen(ro);
+	/* The VM's process has another working directory. */
+	d->file = realpath(file, NULL);
+	if (!d->file)
+		return err_errno(err, "--disk %s", file);
+	d->path = strndup(colon + 1, len);
+	if (!d->path) {
+		free(d->file);
+		return err_set(err, ENOMEM, "--disk: out of memory");
+	}
+	snprintf(d->id, sizeof(d->id), "disk%u", o->ndisks++);
+	return 0;
+}
+
+/* A disk for the machine, and for the agent the mount of it. The guest numbers them in order. */
+static int resolve_disks(struct boot_options *o, struct err *err)
+{
+	for (unsigned i = 0; i < o->ndisks; i++) {
+		struct boot_disk *d = &o->disk[i];
+		struct bootconf_disk *b = &o->conf.disk[o->conf.ndisks++];
+
+		o->machine_disk[i] = (struct machine_disk){d->id, d->file, d->readonly};
+		*b = (struct bootconf_disk){
+			.path = strdup(d->path), .fstype = strdup("ext4"), .readonly = d->readonly};
+		if (asprintf(&b->device, "/dev/vd%c", 'a' + (int)i) < 0)
+			b->device = NULL;
+		if (!b->path || !b->fstype || !b->device)
+			return err_set(err, ENOMEM, "--disk: out of memory");
+	}
+	o->boot.disk = o->machine_disk;
+	return 0;
 }
 
 int boot_options_take(struct boot_options *o, int opt, const char *arg, struct err *err)
@@ -45,6 +96,8 @@ int boot_options_take(struct boot_options *o, int opt, const char *arg, struct e
 	case 'w':
 		o->workdir = arg;
 		return 0;
+	case OPT_DISK:
+		return take_disk(o, arg, err);
 	case OPT_ENTRYPOINT:
 		o->entrypoint = arg;
 		return 0;
@@ -107,7 +160,11 @@ int boot_options_resolve(struct boot_options *o, const char *image, char **args,
 	if (r < 0)
 		return r;
 	if (!image)
-		return o->kernel ? 0 : err_set(err, EINVAL, "an image is needed (or --kernel)");
+		r = o->kernel ? 0 : err_set(err, EINVAL, "an image is needed (or --kernel)");
+	if (r == 0 && !image && o->boot.bare && o->ndisks)
+		r = err_set(err, EINVAL, "%s is an ELF test guest: it takes no disk", o->kernel);
+	if (r < 0 || !image)
+		return r < 0 ? r : resolve_disks(o, err);
 	if (o->boot.bare)
 		return err_set(err, EINVAL, "%s is an ELF test guest: it takes no image",
 			       o->kernel);
@@ -116,10 +173,15 @@ int boot_options_resolve(struct boot_options *o, const char *image, char **args,
 		return r;
 	o->boot.image_dir = o->image_dir;
 	o->boot.image_ref = o->image_ref;
-	return resolve_workload(o, args, err);
+	r = resolve_workload(o, args, err);
+	return r < 0 ? r : resolve_disks(o, err);
 }
 
 void boot_options_free(struct boot_options *o)
 {
 	bootconf_free(&o->conf);
+	for (unsigned i = 0; i < o->ndisks; i++) {
+		free(o->disk[i].file);
+		free(o->disk[i].path);
+	}
 }

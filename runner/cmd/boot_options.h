@@ -7,6 +7,7 @@
 #include <limits.h>
 
 #include "runner/control/vmm.h"
+#include "runner/vm/machine.h"
 
 #define BOOT_ENV_MAX 256
 
@@ -15,9 +16,16 @@ struct boot_options {
 	char *env[BOOT_ENV_MAX + 1];
 	size_t nenv;
 	uint64_t vcpus, ram_bytes;
+	struct boot_disk {
+		char *file, *path; /* host file, absolute; where the guest mounts it */
+		char id[16];
+		bool readonly;
+	} disk[MACHINE_MAX_DISKS];
+	unsigned ndisks;
 
 	/* Filled by boot_options_resolve(). */
 	char image_dir[PATH_MAX], image_ref[512];
+	struct machine_disk machine_disk[MACHINE_MAX_DISKS];
 	struct bootconf conf;
 	struct vmm_boot boot;
 };
@@ -29,18 +37,21 @@ struct boot_options {
 	"  -e, --env NAME=VALUE  set a variable of the workload (repeatable)\n"                    \
 	"  -u, --user USER       run it as uid[:gid] or name[:group]\n"                            \
 	"  -w, --workdir DIR     run it in DIR\n"                                                  \
+	"      --disk FILE:PATH[:ro]\n"                                                            \
+	"                        mount FILE, an ext4 image, at PATH (repeatable)\n"                \
 	"      --entrypoint PROG run PROG instead of the image's entrypoint\n"                     \
 	"      --kernel FILE     bzImage (newest /boot/vmlinuz-*-cloud-amd64) or ELF test guest\n" \
 	"      --append TEXT     add to the kernel's command line\n"                               \
 	"      --mount DIR       where the store is mounted ($SMFS_MOUNT, /mnt/smfs)\n"
 
 /* Long options and short ones ("c:m:e:u:w:h") of both commands; values for the long-only ones. */
-enum { OPT_NAME = 256, OPT_ENTRYPOINT, OPT_KERNEL, OPT_APPEND, OPT_MOUNT, OPT_OWN };
+enum { OPT_NAME = 256, OPT_ENTRYPOINT, OPT_KERNEL, OPT_APPEND, OPT_MOUNT, OPT_DISK, OPT_OWN };
 #define BOOT_OPTIONS_SHORT "c:m:e:u:w:h"
 #define BOOT_OPTIONS_LONG                                                                          \
 	{"name", required_argument, NULL, OPT_NAME}, {"cpus", required_argument, NULL, 'c'},       \
 		{"memory", required_argument, NULL, 'm'}, {"env", required_argument, NULL, 'e'},   \
 		{"user", required_argument, NULL, 'u'}, {"workdir", required_argument, NULL, 'w'}, \
+		{"disk", required_argument, NULL, OPT_DISK},                                       \
 		{"entrypoint", required_argument, NULL, OPT_ENTRYPOINT},                           \
 		{"kernel", required_argument, NULL, OPT_KERNEL},                                   \
 		{"append", required_argument, NULL, OPT_APPEND},                                   \

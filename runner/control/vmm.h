@@ -33,6 +33,7 @@ struct vmm_boot {
 	const char *cmdline;   /* appended to the kernel's command line, NULL: nothing */
 	unsigned vcpus;
 	uint64_t ram_bytes;
+	const struct machine_disk *disk; /* as many as conf->ndisks, in that order */
 	struct bootconf *conf; /* the workload; root device, identity and clock are filled in */
 };
 
