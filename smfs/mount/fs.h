@@ -2,12 +2,12 @@
  * fs.h - inside the FUSE server: the mount, its inodes, and the operations each kind of inode has.
  *
  *   mount.c    session, threads, start and stop        names.c    snapshots/ images/ layers/
- *   ops.c      requests in, replies out                tree.c     what is stored: dirs and files
+ *   ops*.c     requests in, replies out                tree.c     what is stored: dirs and files
  *   node.c     the inode table                         control.c  .smfs/
  *   dircache.c parsed directories                      stage.c    snapshots being copied in
- *                                                      publish.c  ... and made real
+ *   hidden.c   half-removed snapshots                  publish.c  ... and made real
  *
- * A request arrives in ops.c, which finds the inode and calls its operation; an operation a kind
+ * A request arrives in ops*.c, which finds the inode and calls its operation; an operation a kind
  * of inode lacks is EROFS (changes) or ENOTSUP. Operations return 0 or a negative errno and fill
  * err, know nothing of FUSE's wire, and may run in any number of threads at once.
  */

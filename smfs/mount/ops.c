@@ -1,47 +1,19 @@
 /*
- * ops.c - requests in, replies out: the only file that speaks FUSE's low-level interface.
+ * ops.c - requests in, replies out: names, attributes and changes. See ops.h.
  */
-#include <fuse3/fuse_lowlevel.h>
-#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/statvfs.h>
 
 #include "smfs/base/log.h"
 #include "smfs/base/num.h"
-#include "smfs/mount/fs.h"
+#include "smfs/mount/ops.h"
 
 /* "For ever" in seconds: the kernel turns it into jiffies, so not larger than this. */
 #define FOR_EVER 31536000.0
 
-static struct smfs_mount *mount_of(fuse_req_t req)
-{
-	return fuse_req_userdata(req);
-}
-
-/* NULL if the kernel and we disagree about what exists; the request is answered then. */
-static struct inode *inode_of(fuse_req_t req, fuse_ino_t ino)
-{
-	struct node *n = node_find(&mount_of(req)->nodes, ino);
-
-	if (!n)
-		fuse_reply_err(req, ESTALE);
-	return n ? container_of(n, struct inode, node) : NULL;
-}
-
-static struct handle *handle_of(const struct fuse_file_info *fi)
-{
-	return fi ? (struct handle *)(uintptr_t)fi->fh : NULL;
-}
-
-/* What the reader sees of an error; the log has the rest. */
-static int visible(int r)
-{
-	return r == -EBADMSG ? EIO : -r;
-}
-
-static void fail(fuse_req_t req, int r, const char *what, const struct inode *i, const char *name,
-		 const struct err *err)
+void ops_fail(fuse_req_t req, int r, const char *what, const struct inode *i, const char *name,
+	      const struct err *err)
 {
 	struct smfs_mount *m = mount_of(req);
 	char path[INODE_PATH_MAX];
@@ -69,7 +41,7 @@ static void fail(fuse_req_t req, int r, const char *what, const struct inode *i,
 	stats_add(&m->stats, COUNT_ERRORS, 1);
 	log_at(level, "%s %s%s%s: %s", what, inode_path(i, path), *name ? "/" : "", name,
 	       err->code ? err->msg : strerror(-r));
-	fuse_reply_err(req, visible(r));
+	fuse_reply_err(req, ops_visible(r));
 }
 
 static int stat_inode(struct smfs_mount *m, struct inode *i, struct stat *st, struct err *err)
@@ -87,9 +59,8 @@ static int stat_inode(struct smfs_mount *m, struct inode *i, struct stat *st, st
 	return 0;
 }
 
-/* Enter a fresh inode into the table and describe it. On error the lookup is taken back. */
-static int enter(struct smfs_mount *m, struct inode *fresh, struct inode **in,
-		 struct fuse_entry_param *e, struct err *err)
+int ops_enter(struct smfs_mount *m, struct inode *fresh, struct inode **in,
+	      struct fuse_entry_param *e, struct err *err)
 {
 	struct node *n = node_intern(&m->nodes, &fresh->node);
 	struct inode *i = container_of(n, struct inode, node);
@@ -107,7 +78,7 @@ static int enter(struct smfs_mount *m, struct inode *fresh, struct inode **in,
 	return r;
 }
 
-static void *thread_buffer(struct smfs_mount *m)
+void *ops_buffer(struct smfs_mount *m)
 {
 	void *buf = pthread_getspecific(m->buffers);
 
@@ -172,9 +143,9 @@ static void op_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
 		return;
 	}
 	if (r == 0)
-		r = enter(m, i, &i, &e, &err);
+		r = ops_enter(m, i, &i, &e, &err);
 	if (r < 0)
-		fail(req, r, "look up", dir, name, &err);
+		ops_fail(req, r, "look up", dir, name, &err);
 	else if (fuse_reply_entry(req, &e) < 0)
 		node_forget(&m->nodes, e.ino, 1);
 }
@@ -199,7 +170,7 @@ static void reply_attr(fuse_req_t req, struct inode *i)
 	int r = stat_inode(mount_of(req), i, &st, &err);
 
 	if (r < 0)
-		fail(req, r, "stat", i, "", &err);
+		ops_fail(req, r, "stat", i, "", &err);
 	else
 		fuse_reply_attr(req, &st, i->volatile_attr ? 0 : FOR_EVER);
 }
@@ -228,7 +199,7 @@ static void op_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int to
 	else
 		r = -EROFS;
 	if (r < 0)
-		fail(req, r, "change", i, "", &err);
+		ops_fail(req, r, "change", i, "", &err);
 	else
 		reply_attr(req, i);
 }
@@ -249,7 +220,7 @@ static void reply_xattr(fuse_req_t req, int r, const void *buf, size_t size, siz
 			const char *what, struct inode *i, const struct err *err)
 {
 	if (r < 0)
-		fail(req, r, what, i, "", err);
+		ops_fail(req, r, what, i, "", err);
 	else if (size == 0)
 		fuse_reply_xattr(req, len);
 	else
@@ -261,7 +232,7 @@ static void op_getxattr(fuse_req_t req, fuse_ino_t ino, const char *name, size_t
 	struct smfs_mount *m = mount_of(req);
 	struct inode *i = inode_of(req, ino);
 	struct err err = ERR_INIT;
-	void *buf = thread_buffer(m);
+	void *buf = ops_buffer(m);
 	size_t len = 0;
 
 	if (!i)
@@ -274,332 +245,13 @@ static void op_listxattr(fuse_req_t req, fuse_ino_t ino, size_t size)
 {
 	struct inode *i = inode_of(req, ino);
 	struct err err = ERR_INIT;
-	void *buf = thread_buffer(mount_of(req));
+	void *buf = ops_buffer(mount_of(req));
 	size_t len = 0;
 
 	if (!i)
 		return;
 	int r = buf ? xattr_list(i, buf, MIN(size, FS_IO_MAX), &len, &err) : -ENOMEM;
 	reply_xattr(req, r, buf, size, len, "list the attributes of", i, &err);
-}
-
-/* ---- open and close ------------------------------------------------------------------------ */
-
-static struct handle *handle_new(struct smfs_mount *m, struct inode *i, int flags)
-{
-	struct handle *h = calloc(1, sizeof(*h));
-
-	if (!h)
-		return NULL;
-	h->inode = i;
-	h->flags = flags;
-	pthread_mutex_init(&h->lock, NULL);
-	node_ref(&m->nodes, &i->node);
-	pthread_mutex_lock(&m->handles_lock);
-	h->next = m->handles;
-	if (h->next)
-		h->next->prev = h;
-	m->handles = h;
-	pthread_mutex_unlock(&m->handles_lock);
-	return h;
-}
-
-static void handle_free(struct smfs_mount *m, struct handle *h)
-{
-	pthread_mutex_lock(&m->handles_lock);
-	if (h->next)
-		h->next->prev = h->prev;
-	*(h->prev ? &h->prev->next : &m->handles) = h->next;
-	pthread_mutex_unlock(&m->handles_lock);
-	listing_free(&h->listing);
-	pthread_mutex_destroy(&h->lock);
-	node_unref(&m->nodes, &h->inode->node);
-	free(h);
-}
-
-static int open_inode(struct smfs_mount *m, struct inode *i, struct fuse_file_info *fi,
-		      struct err *err)
-{
-	struct handle *h;
-	int r;
-
-	if (!i->ops->open)
-		return S_ISDIR(i->st.st_mode) ? -EISDIR : -EOPNOTSUPP;
-	h = handle_new(m, i, fi->flags);
-	if (!h)
-		return err_set(err, ENOMEM, "open %s: out of memory", i->name);
-	r = i->ops->open(m, i, h, err);
-	if (r < 0) {
-		handle_free(m, h);
-		return r;
-	}
-	stats_add(&m->stats, COUNT_OPENS, 1);
-	fi->fh = (uintptr_t)h;
-	fi->direct_io = h->direct;
-	fi->keep_cache = i->keep_cache;
-	fi->noflush = !i->ops->flush;
-	return 0;
-}
-
-static void close_handle(struct smfs_mount *m, struct handle *h)
-{
-	if (h->inode->ops->release)
-		h->inode->ops->release(m, h);
-	handle_free(m, h);
-}
-
-void fs_close_all(struct smfs_mount *m)
-{
-	while (m->handles)
-		close_handle(m, m->handles);
-}
-
-static void op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
-{
-	struct smfs_mount *m = mount_of(req);
-	struct inode *i = inode_of(req, ino);
-	struct err err = ERR_INIT;
-
-	if (!i)
-		return;
-	int r = open_inode(m, i, fi, &err);
-	if (r < 0)
-		fail(req, r, "open", i, "", &err);
-	else if (fuse_reply_open(req, fi) < 0)
-		close_handle(m, handle_of(fi));
-}
-
-static void op_release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
-{
-	close_handle(mount_of(req), handle_of(fi));
-	fuse_reply_err(req, 0);
-}
-
-/* For operations that end later, on the publisher's thread. */
-static void answer(void *arg, int r)
-{
-	fuse_req_t req = arg;
-
-	fuse_reply_err(req, visible(r));
-}
-
-static void op_flush(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
-{
-	struct handle *h = handle_of(fi);
-
-	if (h->inode->ops->flush)
-		h->inode->ops->flush(mount_of(req), h, answer, req);
-	else
-		fuse_reply_err(req, 0);
-}
-
-/* A snapshot being copied in becomes durable as a whole, when its last file is closed. */
-static void op_fsync(fuse_req_t req, fuse_ino_t ino, int datasync, struct fuse_file_info *fi)
-{
-	fuse_reply_err(req, 0);
-}
-
-/* ---- data ---------------------------------------------------------------------------------- */
-
-static void op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off,
-		    struct fuse_file_info *fi)
-{
-	struct smfs_mount *m = mount_of(req);
-	struct handle *h = handle_of(fi);
-	struct err err = ERR_INIT;
-	void *buf = thread_buffer(m);
-	ssize_t n = -ENOMEM;
-
-	if (buf && off >= 0)
-		n = h->inode->ops->read(m, h, buf, MIN(size, FS_IO_MAX), (uint64_t)off, &err);
-	if (n == -EBADMSG) {
-		fuse_reply_err(req, EIO); /* and reported already, with its range */
-	} else if (n < 0) {
-		fail(req, (int)n, "read", h->inode, "", &err);
-	} else {
-		stats_add(&m->stats, COUNT_READS, 1);
-		stats_add(&m->stats, COUNT_READ_BYTES, (uint64_t)n);
-		fuse_reply_buf(req, buf, (size_t)n);
-	}
-}
-
-static void op_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t size, off_t off,
-		     struct fuse_file_info *fi)
-{
-	struct smfs_mount *m = mount_of(req);
-	struct handle *h = handle_of(fi);
-	struct err err = ERR_INIT;
-	ssize_t n = -EROFS;
-
-	if (h->inode->ops->write && off >= 0)
-		n = h->inode->ops->write(m, h, buf, size, (uint64_t)off, &err);
-	if (n < 0) {
-		fail(req, (int)n, "write", h->inode, "", &err);
-		return;
-	}
-	stats_add(&m->stats, COUNT_WRITES, 1);
-	stats_add(&m->stats, COUNT_WRITE_BYTES, (uint64_t)n);
-	fuse_reply_write(req, (size_t)n);
-}
-
-static void op_fallocate(fuse_req_t req, fuse_ino_t ino, int mode, off_t off, off_t len,
-			 struct fuse_file_info *fi)
-{
-	struct handle *h = handle_of(fi);
-	struct err err = ERR_INIT;
-	int r = -EROFS;
-
-	if (h->inode->ops->fallocate && off >= 0 && len > 0)
-		r = h->inode->ops->fallocate(mount_of(req), h, mode, (uint64_t)off, (uint64_t)len,
-					     &err);
-	if (r < 0)
-		fail(req, r, "allocate", h->inode, "", &err);
-	else
-		fuse_reply_err(req, 0);
-}
-
-static void op_lseek(fuse_req_t req, fuse_ino_t ino, off_t off, int whence,
-		     struct fuse_file_info *fi)
-{
-	struct handle *h = handle_of(fi);
-	struct err err = ERR_INIT;
-	uint64_t out;
-	int r = -ENXIO;
-
-	if (h->inode->ops->seek && off >= 0)
-		r = h->inode->ops->seek(mount_of(req), h, (uint64_t)off, whence, &out, &err);
-	if (r < 0)
-		fail(req, r, "seek in", h->inode, "", &err);
-	else
-		fuse_reply_lseek(req, (off_t)out);
-}
-
-/* ---- directories --------------------------------------------------------------------------- */
-
-static void op_opendir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
-{
-	struct smfs_mount *m = mount_of(req);
-	struct inode *i = inode_of(req, ino);
-
-	if (!i)
-		return;
-	if (!i->ops->list) {
-		fuse_reply_err(req, ENOTDIR);
-		return;
-	}
-	struct handle *h = handle_new(m, i, fi->flags);
-	if (!h) {
-		fuse_reply_err(req, ENOMEM);
-		return;
-	}
-	stats_add(&m->stats, COUNT_OPENS, 1);
-	fi->fh = (uintptr_t)h;
-	fi->cache_readdir = fi->keep_cache = i->keep_cache;
-	if (fuse_reply_open(req, fi) < 0)
-		handle_free(m, h);
-}
-
-static void op_releasedir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
-{
-	handle_free(mount_of(req), handle_of(fi));
-	fuse_reply_err(req, 0);
-}
-
-/* One entry into `buf`: bytes used, 0 if it is full, -ENOENT if the name has gone meanwhile. */
-static ssize_t add_entry(fuse_req_t req, struct inode *dir, const char *name, mode_t mode,
-			 bool plus, char *buf, size_t room, off_t next, struct err *err)
-{
-	struct smfs_mount *m = mount_of(req);
-	struct fuse_entry_param e = {.attr.st_mode = mode};
-	struct inode *i;
-	size_t need;
-	bool dot = strcmp(name, ".") == 0 || strcmp(name, "..") == 0;
-
-	if (dot) {
-		struct inode *up = name[1] && dir->node.parent ? inode_parent(dir) : dir;
-
-		e.attr.st_ino = up->node.ino;
-	} else {
-		int r = dir->ops->lookup(m, dir, name, &i, err);
-
-		if (r < 0)
-			return r;
-		if (plus) {
-			r = enter(m, i, &i, &e, err);
-			if (r < 0)
-				return r;
-		} else {
-			e.attr.st_ino = node_ino(&m->nodes, &i->node.key);
-			inode_destroy(&i->node);
-		}
-	}
-	if (plus)
-		need = fuse_add_direntry_plus(req, buf, room, name, &e, next);
-	else
-		need = fuse_add_direntry(req, buf, room, name, &e.attr, next);
-	if (need <= room)
-		return (ssize_t)need;
-	if (e.ino)
-		node_forget(&m->nodes, e.ino, 1);
-	return 0;
-}
-
-static void read_directory(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, bool plus,
-			   struct fuse_file_info *fi)
-{
-	struct smfs_mount *m = mount_of(req);
-	struct handle *h = handle_of(fi);
-	struct inode *dir = h->inode;
-	struct err err = ERR_INIT;
-	size_t used = 0, pos = (size_t)off;
-	char *buf = thread_buffer(m);
-	int r = 0;
-
-	if (!buf || off < 0) {
-		fuse_reply_err(req, buf ? EINVAL : ENOMEM);
-		return;
-	}
-	size = MIN(size, FS_IO_MAX);
-	pthread_mutex_lock(&h->lock);
-	if (pos == 0 || !h->listed) {
-		listing_free(&h->listing);
-		r = dir->ops->list(m, dir, &h->listing, &err);
-		h->listed = r == 0;
-	}
-	for (; r == 0 && pos < h->listing.count + 2; pos++) {
-		bool dot = pos < 2;
-		const char *name = dot ? &".."[1 - pos] : listing_name(&h->listing, pos - 2);
-		mode_t mode = dot ? S_IFDIR : h->listing.items[pos - 2].mode;
-		ssize_t n = add_entry(req, dir, name, mode, plus, buf + used, size - used,
-				      (off_t)pos + 1, &err);
-
-		if (n == 0)
-			break;
-		if (n == -ENOENT)
-			continue;
-		if (n < 0)
-			r = (int)n;
-		else
-			used += (size_t)n;
-	}
-	pthread_mutex_unlock(&h->lock);
-	/* An error is told when it comes first; what was read before it is not lost. */
-	if (r < 0 && used == 0)
-		fail(req, r, "list", dir, "", &err);
-	else
-		fuse_reply_buf(req, buf, used);
-}
-
-static void op_readdir(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off,
-		       struct fuse_file_info *fi)
-{
-	read_directory(req, ino, size, off, false, fi);
-}
-
-static void op_readdirplus(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off,
-			   struct fuse_file_info *fi)
-{
-	read_directory(req, ino, size, off, true, fi);
 }
 
 /* ---- changes ------------------------------------------------------------------------------- */
@@ -615,9 +267,9 @@ static void op_mkdir(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t
 		return;
 	int r = dir->ops->mkdir ? dir->ops->mkdir(m, dir, name, &i, &err) : -EROFS;
 	if (r == 0)
-		r = enter(m, i, &i, &e, &err);
+		r = ops_enter(m, i, &i, &e, &err);
 	if (r < 0)
-		fail(req, r, "create", dir, name, &err);
+		ops_fail(req, r, "create", dir, name, &err);
 	else if (fuse_reply_entry(req, &e) < 0)
 		node_forget(&m->nodes, e.ino, 1);
 }
@@ -634,16 +286,16 @@ static void op_create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_
 		return;
 	int r = dir->ops->create ? dir->ops->create(m, dir, name, &i, &err) : -EROFS;
 	if (r == 0)
-		r = enter(m, i, &i, &e, &err);
+		r = ops_enter(m, i, &i, &e, &err);
 	if (r == 0) {
-		r = open_inode(m, i, fi, &err);
+		r = ops_open_inode(m, i, fi, &err);
 		if (r < 0)
 			node_forget(&m->nodes, e.ino, 1);
 	}
 	if (r < 0) {
-		fail(req, r, "create", dir, name, &err);
+		ops_fail(req, r, "create", dir, name, &err);
 	} else if (fuse_reply_create(req, &e, fi) < 0) {
-		close_handle(m, handle_of(fi));
+		ops_close_handle(m, handle_of(fi));
 		node_forget(&m->nodes, e.ino, 1);
 	}
 }
@@ -652,7 +304,7 @@ static void reply_change(fuse_req_t req, int r, const char *what, struct inode *
 			 const char *name, const struct err *err)
 {
 	if (r < 0)
-		fail(req, r, what, dir, name, err);
+		ops_fail(req, r, what, dir, name, err);
 	else
 		fuse_reply_err(req, 0);
 }
@@ -694,8 +346,8 @@ static void op_rename(fuse_req_t req, fuse_ino_t parent, const char *name, fuse_
 	if (flags & ~(unsigned)RENAME_NOREPLACE)
 		r = -EINVAL;
 	else if (from->ops->rename && from->ops == to->ops)
-		r = from->ops->rename(mount_of(req), from, name, to, newname, flags, answer, req,
-				      &err);
+		r = from->ops->rename(mount_of(req), from, name, to, newname, flags, ops_answer,
+				      req, &err);
 	if (r == 1)
 		return;
 	reply_change(req, r, "rename", from, name, &err);

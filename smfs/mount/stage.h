@@ -1,6 +1,6 @@
 /*
- * stage.h - snapshots being copied in: the model, shared by stage.c (what the kernel asks) and
- * publish.c (how it becomes a snapshot).
+ * stage.h - snapshots being copied in: the model, shared by stage.c (names), stage_file.c
+ * (data) and publish.c (how it becomes a snapshot).
  *
  * `mkdir snapshots/y` makes a stage: visible in this mount as y, absent from the index. Its
  * files are unnamed temporary files in the store's tmp/, so a crash leaves nothing. Once `meta`,
@@ -62,6 +62,10 @@ struct stage_area {
 /* Both with the lock held. */
 void stage_put(struct stage_area *a, struct stage *st);
 void stage_remove(struct stage_area *a, struct stage *st);
+
+extern const struct inode_ops stage_file_ops;
+/* With the lock held: -EROFS once it is on its way to be a snapshot. */
+int stage_check_writing(const struct stage *st, struct err *err);
 
 /*
  * With the lock held: publish if complete. Returns true when `done` will be called by the

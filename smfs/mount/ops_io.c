@@ -1,0 +1,196 @@
+/*
+ * ops_io.c - requests on open files. See ops.h.
+ */
+#include <stdlib.h>
+#include <string.h>
+
+#include "smfs/base/num.h"
+#include "smfs/mount/ops.h"
+
+/* ---- open and close ------------------------------------------------------------------------ */
+
+struct handle *ops_handle_new(struct smfs_mount *m, struct inode *i, int flags)
+{
+	struct handle *h = calloc(1, sizeof(*h));
+
+	if (!h)
+		return NULL;
+	h->inode = i;
+	h->flags = flags;
+	pthread_mutex_init(&h->lock, NULL);
+	node_ref(&m->nodes, &i->node);
+	pthread_mutex_lock(&m->handles_lock);
+	h->next = m->handles;
+	if (h->next)
+		h->next->prev = h;
+	m->handles = h;
+	pthread_mutex_unlock(&m->handles_lock);
+	return h;
+}
+
+void ops_handle_free(struct smfs_mount *m, struct handle *h)
+{
+	pthread_mutex_lock(&m->handles_lock);
+	if (h->next)
+		h->next->prev = h->prev;
+	*(h->prev ? &h->prev->next : &m->handles) = h->next;
+	pthread_mutex_unlock(&m->handles_lock);
+	listing_free(&h->listing);
+	pthread_mutex_destroy(&h->lock);
+	node_unref(&m->nodes, &h->inode->node);
+	free(h);
+}
+
+int ops_open_inode(struct smfs_mount *m, struct inode *i, struct fuse_file_info *fi,
+		   struct err *err)
+{
+	struct handle *h;
+	int r;
+
+	if (!i->ops->open)
+		return S_ISDIR(i->st.st_mode) ? -EISDIR : -EOPNOTSUPP;
+	h = ops_handle_new(m, i, fi->flags);
+	if (!h)
+		return err_set(err, ENOMEM, "open %s: out of memory", i->name);
+	r = i->ops->open(m, i, h, err);
+	if (r < 0) {
+		ops_handle_free(m, h);
+		return r;
+	}
+	stats_add(&m->stats, COUNT_OPENS, 1);
+	fi->fh = (uintptr_t)h;
+	fi->direct_io = h->direct;
+	fi->keep_cache = i->keep_cache;
+	fi->noflush = !i->ops->flush;
+	return 0;
+}
+
+void ops_close_handle(struct smfs_mount *m, struct handle *h)
+{
+	if (h->inode->ops->release)
+		h->inode->ops->release(m, h);
+	ops_handle_free(m, h);
+}
+
+void fs_close_all(struct smfs_mount *m)
+{
+	while (m->handles)
+		ops_close_handle(m, m->handles);
+}
+
+void op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
+{
+	struct smfs_mount *m = mount_of(req);
+	struct inode *i = inode_of(req, ino);
+	struct err err = ERR_INIT;
+
+	if (!i)
+		return;
+	int r = ops_open_inode(m, i, fi, &err);
+	if (r < 0)
+		ops_fail(req, r, "open", i, "", &err);
+	else if (fuse_reply_open(req, fi) < 0)
+		ops_close_handle(m, handle_of(fi));
+}
+
+void op_release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
+{
+	ops_close_handle(mount_of(req), handle_of(fi));
+	fuse_reply_err(req, 0);
+}
+
+void ops_answer(void *arg, int r)
+{
+	fuse_req_t req = arg;
+
+	fuse_reply_err(req, ops_visible(r));
+}
+
+void op_flush(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
+{
+	struct handle *h = handle_of(fi);
+
+	if (h->inode->ops->flush)
+		h->inode->ops->flush(mount_of(req), h, ops_answer, req);
+	else
+		fuse_reply_err(req, 0);
+}
+
+/* A snapshot being copied in becomes durable as a whole, when its last file is closed. */
+void op_fsync(fuse_req_t req, fuse_ino_t ino, int datasync, struct fuse_file_info *fi)
+{
+	fuse_reply_err(req, 0);
+}
+
+/* ---- data ---------------------------------------------------------------------------------- */
+
+void op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi)
+{
+	struct smfs_mount *m = mount_of(req);
+	struct handle *h = handle_of(fi);
+	struct err err = ERR_INIT;
+	void *buf = ops_buffer(m);
+	ssize_t n = -ENOMEM;
+
+	if (buf && off >= 0)
+		n = h->inode->ops->read(m, h, buf, MIN(size, FS_IO_MAX), (uint64_t)off, &err);
+	if (n == -EBADMSG) {
+		fuse_reply_err(req, EIO); /* and reported already, with its range */
+	} else if (n < 0) {
+		ops_fail(req, (int)n, "read", h->inode, "", &err);
+	} else {
+		stats_add(&m->stats, COUNT_READS, 1);
+		stats_add(&m->stats, COUNT_READ_BYTES, (uint64_t)n);
+		fuse_reply_buf(req, buf, (size_t)n);
+	}
+}
+
+void op_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t size, off_t off,
+	      struct fuse_file_info *fi)
+{
+	struct smfs_mount *m = mount_of(req);
+	struct handle *h = handle_of(fi);
+	struct err err = ERR_INIT;
+	ssize_t n = -EROFS;
+
+	if (h->inode->ops->write && off >= 0)
+		n = h->inode->ops->write(m, h, buf, size, (uint64_t)off, &err);
+	if (n < 0) {
+		ops_fail(req, (int)n, "write", h->inode, "", &err);
+		return;
+	}
+	stats_add(&m->stats, COUNT_WRITES, 1);
+	stats_add(&m->stats, COUNT_WRITE_BYTES, (uint64_t)n);
+	fuse_reply_write(req, (size_t)n);
+}
+
+void op_fallocate(fuse_req_t req, fuse_ino_t ino, int mode, off_t off, off_t len,
+		  struct fuse_file_info *fi)
+{
+	struct handle *h = handle_of(fi);
+	struct err err = ERR_INIT;
+	int r = -EROFS;
+
+	if (h->inode->ops->fallocate && off >= 0 && len > 0)
+		r = h->inode->ops->fallocate(mount_of(req), h, mode, (uint64_t)off, (uint64_t)len,
+					     &err);
+	if (r < 0)
+		ops_fail(req, r, "allocate", h->inode, "", &err);
+	else
+		fuse_reply_err(req, 0);
+}
+
+void op_lseek(fuse_req_t req, fuse_ino_t ino, off_t off, int whence, struct fuse_file_info *fi)
+{
+	struct handle *h = handle_of(fi);
+	struct err err = ERR_INIT;
+	uint64_t out;
+	int r = -ENXIO;
+
+	if (h->inode->ops->seek && off >= 0)
+		r = h->inode->ops->seek(mount_of(req), h, (uint64_t)off, whence, &out, &err);
+	if (r < 0)
+		ops_fail(req, r, "seek in", h->inode, "", &err);
+	else
+		fuse_reply_lseek(req, (off_t)out);
+}
