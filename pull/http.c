@@ -7,6 +7,7 @@
 #include <sys/random.h>
 #include <time.h>
 
+#include "pull/text.h"
 #include "smfs/base/cleanup.h"
 #include "smfs/base/err.h"
 #include "smfs/base/log.h"
@@ -107,6 +108,17 @@ static bool header_is(const char *line, size_t n, const char *name, char out[HTT
 	return true;
 }
 
+/* The first byte of "bytes FIRST-LAST/SIZE". */
+static bool parse_range(char *value, uint64_t *first)
+{
+	char *dash = strchr(value, '-');
+
+	if (strncasecmp(value, "bytes ", 6) != 0 || !dash)
+		return false;
+	*dash = '\0';
+	return parse_u64(value + 6, 0, UINT64_MAX, first, NULL) == 0;
+}
+
 static size_t on_header(char *line, size_t size, size_t n, void *arg)
 {
 	struct http *h = arg;
@@ -123,23 +135,21 @@ static size_t on_header(char *line, size_t size, size_t n, void *arg)
 		h->location[0] = '\0';
 	} else if (header_is(line, n, "content-type", value)) {
 		value[strcspn(value, "; \t")] = '\0';
-		strcpy(rs->content_type, value);
+		text_copy(rs->content_type, sizeof(rs->content_type), value);
 	} else if (header_is(line, n, "docker-content-digest", value)) {
-		strcpy(rs->content_digest, value);
+		text_copy(rs->content_digest, sizeof(rs->content_digest), value);
 	} else if (header_is(line, n, "location", value)) {
-		strcpy(h->location, value);
+		text_copy(h->location, sizeof(h->location), value);
 	} else if (header_is(line, n, "www-authenticate", value)) {
-		size_t have = strlen(rs->authenticate);
+		/* What does not fit is one challenge less to choose from. */
+		char joined[HTTP_VALUE_MAX];
 
-		if (have + strlen(value) + 3 < sizeof(rs->authenticate)) {
-			strcat(rs->authenticate, have ? ", " : "");
-			strcat(rs->authenticate, value);
-		}
+		text_copy(joined, sizeof(joined), rs->authenticate);
+		if ((!*joined || text_append(joined, sizeof(joined), ", ")) &&
+		    text_append(joined, sizeof(joined), value))
+			text_copy(rs->authenticate, sizeof(rs->authenticate), joined);
 	} else if (header_is(line, n, "content-range", value)) {
-		unsigned long long first;
-
-		rs->has_range = sscanf(value, "bytes %llu-", &first) == 1;
-		rs->range_first = rs->has_range ? first : 0;
+		rs->has_range = parse_range(value, &rs->range_first);
 	} else if (header_is(line, n, "retry-after", value)) {
 		uint64_t s;
 		time_t at;

@@ -9,6 +9,7 @@
 
 #include "pull/ref.h"
 #include "pull/source.h"
+#include "pull/text.h"
 #include "smfs/base/cleanup.h"
 #include "smfs/base/err.h"
 #include "smfs/base/hex.h"
@@ -85,7 +86,8 @@ static int layout_manifest(struct source *s, const struct descriptor *want, stru
 	int r = blob_load(s, want ? want : &l->top, MANIFEST_MAX, out, err);
 
 	if (r == 0)
-		strcpy(out->media_type, want ? want->media_type : l->top.media_type);
+		text_copy(out->media_type, sizeof(out->media_type),
+			  want ? want->media_type : l->top.media_type);
 	return r;
 }
 
@@ -149,10 +151,10 @@ static int choose(struct layout *l, const json_t *index, struct err *err)
 	const char *type = json_string_value(json_object_get(found, "mediaType"));
 	json_int_t size = json_integer_value(json_object_get(found, "size"));
 
-	if (!type || strlen(type) >= MEDIA_TYPE_MAX || size <= 0 || size > MANIFEST_MAX)
+	if (!type || !text_copy(l->top.media_type, MEDIA_TYPE_MAX, type) || size <= 0 ||
+	    size > MANIFEST_MAX)
 		return err_set(err, EBADMSG, "layout %s: index.json: not a valid descriptor",
 			       l->dir);
-	strcpy(l->top.media_type, type);
 	l->top.size = size;
 	if (digest_parse(digest ? digest : "", &l->top.digest, err) < 0)
 		return err_wrap(err, -EBADMSG, "layout %s: index.json", l->dir);

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <time.h>
 
+#include "pull/text.h"
 #include "smfs/base/cleanup.h"
 #include "smfs/base/err.h"
 #include "smfs/base/num.h"
@@ -44,11 +45,10 @@ static int parse_descriptor(const json_t *j, const char *what, struct descriptor
 
 	if (!json_is_object(j) || !json_is_integer(size) || json_integer_value(size) < 0)
 		return err_set(err, EBADMSG, "%s: no descriptor with a size", what);
-	if (!*type || strlen(type) >= sizeof(out->media_type))
+	if (!*type || !text_copy(out->media_type, sizeof(out->media_type), type))
 		return err_set(err, EBADMSG, "%s: its mediaType is missing or too long", what);
 	if (digest_parse(str(j, "digest"), &out->digest, err) < 0)
 		return err_wrap(err, -EBADMSG, "%s", what);
-	strcpy(out->media_type, type);
 	out->size = json_integer_value(size);
 	return 0;
 }

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <strings.h>
 
+#include "pull/text.h"
 #include "smfs/base/cleanup.h"
 #include "smfs/base/err.h"
 
@@ -92,9 +93,8 @@ static int parse_layout(const char *text, const char *rest, struct ref *out, str
 
 	out->kind = REF_LAYOUT;
 	if (colon && !strchr(colon, '/')) {
-		if (strlen(colon + 1) > REF_TAG_MAX || !tag_ok(colon + 1))
+		if (!tag_ok(colon + 1) || !text_copy(out->tag, sizeof(out->tag), colon + 1))
 			return refuse(err, text, "the tag is not valid");
-		strcpy(out->tag, colon + 1);
 		dirlen = colon - rest;
 	}
 	if (dirlen == 0 || dirlen >= sizeof(out->dir))
@@ -125,9 +125,8 @@ int ref_parse(const char *text, struct ref *out, struct err *err)
 			return refuse(err, text, "a URL is not a reference");
 		text += 9;
 	}
-	if (strlen(text) >= sizeof(work))
+	if (!text_copy(work, sizeof(work), text))
 		return refuse(err, text, "too long");
-	strcpy(work, text);
 
 	char *at = strchr(work, '@');
 
@@ -142,36 +141,33 @@ int ref_parse(const char *text, struct ref *out, struct err *err)
 	if (slash && (memchr(work, '.', slash - work) || memchr(work, ':', slash - work) ||
 		      (slash - work == 9 && memcmp(work, "localhost", 9) == 0))) {
 		*slash = '\0';
-		if (strlen(work) > REF_REGISTRY_MAX || !registry_ok(work))
+		if (!registry_ok(work) || !text_copy(out->registry, sizeof(out->registry), work))
 			return refuse(err, text, "the registry is not a valid host[:port]");
-		strcpy(out->registry, work);
 		rest = slash + 1;
 	} else {
-		strcpy(out->registry, DEFAULT_REGISTRY);
+		text_copy(out->registry, sizeof(out->registry), DEFAULT_REGISTRY);
 	}
 	if (strcasecmp(out->registry, "index.docker.io") == 0 ||
 	    strcasecmp(out->registry, "registry-1.docker.io") == 0)
-		strcpy(out->registry, DEFAULT_REGISTRY);
+		text_copy(out->registry, sizeof(out->registry), DEFAULT_REGISTRY);
 
 	char *colon = strrchr(rest, ':');
 
 	if (colon) {
 		*colon = '\0';
-		if (strlen(colon + 1) > REF_TAG_MAX || !tag_ok(colon + 1))
+		if (!tag_ok(colon + 1) || !text_copy(out->tag, sizeof(out->tag), colon + 1))
 			return refuse(err, text, "the tag is not valid");
-		strcpy(out->tag, colon + 1);
 	} else if (!at) {
-		strcpy(out->tag, DEFAULT_TAG);
+		text_copy(out->tag, sizeof(out->tag), DEFAULT_TAG);
 	}
 	const char *library = strcmp(out->registry, DEFAULT_REGISTRY) == 0 && !strchr(rest, '/')
 				      ? "library/"
 				      : "";
 
-	if (strlen(rest) + strlen(library) > REF_REPOSITORY_MAX || !repository_ok(rest))
+	if (!repository_ok(rest) || !text_copy(out->repository, sizeof(out->repository), library) ||
+	    !text_append(out->repository, sizeof(out->repository), rest))
 		return refuse(err, text,
 			      "the repository is not valid (lower-case letters, digits, . _ - /)");
-	strcpy(out->repository, library);
-	strcat(out->repository, rest);
 	return 0;
 }
 
@@ -223,11 +219,10 @@ bool ref_is_loopback(const struct ref *ref)
 {
 	const char *r = ref->registry;
 	size_t host = *r == '[' ? strcspn(r, "]") + 1 : strcspn(r, ":");
-	unsigned a, b, c, d;
-	int n = 0;
 
 	if ((host == 9 && strncasecmp(r, "localhost", 9) == 0) ||
 	    (host == 5 && strncmp(r, "[::1]", 5) == 0))
 		return true;
-	return sscanf(r, "%u.%u.%u.%u%n", &a, &b, &c, &d, &n) == 4 && (size_t)n == host && a == 127;
+	/* An IPv4 address: 127.example.com is none. */
+	return strncmp(r, "127.", 4) == 0 && strspn(r, "0123456789.") == host;
 }

@@ -10,6 +10,7 @@
 #include "pull/credentials.h"
 #include "pull/ref.h"
 #include "pull/source.h"
+#include "pull/text.h"
 #include "pull/token.h"
 #include "smfs/base/cleanup.h"
 #include "smfs/base/err.h"
@@ -137,7 +138,7 @@ static int send_request(struct registry *reg, struct http *h, struct http_reques
 					       : "authentication required; give credentials with "
 						 "-u USER:PASSWORD or "
 						 "`docker login`");
-		strcpy(header, (*rs)->authenticate);
+		text_copy(header, sizeof(header), (*rs)->authenticate);
 		r = renew(reg, h, header, generation, err);
 		if (r < 0)
 			return err_wrap(err, r, "%s", reg->ref.registry);
@@ -207,7 +208,7 @@ static int registry_manifest(struct source *s, const struct descriptor *want, st
 			     struct err *err)
 {
 	struct registry *reg = (struct registry *)s;
-	char url[1024], digest_header[HTTP_VALUE_MAX];
+	char url[1024], digest_header[HTTP_VALUE_MAX] = "";
 	struct http_request rq = {.url = url, .accept = MANIFEST_ACCEPT};
 	const struct http_response *rs;
 	struct http *h;
@@ -231,9 +232,8 @@ static int registry_manifest(struct source *s, const struct descriptor *want, st
 				    (long)rs->content_length);
 			break;
 		}
-		if (strlen(rs->content_type) < MEDIA_TYPE_MAX)
-			strcpy(out->media_type, rs->content_type);
-		strcpy(digest_header, rs->content_digest);
+		text_copy(out->media_type, sizeof(out->media_type), rs->content_type);
+		text_copy(digest_header, sizeof(digest_header), rs->content_digest);
 		r = http_read_all(h, MANIFEST_MAX, &out->body, &out->len, err);
 		if (r != -EAGAIN)
 			break;

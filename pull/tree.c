@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "pull/text.h"
 #include "smfs/base/cleanup.h"
 #include "smfs/base/err.h"
 
@@ -144,7 +145,7 @@ static struct tnode *node_new(const char *name, enum tnode_kind kind, struct tin
 	struct tnode *node = calloc(1, sizeof(*node) + n + 1);
 
 	if (node) {
-		memcpy(node->name, name, n);
+		memcpy(node->name, name, n + 1);
 		node->kind = kind;
 		node->inode = inode;
 	}
@@ -310,13 +311,11 @@ static int follow(struct walk *w, const struct tnode *link, const char *rest, st
 	if (++w->links > TREE_SYMLINK_MAX)
 		return err_set(err, EBADMSG, "symlink %.100s: too many levels of symbolic links",
 			       link->name);
-	if (strlen(target) + 1 + strlen(rest) >= sizeof(next))
+	if (!text_copy(next, sizeof(next), target) || !text_append(next, sizeof(next), "/") ||
+	    !text_append(next, sizeof(next), rest))
 		return err_set(err, EBADMSG, "symlink %.100s: leads to too long a path",
 			       link->name);
-	strcpy(next, target);
-	strcat(next, "/");
-	strcat(next, rest);
-	strcpy(w->rest, next);
+	text_copy(w->rest, sizeof(w->rest), next);
 	if (*target == '/')
 		w->at = w->t->root;
 	return 0;
@@ -362,7 +361,7 @@ int tree_walk_dir(struct tree *t, struct tnode *from, const char *path, enum wal
 	if (strlen(path) >= TREE_PATH_MAX)
 		return err_set(err, EBADMSG, "path %.60s...: longer than %d bytes", path,
 			       TREE_PATH_MAX - 1);
-	strcpy(w.rest, path);
+	text_copy(w.rest, sizeof(w.rest), path);
 	while (w.rest[0]) {
 		char name[SMFS_NAME_MAX + 1];
 		size_t n = strcspn(w.rest, "/");

@@ -77,12 +77,12 @@ void tree_free(struct tree *t);
 
 static inline bool tnode_is_dir(const struct tnode *n)
 {
-	return n->kind == NODE_PLAIN && S_ISDIR(n->inode->mode);
+	return n->kind == NODE_PLAIN && n->inode && S_ISDIR(n->inode->mode);
 }
 
 static inline bool tnode_is_symlink(const struct tnode *n)
 {
-	return n->kind == NODE_PLAIN && S_ISLNK(n->inode->mode);
+	return n->kind == NODE_PLAIN && n->inode && S_ISLNK(n->inode->mode);
 }
 
 /* ---- inodes ---- */
