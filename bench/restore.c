@@ -4,8 +4,8 @@
  *
  * The snapshots are of tests/guest/counter with different RAM sizes; NONCE is what each guest said
  * when it was booted, and nothing but its RAM knows. One iteration starts the floor on the first
- * snapshot's `ram` and `smvm-runner restore -f` on each, one after the other, so that all see the
- * same machine. A figure is the time from before the process is started until the first byte the
+ * snapshot's `ram` and `smvm-runner restore -f` on each, in turn, so that all see the same
+ * machine. A figure is the time from before the process is started until the first byte the
  * guest writes on its serial port has arrived here through a pipe. The line must then carry the
  * nonce, or the bench fails: what spoke first was the guest's restored RAM.
  *
@@ -178,24 +178,28 @@ int main(int argc, char **argv)
 	}
 	snprintf(ram, sizeof(ram), "%s/ram", run[0].dir);
 	for (int i = -WARM_UP; i < iterations; i++) {
-		char *const floor_argv[] = {argv[2], ram, NULL};
-		double us = first_byte(floor_argv, run[0].nonce, false);
+		/* Each takes its turn at being first: what a predecessor leaves behind is shared.
+		 */
+		for (int k = 0; k <= ndirs; k++) {
+			const int d = (i + WARM_UP + k) % (ndirs + 1) - 1;
+			struct series *s = d < 0 ? &floor : &run[d];
+			char *const floor_argv[] = {argv[2], ram, NULL};
+			char *const run_argv[] = {argv[1], "restore",
+						  "-f",	   "--mount",
+						  argv[3], d < 0 ? NULL : (char *)run[d].dir,
+						  NULL};
+			const double us = first_byte(d < 0 ? floor_argv : run_argv,
+						     run[d < 0 ? 0 : d].nonce, d >= 0);
 
-		if (i >= 0)
-			floor.us[floor.n++] = us;
-		for (int d = 0; d < ndirs; d++) {
-			char *const run_argv[] = {argv[1], "restore",	       "-f", "--mount",
-						  argv[3], (char *)run[d].dir, NULL};
-
-			us = first_byte(run_argv, run[d].nonce, true);
 			if (i >= 0)
-				run[d].us[run[d].n++] = us;
+				s->us[s->n++] = us;
 		}
 	}
 
 	floor50 = percentile(&floor, 0.5);
 	floor99 = percentile(&floor, 0.99);
 	printf("restore-floor-p50\t%.0f\tus\t1.00\t-\t-\tok\n", floor50);
+	printf("restore-floor-best\t%.0f\tus\t1.00\t-\t-\tok\n", percentile(&floor, 0));
 	printf("restore-floor-p99\t%.0f\tus\t1.00\t-\t-\tok\n", floor99);
 	for (int d = 0; d < ndirs; d++) {
 		const double p50 = percentile(&run[d], 0.5), p99 = percentile(&run[d], 0.99);
@@ -203,6 +207,10 @@ int main(int argc, char **argv)
 
 		snprintf(name, sizeof(name), "restore-%lluM-p50", ram_mib(run[d].dir));
 		report(name, p50, p50 / floor50, "floor p50", "<= 2x", p50 <= LIMIT * floor50);
+		/* Of a busy machine it says more than the median does. */
+		snprintf(name, sizeof(name), "restore-%lluM-best", ram_mib(run[d].dir));
+		report(name, percentile(&run[d], 0), percentile(&run[d], 0) / percentile(&floor, 0),
+		       "floor best", "-", true);
 		snprintf(name, sizeof(name), "restore-%lluM-p99", ram_mib(run[d].dir));
 		report(name, p99, p99 / floor99, "floor p99", "-", true);
 		if (d == 0) {
