@@ -14,7 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define INFO_WAIT_MS	2000
+#define INFO_WAIT_MS	10000
 #define PREPARE_WAIT_MS 30000
 #define STOP_EXTRA_MS	5000
 
