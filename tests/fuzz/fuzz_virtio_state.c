@@ -2,9 +2,9 @@
  * A snapshot that says whatever it likes about a device, with RAM to match.
  *
  * Input: which device, patches to the state of one that is up (a count, then offset and value of
- * each), then the start of RAM, where the rings are. A state that is accepted must be saved again
- * as the same bytes, and the device must live with it: all queues are notified, and nothing may go
- * out of bounds. Raw states are tried too: with them the length is what varies.
+ * each), then what its rings hold. A state that is accepted must be saved again as the same bytes,
+ * and the device must live with it: all queues are notified, and nothing may go out of bounds. Raw
+ * states are tried too: with them the length is what varies.
  */
 #include <fcntl.h>
 #include <linux/virtio_mmio.h>
@@ -23,6 +23,7 @@
 
 #define RAM   (2 * MIB)
 #define KINDS 4
+#define DATA  0x1000u
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
@@ -101,6 +102,26 @@ static void drive(struct device *d)
 	must(d->ops->read(d, VIRTIO_MMIO_STATUS, 4) == (status | VIRTIO_CONFIG_S_DRIVER_OK));
 }
 
+/* Four bytes a descriptor, all plausible, and what is left is data. */
+static void fill_rings(uint8_t *ram, struct reader *r)
+{
+	for (unsigned q = 0; q < VIRTIO_MAX_QUEUES; q++) {
+		struct vring_desc d[8];
+		uint16_t avail[2 + 8] = {0, get_u8(r) % 9};
+
+		for (unsigned i = 0; i < 8; i++) {
+			d[i] = (struct vring_desc){.addr = DATA + 64ull * get_u8(r)};
+			d[i].len = 1u << get_u8(r) % 18;
+			d[i].flags = get_u8(r) % 4;
+			d[i].next = (i + 1) % 8;
+			avail[2 + i] = get_u8(r) % 8;
+		}
+		memcpy(ram + q * 0x100, d, sizeof(d));
+		memcpy(ram + q * 0x100 + 0x80, avail, sizeof(avail));
+	}
+	memcpy(ram + DATA, r->p, MIN(r->left, (size_t)(RAM - DATA)));
+}
+
 static void try_state(struct device *d, const uint8_t *p, size_t n)
 {
 	struct reader r = reader_of(p, n);
@@ -142,7 +163,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 
 			w.p[at] = get_u8(&r);
 		}
-		memcpy(vm->mem.region[0].hva, r.p, MIN(r.left, (size_t)RAM));
+		fill_rings(vm->mem.region[0].hva, &r);
 		try_state(d, w.p, w.len);
 	}
 	d->ops->free(d);
