@@ -23,6 +23,7 @@
 #include <signal.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <time.h>
 
 /*
@@ -71,6 +72,21 @@ static void serial_out(void *arg, const uint8_t *p, size_t n)
 	console_output(arg, p, n);
 }
 
+/*
+ * Each vsock connection is a descriptor: the usual limit of 1024 is one a guest could use up, and
+ * none would be left for a snapshot.
+ */
+static void raise_file_limit(void)
+{
+	struct rlimit files;
+
+	if (getrlimit(RLIMIT_NOFILE, &files) < 0)
+		return;
+	files.rlim_cur = files.rlim_max;
+	if (setrlimit(RLIMIT_NOFILE, &files) < 0)
+		log_warn("raise the limit of open files: %m");
+}
+
 static struct vmm *vmm_new(struct rundir *dir, bool foreground, struct err *err)
 {
 	char log[RUNDIR_PATH_MAX];
@@ -80,6 +96,7 @@ static struct vmm *vmm_new(struct rundir *dir, bool foreground, struct err *err)
 		err_set(err, ENOMEM, "start VM: out of memory");
 		return NULL;
 	}
+	raise_file_limit();
 	v->dir = dir;
 	v->foreground = foreground;
 	if (console_new(rundir_file(dir, "console.log", log), &v->console, err) < 0) {
