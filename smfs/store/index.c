@@ -1,9 +1,12 @@
 #include "smfs/store/index.h"
 
+#include "smfs/base/cleanup.h"
 #include "smfs/store/index_priv.h"
 
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 /*
  * The map is address space, not disk: it starts generous and doubles when a writer fills it.
@@ -167,7 +170,36 @@ int index_update(struct index *ix, index_fn fn, void *arg, struct err *err)
 	}
 }
 
-static int open_dbs(struct index *ix, struct err *err)
+/*
+ * Pages are read through the map, and one past the end of the file would kill the process. The
+ * file may rightly end before the last page ever used (one used and freed in one transaction is
+ * not written), or have been cut by an accident: either way zeros follow, which are no page.
+ * fallocate(2) never shortens a file that another process is extending.
+ */
+static int fit_file(struct index *ix, const char *dir, struct err *err)
+{
+	cleanup_free char *path = NULL;
+	MDB_envinfo info;
+	MDB_stat st;
+	struct stat sb;
+
+	if (asprintf(&path, "%s/data.mdb", dir) < 0)
+		return err_set(err, ENOMEM, "open store index: out of memory");
+	/* By a descriptor of its own: the environment's may be read-only. */
+	cleanup_fd int fd = open(path, O_RDWR | O_CLOEXEC);
+	if (mdb_env_info(ix->env, &info) || mdb_env_stat(ix->env, &st) || stat(path, &sb) < 0)
+		return err_errno(err, "measure store index");
+	uint64_t want = ((uint64_t)info.me_last_pgno + 1) * st.ms_psize;
+	if (want > MAP_SIZE_MAX)
+		return err_set(err, EBADMSG, "store index: impossible size in its header");
+	if ((uint64_t)sb.st_size >= want)
+		return 0;
+	if (fd < 0 || fallocate(fd, 0, (off_t)(want - st.ms_psize), st.ms_psize) < 0)
+		return err_errno(err, "extend store index");
+	return 0;
+}
+
+static int open_dbs(struct index *ix, bool create, struct err *err)
 {
 	static const char *const names[] = {"chunks", "nodes", "names", "packs", "meta"};
 	MDB_dbi *const dbi[] = {&ix->chunks, &ix->nodes, &ix->names, &ix->packs, &ix->meta};
@@ -179,7 +211,7 @@ static int open_dbs(struct index *ix, struct err *err)
 	if (rc)
 		return index_err(err, rc, "open");
 	for (size_t i = 0; i < ARRAY_SIZE(names); i++) {
-		rc = mdb_dbi_open(txn, names[i], ix->rdonly ? 0 : MDB_CREATE, dbi[i]);
+		rc = mdb_dbi_open(txn, names[i], create ? MDB_CREATE : 0, dbi[i]);
 		if (rc) {
 			mdb_txn_abort(txn);
 			if (rc == MDB_NOTFOUND)
@@ -192,7 +224,7 @@ static int open_dbs(struct index *ix, struct err *err)
 	return rc ? index_err(err, rc, "open") : 0;
 }
 
-int index_open(const char *path, bool rdonly, struct index **out, struct err *err)
+static int env_open(const char *path, bool rdonly, bool create, struct index **out, struct err *err)
 {
 	struct index *ix = calloc(1, sizeof(*ix));
 	int r;
@@ -212,13 +244,30 @@ int index_open(const char *path, bool rdonly, struct index **out, struct err *er
 	if (rc == 0)
 		rc = mdb_env_open(ix->env, path,
 				  MDB_NOTLS | MDB_NORDAHEAD | (rdonly ? MDB_RDONLY : 0), 0600);
-	r = rc ? index_err(err, rc, path) : open_dbs(ix, err);
+	r = rc ? index_err(err, rc, path) : fit_file(ix, path, err);
+	if (r == 0)
+		r = open_dbs(ix, create, err);
 	if (r < 0) {
 		index_close(ix);
 		return r;
 	}
 	*out = ix;
 	return 0;
+}
+
+int index_open(const char *path, bool rdonly, struct index **out, struct err *err)
+{
+	return env_open(path, rdonly, false, out, err);
+}
+
+int index_create(const char *path, struct err *err)
+{
+	struct index *ix;
+	int r = env_open(path, false, true, &ix, err);
+
+	if (r == 0)
+		index_close(ix);
+	return r;
 }
 
 void index_close(struct index *ix)

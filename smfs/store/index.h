@@ -33,6 +33,8 @@ struct index_meta {
 	uint64_t node_stored;
 };
 
+/* Make an empty index in the directory `path`, or complete one whose making was interrupted. */
+int index_create(const char *path, struct err *err);
 int index_open(const char *path, bool rdonly, struct index **out, struct err *err);
 void index_close(struct index *ix);
 /* Frees reader slots of processes that died without closing. */

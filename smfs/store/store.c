@@ -116,7 +116,6 @@ static int make_parts(int dirfd, const char *dir, const uint8_t uuid[UUID_LEN], 
 	static const char *const dirs[] = {"packs", "index", "tmp"};
 	uint8_t head[JOURNAL_HEAD_LEN];
 	cleanup_free char *index = NULL;
-	struct index *ix;
 
 	for (size_t i = 0; i < ARRAY_SIZE(dirs); i++)
 		if (mkdirat(dirfd, dirs[i], 0700) < 0 && errno != EEXIST)
@@ -130,11 +129,7 @@ static int make_parts(int dirfd, const char *dir, const uint8_t uuid[UUID_LEN], 
 		return err_wrap(err, r, "store %s", dir);
 	if (asprintf(&index, "%s/index", dir) < 0)
 		return err_set(err, ENOMEM, "init %s: out of memory", dir);
-	r = index_open(index, false, &ix, err);
-	if (r < 0)
-		return r;
-	index_close(ix);
-	return 0;
+	return index_create(index, err);
 }
 
 int smfs_store_init(const char *dir, struct err *err)

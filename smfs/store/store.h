@@ -19,12 +19,15 @@
  *
  * THREADS. A struct smfs_store may be shared by threads. A struct smfs_ingest may be shared by
  * threads (layers are ingested in parallel). A struct smfs_stream or struct smfs_dir belongs to
- * one thread at a time. A struct smfs_file may be read by many threads.
+ * one thread at a time. A struct smfs_file may be read by many threads. A process opens a store
+ * once at a time (EBUSY; LMDB does not bear two), and a handle is not used across fork(2): the
+ * child opens its own. Streams and files must be closed before their ingest or store.
  *
  * ERRORS. 0 or a negative errno, with *err filled (see err.h). Those with a fixed meaning:
  *   ENOENT  no such name                  EEXIST   name taken
  *   EBADMSG stored bytes fail their checksum or do not parse: the message names what is hit
  *   EROFS   store opened read-only        ENOSPC   disk full: nothing visible has changed
+ *   EBUSY   open in this process already  EINVAL   invalid name or entry
  *   ENOTSUP format newer than this library
  *
  * UNITS. Sizes and offsets are bytes. Times are nanoseconds since the epoch, UTC.
@@ -295,6 +298,11 @@ struct smfs_fsck {
 };
 /* 0 = clean; -EBADMSG = findings were reported. Reads only. */
 SMFS_API int smfs_fsck(struct smfs_store *s, unsigned flags, struct smfs_fsck *f, struct err *err);
+
+/*
+ * garbage_frames: no name reaches them, or they are second copies. Damage is reported where it is
+ * (pack, index, journal) and for every name and byte range it hits.
+ */
 
 /* Lower-case hex into `out` (65 bytes). */
 SMFS_API char *smfs_id_hex(const struct smfs_id *id, char *out);

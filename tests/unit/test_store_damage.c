@@ -4,6 +4,7 @@
 #include "smfs/base/io.h"
 
 #include <dirent.h>
+#include <sys/wait.h>
 
 struct lines {
 	unsigned n;
@@ -304,6 +305,53 @@ static void a_damaged_format_file_is_refused(void **state)
 	assert_int_equal(smfs_store_open(f->dir, 0, &s, &f->err), -ENOTSUP);
 }
 
+/* In a process of its own: what a damaged index does to it must not be death. */
+static void survives(struct fixture *f, const char *what, long where)
+{
+	fflush(NULL);
+	pid_t pid = fork();
+	int status;
+
+	if (pid == 0) {
+		struct lines l = {0};
+		struct smfs_content c;
+
+		if (smfs_store_open(f->dir, 0, &f->s, &f->err) == 0) {
+			check(f->s, 0, &l, &f->err);
+			get_snapshot(f, "a", &c);
+			smfs_store_close(f->s);
+		}
+		_exit(0);
+	}
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	if (status)
+		fail_msg("%s at %ld: status %x", what, where, (unsigned)status);
+}
+
+static void a_cut_index_is_survived_and_seen(void **state)
+{
+	struct fixture *f = *state;
+	struct smfs_content c;
+	struct lines l = {0};
+	char path[128];
+
+	put_snapshot(f, "a", "one", 3, &c);
+	put_snapshot(f, "b", "two", 3, &c);
+	smfs_store_close(f->s);
+	f->s = NULL;
+	snprintf(path, sizeof(path), "%s/index/data.mdb", f->dir);
+	for (off_t size = size_of(path) - 4096; size >= 0; size -= 4096) {
+		assert_int_equal(truncate(path, size), 0);
+		survives(f, "index cut", size);
+	}
+	/* an empty file is no empty store */
+	assert_int_equal(truncate(path, 0), 0);
+	int r = smfs_store_open(f->dir, 0, &f->s, &f->err);
+	if (r == 0)
+		r = check(f->s, 0, &l, &f->err);
+	assert_int_equal(r, -EBADMSG);
+}
+
 #define store_test(fn) cmocka_unit_test_setup_teardown(fn, fixture_setup, fixture_teardown)
 
 int main(void)
@@ -316,6 +364,7 @@ int main(void)
 		store_test(every_flipped_byte_of_the_journal_is_found),
 		store_test(a_torn_tail_is_cut_off),
 		store_test(a_damaged_format_file_is_refused),
+		store_test(a_cut_index_is_survived_and_seen),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
