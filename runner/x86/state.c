@@ -15,7 +15,6 @@ _Static_assert(offsetof(struct vcpu_msrs, entry) == sizeof(struct kvm_msrs), "kv
 /* MSR numbers: Intel SDM vol. 4; AMD APM vol. 2, appendix A; KVM's own: Documentation/virt/kvm. */
 #define MSR_TSC		 0x10
 #define MSR_TSC_DEADLINE 0x6e0
-#define MSR_MCG_CAP	 0x179
 #define MSR_MC0_CTL	 0x400
 #define MCE_BANKS_MAX	 32
 
@@ -100,17 +99,15 @@ static int plan_add(struct state_plan *p, uint32_t msr, struct err *err)
 
 static int plan_msrs(int kvm_fd, struct state_plan *p, struct err *err)
 {
+	int banks = ioctl(kvm_fd, KVM_CHECK_EXTENSION, KVM_CAP_MCE);
 	struct {
 		uint32_t n;
 		uint32_t index[1024];
 	} list = {.n = ARRAY_SIZE(list.index)};
-	uint64_t mcg_cap = 0;
 	int r;
 
 	if (ioctl(kvm_fd, KVM_GET_MSR_INDEX_LIST, &list) < 0)
 		return err_errno(err, "KVM_GET_MSR_INDEX_LIST");
-	if (ioctl(kvm_fd, KVM_X86_GET_MCE_CAP_SUPPORTED, &mcg_cap) < 0)
-		mcg_cap = 0;
 	/* The clock first: TSC_DEADLINE, at the end, is relative to it. */
 	r = plan_add(p, MSR_TSC, err);
 	for (size_t i = 0; r == 0 && i < ARRAY_SIZE(mtrr_msrs); i++)
@@ -118,7 +115,7 @@ static int plan_msrs(int kvm_fd, struct state_plan *p, struct err *err)
 	for (uint32_t i = 0; r == 0 && i < list.n; i++)
 		if (list.index[i] != MSR_TSC_DEADLINE && !is_hidden(list.index[i]))
 			r = plan_add(p, list.index[i], err);
-	for (uint32_t i = 0; r == 0 && i < 4 * MIN(mcg_cap & 0xff, MCE_BANKS_MAX); i++)
+	for (int i = 0; r == 0 && i < 4 * MIN(banks, MCE_BANKS_MAX); i++)
 		r = plan_add(p, MSR_MC0_CTL + i, err);
 	if (r == 0 && p->irqchip)
 		r = plan_add(p, MSR_TSC_DEADLINE, err);
@@ -180,13 +177,35 @@ static int walk_msrs(int fd, unsigned index, unsigned long req, struct vcpu_msrs
 	return 0;
 }
 
+/* As a new vCPU has it: CTL, the first of a bank's four, is all ones, the rest 0. */
+static bool bank_at_reset(const struct kvm_msr_entry *e)
+{
+	if (e->index < MSR_MC0_CTL || e->index >= MSR_MC0_CTL + 4 * MCE_BANKS_MAX)
+		return false;
+	return e->data == ((e->index - MSR_MC0_CTL) % 4 ? 0 : UINT64_MAX);
+}
+
+/* Up to 128 MSRs, hardly ever touched: not worth their time at each restore. */
+static void drop_banks_at_reset(struct vcpu_msrs *m)
+{
+	uint32_t kept = 0;
+
+	for (uint32_t i = 0; i < m->n; i++)
+		if (!bank_at_reset(&m->entry[i]))
+			m->entry[kept++] = m->entry[i];
+	m->n = kept;
+}
+
 static int get_msrs(int fd, unsigned index, const struct state_plan *plan, struct vcpu_msrs *out,
 		    struct err *err)
 {
 	out->n = plan->nmsrs;
 	for (uint32_t i = 0; i < plan->nmsrs; i++)
 		out->entry[i] = (struct kvm_msr_entry){.index = plan->msr[i]};
-	return walk_msrs(fd, index, KVM_GET_MSRS, out, "KVM_GET_MSRS", err);
+	int r = walk_msrs(fd, index, KVM_GET_MSRS, out, "KVM_GET_MSRS", err);
+	if (r == 0)
+		drop_banks_at_reset(out);
+	return r;
 }
 
 static int set_msrs(int fd, unsigned index, const struct vcpu_msrs *msrs, struct err *err)

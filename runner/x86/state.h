@@ -26,11 +26,10 @@
 
 #include "smfs/base/err.h"
 
-#define VCPU_XSAVE_MAX                                                             \
-	8192 /* x87 .. AVX-512, PKRU: 2,696 bytes; KVM never gives less than 4,096 \
-	      */
+/* x87 to AVX-512 and PKRU take 2,696 bytes; KVM never gives less than 4,096. */
+#define VCPU_XSAVE_MAX 8192
 #define VCPU_CPUID_MAX 128
-#define VCPU_MSRS_MAX  256
+#define VCPU_MSRS_MAX  384
 
 /* kvm_cpuid2 and kvm_msrs end in a flexible array; these give it room. */
 struct vcpu_cpuid {
