@@ -291,18 +291,16 @@ SMFS_API int smfs_name_usage(struct smfs_store *s, enum smfs_kind kind, const ch
 #define SMFS_FSCK_READ_DATA 1u /* decompress and rehash every frame, too */
 struct smfs_fsck {
 	uint64_t packs, frames, nodes, names, bad_frames, bad_names, garbage_frames;
-	/* One call per finding, e.g. "snapshot x: ram: bytes 65536-131071: frame … bad checksum".
+	/*
+	 * One call per finding, such as "snapshot x: ram: bytes 65536-131071: frame ... bad
+	 * checksum": where the damage is (pack, index, journal), and each name and range it hits.
+	 * Garbage frames, which no name reaches or which are second copies, are no finding.
 	 */
 	void (*report)(void *arg, const char *line);
 	void *arg;
 };
 /* 0 = clean; -EBADMSG = findings were reported. Reads only. */
 SMFS_API int smfs_fsck(struct smfs_store *s, unsigned flags, struct smfs_fsck *f, struct err *err);
-
-/*
- * garbage_frames: no name reaches them, or they are second copies. Damage is reported where it is
- * (pack, index, journal) and for every name and byte range it hits.
- */
 
 /* Lower-case hex into `out` (65 bytes). */
 SMFS_API char *smfs_id_hex(const struct smfs_id *id, char *out);
