@@ -152,15 +152,28 @@ int launch_restore(const char *name, const struct vmm_restore *r, struct rundir 
 	return launch(name, false, restore_body, (void *)(uintptr_t)r, out, timings, err);
 }
 
-int foreground_boot(const char *name, const struct vmm_boot *b, struct err *err)
+/* Brings the VM up in this process; `arg` is the caller's struct vmm_boot or vmm_restore. */
+typedef int (*bring_up)(struct rundir *d, const void *arg, struct vmm **out, struct err *err);
+
+static int up_boot(struct rundir *d, const void *arg, struct vmm **out, struct err *err)
+{
+	return vmm_boot(d, arg, true, out, err);
+}
+
+static int up_restore(struct rundir *d, const void *arg, struct vmm **out, struct err *err)
+{
+	return vmm_restore(d, arg, true, out, NULL, err);
+}
+
+static int foreground(const char *name, bring_up up, const void *arg, struct err *err)
 {
 	struct rundir *d;
 	struct vmm *v;
-	int code = EXIT_FAILED;
+	int code;
 
 	if (rundir_create(name, &d, err) < 0)
 		return err_exit_code(err->code);
-	if (vmm_boot(d, b, true, &v, err) == 0) {
+	if (up(d, arg, &v, err) == 0) {
 		code = serve(v, err);
 		vmm_free(v);
 	} else {
@@ -170,20 +183,12 @@ int foreground_boot(const char *name, const struct vmm_boot *b, struct err *err)
 	return code;
 }
 
+int foreground_boot(const char *name, const struct vmm_boot *b, struct err *err)
+{
+	return foreground(name, up_boot, b, err);
+}
+
 int foreground_restore(const char *name, const struct vmm_restore *r, struct err *err)
 {
-	struct rundir *d;
-	struct vmm *v;
-	int code = EXIT_FAILED;
-
-	if (rundir_create(name, &d, err) < 0)
-		return err_exit_code(err->code);
-	if (vmm_restore(d, r, true, &v, NULL, err) == 0) {
-		code = serve(v, err);
-		vmm_free(v);
-	} else {
-		code = err_exit_code(err->code);
-	}
-	rundir_remove(d);
-	return code;
+	return foreground(name, up_restore, r, err);
 }
