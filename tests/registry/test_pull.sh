@@ -122,6 +122,13 @@ check "no file is left beside the store's own" test -z "$(find "$T/store3" -name
 check "the store is sound" smfs fsck --read-data
 check "and the next pull succeeds" pull "$REGISTRY/lib/python:1"
 
+# What a person sees.
+script -qec "SMFS_STORE=$T/store4 smvm-pull $REGISTRY/lib/python:1" "$T/typescript" >/dev/null </dev/null
+check "a terminal gets a bar" grep -q '\[#*-*\] .* MiB / .* MiB, .*/s, layer [0-2] of 2' "$T/typescript"
+check "and one line at the end" eval 'tr "\r" "\n" <"$T/typescript" | grep -q "python:1: pulled sha256:.*2 layers"'
+smvm-pull --name x:seen "$REGISTRY/docker/torture:1" >"$T/out" 2>"$T/err"
+check "no terminal, no bar" test ! -s "$T/err" -a "$(wc -l <"$T/out")" = 1
+
 # Refusals that need the real registry.
 check "an unknown tag: not found" refuses 3 'manifest unknown' "$REGISTRY/base:nope"
 check "another platform: not found, and how to choose" refuses 3 -- "$REGISTRY/base:1" --name x:y --platform linux/arm64
