@@ -40,6 +40,7 @@ step() {
 		exit 1
 	fi
 	echo "$step_t $(seconds_now) $step_what" >>"$T/steps"
+	[ -z "${JOB_VERBOSE:-}" ] || echo "# $step_what" >&2
 }
 
 steps_table() {

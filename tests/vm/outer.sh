@@ -8,7 +8,7 @@
 #     --add PATH       also copy this file or folder of the tree (for example build/unit/test_vm) inside
 #     --timeout S      kill the machine after S seconds (default 300); status 124
 #     --memory SIZE    guest RAM (default 4G); pages never touched cost nothing
-#     --keep-log F     keep the kernel's console log as F whatever happens
+#     --keep-log F     keep the kernel's console log as F whatever happens ($OUTER_LOGLEVEL, 4: how much it says)
 #
 # SCRIPT is a path below the tree. Inside, it runs by sh as root with the tree's tests/ and the commands
 # of $BUILD at the same relative places below /src, in that directory, with BUILD set and $BUILD first in
@@ -204,7 +204,7 @@ mkfifo "$work/stdin"
 setpriv --pdeathsig TERM timeout -k 5 "$seconds" setpriv --pdeathsig KILL qemu-system-x86_64 -nodefaults -no-user-config -no-reboot -display none \
 	-machine pc,hpet=off -accel tcg,thread=multi,tb-size=1024 -cpu max -smp 2 -m "$memory" \
 	-kernel "$kernel" -initrd "$cache/initramfs.cpio" \
-	-append "console=ttyS0 loglevel=4 panic=-1 mitigations=off tsc=reliable random.trust_cpu=on no_timer_check" \
+	-append "console=ttyS0 loglevel=${OUTER_LOGLEVEL:-4} panic=-1 mitigations=off tsc=reliable random.trust_cpu=on no_timer_check" \
 	-serial "file:$console" -device virtio-rng-pci -device virtio-serial-pci \
 	-chardev stdio,id=out,signal=off -device virtserialport,chardev=out,name=smtest.out \
 	-chardev "file,id=rc,path=$work/rc" -device virtserialport,chardev=rc,name=smtest.rc \
