@@ -9,6 +9,7 @@
 #
 # $DISK is what machine_run was given; the store is $DISK/store. Sets $M, the mount. Everything of the job is gone at its end, the store excepted.
 . tests/lib/tap.sh
+exec 3>&1 # a step's own output may be redirected; the news of its failure must not be
 
 DISK=${DISK:-/disk1}
 SMFS_STORE=$DISK/store
@@ -32,11 +33,13 @@ step() {
 	shift
 	step_t=$(seconds_now)
 	if ! "$@"; then
-		echo "not ok - $step_what"
-		echo "# failed: $*"
-		for log in "$SMVM_RUN_DIR"/*/console.log; do
-			[ -f "$log" ] && echo "# $log" && tail -n 25 "$log" | sed 's/^/#   /'
-		done
+		{
+			echo "not ok - $step_what"
+			echo "# failed: $*"
+			for log in "$SMVM_RUN_DIR"/*/console.log; do
+				[ -f "$log" ] && echo "# $log" && tail -n 25 "$log" | sed 's/^/#   /'
+			done
+		} >&3
 		exit 1
 	fi
 	echo "$step_t $(seconds_now) $step_what" >>"$T/steps"

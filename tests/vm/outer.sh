@@ -8,6 +8,7 @@
 #     --add PATH       also copy this file or folder of the tree (for example build/unit/test_vm) inside
 #     --timeout S      kill the machine after S seconds (default 300); status 124
 #     --memory SIZE    guest RAM (default 4G); pages never touched cost nothing
+#     --ram-file F     let F be the guest's RAM, SIZE bytes; it keeps what was in it at the end
 #     --keep-log F     keep the kernel's console log as F whatever happens ($OUTER_LOGLEVEL, 4: how much it says)
 #
 # SCRIPT is a path below the tree. Inside, it runs by sh as root with the tree's tests/ and the commands
@@ -30,7 +31,7 @@ here=$(cd "$(dirname "$0")/../.." && pwd)
 build=${BUILD:-build}
 case $build in /*) build_abs=$build ;; *) build_abs=$here/$build ;; esac
 cache=$build_abs/vm
-disks='' adds='' keep_log='' seconds=300 memory=4G
+disks='' adds='' keep_log='' ram_file='' seconds=300 memory=4G
 
 die() { # die MESSAGE: the set-up failed
 	echo "outer: $*" >&2
@@ -43,6 +44,7 @@ while [ $# -gt 0 ]; do
 	--add) adds="$adds $2" && shift 2 ;;
 	--timeout) seconds=$2 && shift 2 ;;
 	--memory) memory=$2 && shift 2 ;;
+	--ram-file) ram_file=$2 && shift 2 ;;
 	--keep-log) keep_log=$2 && shift 2 ;;
 	-*) die "unknown option $1" ;;
 	*) break ;;
@@ -197,6 +199,9 @@ for d in $disks; do
 	set -- "$@" -drive "if=none,id=disk$n,format=raw,cache=unsafe,discard=unmap,file=$d" \
 		-device "virtio-blk-pci,drive=disk$n,serial=disk$n"
 done
+if [ -n "$ram_file" ]; then
+	set -- "$@" -object "memory-backend-file,id=ram,share=on,mem-path=$ram_file,size=$memory" -machine memory-backend=ram
+fi
 
 console=$work/console.log
 # A standard input that never ends: at its end QEMU would take the port's host side for gone.
