@@ -390,8 +390,8 @@ static void report_progress(struct state *s)
 
 /* What a kernel logs when its CPUs or clocks were mistreated. */
 static const char *const complaints[] = {
-	"WARNING:",	  "BUG:",    "rcu: INFO", "soft lockup", "hard LOCKUP",
-	"Call Trace:",	  "Oops",    "unstable",  "hung task",	 "blocked for more than",
+	"WARNING:",	  "BUG:",    "rcu: INFO",	    "soft lockup", "hard LOCKUP",
+	"Call Trace:",	  "Oops",    "Marking clocksource", "hung task",   "blocked for more than",
 	"Time went back", "spurious"};
 
 static void report_kernel_log(void)
