@@ -37,8 +37,9 @@ static int open_kvm(struct vm *vm, struct err *err)
 {
 	vm->kvm_fd = open("/dev/kvm", O_RDWR | O_CLOEXEC);
 	if (vm->kvm_fd < 0)
-		return err_errno(err,
-				 "open /dev/kvm; load kvm-intel or kvm-amd, or join group kvm");
+		return err_set(err, errno, "open /dev/kvm: %s; %s", strerror(errno),
+			       errno == EACCES ? "join the group kvm"
+					       : "load the module kvm_intel or kvm_amd");
 	int v = ioctl(vm->kvm_fd, KVM_GET_API_VERSION, 0);
 	if (v != KVM_API_VERSION)
 		return err_set(err, ENOTSUP, "/dev/kvm: API version %d, %d is needed", v,
