@@ -177,12 +177,10 @@ static int walk_msrs(int fd, unsigned index, unsigned long req, struct vcpu_msrs
 	return 0;
 }
 
-/* As a new vCPU has it: CTL, the first of a bank's four, is all ones, the rest 0. */
+/* As a new vCPU has it. */
 static bool bank_at_reset(const struct kvm_msr_entry *e)
 {
-	if (e->index < MSR_MC0_CTL || e->index >= MSR_MC0_CTL + 4 * MCE_BANKS_MAX)
-		return false;
-	return e->data == ((e->index - MSR_MC0_CTL) % 4 ? 0 : UINT64_MAX);
+	return e->index >= MSR_MC0_CTL && e->index < MSR_MC0_CTL + 4 * MCE_BANKS_MAX && !e->data;
 }
 
 /* Up to 128 MSRs, hardly ever touched: not worth their time at each restore. */

@@ -568,6 +568,41 @@ static void states_out_of_range_are_refused(void **state)
 	free(s);
 }
 
+static const struct kvm_msr_entry *find_msr(const struct vcpu_state *s, uint32_t index)
+{
+	for (uint32_t i = 0; i < s->msrs.n; i++)
+		if (s->msrs.entry[i].index == index)
+			return &s->msrs.entry[i];
+	return NULL;
+}
+
+static void msrs_are_in_the_order_of_use(void **state)
+{
+	struct vm *vm = new_vm(1, true);
+	struct state_plan *plan = calloc(1, sizeof(*plan));
+	struct vcpu_state *s = calloc(1, sizeof(*s));
+	struct {
+		struct kvm_msrs head;
+		struct kvm_msr_entry entry[1];
+	} bank = {.head.nmsrs = 1, .entry = {{.index = 0x404, .data = UINT64_MAX}}};
+	struct err err;
+
+	LOAD(vm, counts);
+	assert_ok(state_plan_new(vm->kvm_fd, vm->fd, true, plan, &err), &err);
+	assert_ok(vcpu_state_get(vm->vcpu[0]->fd, 0, plan, s, &err), &err);
+	assert_int_equal(s->msrs.entry[0].index, 0x10);		     /* TSC */
+	assert_int_equal(s->msrs.entry[s->msrs.n - 1].index, 0x6e0); /* TSC_DEADLINE */
+	assert_non_null(find_msr(s, 0x2ff));			     /* MTRR */
+	/* A machine-check bank is carried once it is in use. */
+	assert_null(find_msr(s, 0x404));
+	assert_int_equal(ioctl(vm->vcpu[0]->fd, KVM_SET_MSRS, &bank), 1);
+	assert_ok(vcpu_state_get(vm->vcpu[0]->fd, 0, plan, s, &err), &err);
+	assert_non_null(find_msr(s, 0x404));
+	free(s);
+	free(plan);
+	vm_free(vm);
+}
+
 static void a_refused_msr_is_named(void **state)
 {
 	struct vm *vm = new_vm(1, true);
@@ -604,6 +639,7 @@ int main(void)
 		cmocka_unit_test(impossible_machines_are_refused),
 		cmocka_unit_test(a_second_vm_goes_on_where_the_first_stood),
 		cmocka_unit_test(states_out_of_range_are_refused),
+		cmocka_unit_test(msrs_are_in_the_order_of_use),
 		cmocka_unit_test(a_refused_msr_is_named),
 	};
 
