@@ -1,6 +1,7 @@
 /*
- * sections_parse() and the states in it: once as the input is, once with every checksum made
- * right as far as the lengths allow. States that are accepted must encode, and decode to the same.
+ * sections_parse() and the states in it: the input as it is; with every checksum made right as
+ * far as the lengths allow; and as the payloads of a file with every section a vCPU has. States
+ * that are accepted must encode, and decode to the same.
  */
 #include <stdint.h>
 #include <stdlib.h>
@@ -65,6 +66,42 @@ static void parse(const uint8_t *data, size_t size)
 	sections_find(&s, SECTION_DEVICE, 0, "serial0");
 }
 
+/* The first byte leaves out or repeats a section, the second and third change a length. */
+static void parse_built(const uint8_t *data, size_t size)
+{
+	static const struct {
+		uint32_t type;
+		uint32_t len;
+	} parts[] = {{0x101, 4},   {0x102, 144},  {0x103, 312}, {0x104, 4096}, {0x105, 392},
+		     {0x106, 128}, {0x107, 1024}, {0x108, 4},	{0x109, 80},   {0x10a, 64},
+		     {0x10b, 64},  {0x201, 112},  {0x202, 48},	{0x204, 520}};
+	struct writer w = WRITER_INIT;
+	size_t used = 3;
+
+	if (size < 4)
+		return;
+	sections_begin(&w);
+	for (size_t i = 0; i < ARRAY_SIZE(parts); i++) {
+		uint32_t len = parts[i].len;
+
+		if (i == data[0])
+			continue;
+		if (i == data[1])
+			len += data[2];
+		for (int n = 0; n <= (i + ARRAY_SIZE(parts) == data[0]); n++) {
+			size_t at = section_open(&w, parts[i].type, 1, 0, NULL);
+
+			for (uint32_t k = 0; k < len; k++, used++)
+				put_u8(&w, data[used % size]);
+			section_close(&w, at);
+		}
+	}
+	sections_end(&w);
+	if (!w.failed)
+		parse(w.p, w.len);
+	writer_free(&w);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	uint8_t *copy = malloc(size ? size : 1);
@@ -76,5 +113,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	reseal(copy, size);
 	parse(copy, size);
 	free(copy);
+	parse_built(data, size);
 	return 0;
 }
