@@ -10,7 +10,7 @@
 
 image=$1 cycles=${2:-20}
 
-boot() { smvm-runner boot --name cycle0 --cpus 2 --memory 192M --entrypoint /bin/sleep "$image" -- infinity >"$T/id"; }
+boot() { smvm-runner boot --name cycle0 --cpus 2 --memory 128M --entrypoint /bin/sleep "$image" -- infinity >"$T/id"; }
 install_check() {
 	smvm-runner exec -i cycle0 -- sh -c 'cat >/run/guestcheck && chmod 755 /run/guestcheck' <"$DISK/guestcheck" &&
 		smvm-runner exec cycle0 -- /run/guestcheck start /run/guestcheck.state
@@ -35,7 +35,7 @@ held() { # held PATTERN TIMES
 }
 
 step 'mount the store' smfs mount "$SMFS_STORE" "$M"
-step 'boot a guest with 2 vCPUs, 192 MiB' boot
+step 'boot a guest with 2 vCPUs, 128 MiB' boot
 step 'start the checks in it' install_check
 report cycle0
 check 'before any snapshot all is well' [ $? -eq 0 ]
