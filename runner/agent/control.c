@@ -114,6 +114,12 @@ int control_prepare(struct guest *g, struct agent_results *rs, struct err *err)
 	return 0;
 }
 
+void control_unprepare(struct guest *g, struct agent_results *rs)
+{
+	if (is_frozen(g))
+		set_frozen(g, false, rs, NULL);
+}
+
 int control_thaw(struct guest *g, struct agent_results *rs, struct err *err)
 {
 	return set_frozen(g, false, rs, err);

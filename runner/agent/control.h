@@ -27,6 +27,8 @@
 
 /* Fails, thawed again, when the freeze did. */
 int control_prepare(struct guest *g, struct agent_results *rs, struct err *err);
+/* Take a prepare back whose answer did not arrive. */
+void control_unprepare(struct guest *g, struct agent_results *rs);
 int control_thaw(struct guest *g, struct agent_results *rs, struct err *err);
 /* Set the clock. */
 int control_clock(struct guest *g, uint64_t wall_ns, struct agent_results *rs, struct err *err);

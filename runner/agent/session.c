@@ -112,6 +112,9 @@ static int control(struct guest *g, int fd, const struct agent_frame *f, struct 
 	r = control_run(g, f->type, &gen, &clock, rs, err);
 	explicit_bzero(&gen, sizeof(gen));
 	r = r < 0 ? session_refuse(fd, err) : reply_results(fd, rs);
+	/* Nobody knows that the guest is frozen: nobody would thaw it. */
+	if (r < 0 && f->type == AGENT_PREPARE)
+		control_unprepare(g, rs);
 	control_release(g);
 	if (r == 0 && f->type == AGENT_STOP && g->power_wr >= 0 &&
 	    write(g->power_wr, &stop.grace_ms, sizeof(stop.grace_ms)) != sizeof(stop.grace_ms))

@@ -15,7 +15,7 @@
 #include <string.h>
 
 #define INFO_WAIT_MS	10000
-#define PREPARE_WAIT_MS 30000
+#define PREPARE_WAIT_MS 60000
 #define STOP_EXTRA_MS	5000
 
 /* ---- info ---------------------------------------------------------------------------------- */

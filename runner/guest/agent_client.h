@@ -22,7 +22,7 @@
 
 struct agent;
 
-#define AGENT_TIMEOUT_MS 10000
+#define AGENT_TIMEOUT_MS 30000
 
 /*
  * Connect to guest port AGENT_PORT through the unix socket `vsock_path`, retrying until the agent

@@ -352,6 +352,38 @@ static void frozen_means_frozen(void **state)
 	agent_frame_free(&f);
 }
 
+/* The peer gives up while a hook still runs: it will not thaw what it does not know to be frozen.
+ */
+static void an_unheard_prepare_is_taken_back(void **state)
+{
+	struct fixture *x = *state;
+	cleanup_writer struct writer hello = WRITER_INIT;
+	struct agent_frame f = {0};
+	struct err e = ERR_INIT;
+	struct agent_info i;
+
+	if (!have_cgroup(x)) {
+		print_message("# no writable cgroup2 here\n");
+		skip();
+	}
+	write_hook(x, "pre-snapshot.d", "slow", "#!/bin/sh\nsleep 0.5\n", 0755);
+	int fd = begin_raw(x);
+	agent_put_hello(&hello);
+	assert_int_equal(agent_frame_send(fd, AGENT_HELLO, &hello, MS, &e), 0);
+	assert_int_equal(agent_frame_read(fd, &f, MS, &e), 0);
+	assert_int_equal(agent_frame_write(fd, AGENT_PREPARE, NULL, 0, MS, &e), 0);
+	close(fd);
+	ended(x);
+	struct agent *a = begin(x);
+	assert_int_equal(agent_info(a, &i, MS, &e), 0);
+	assert_false(i.frozen);
+	/* And it was not merely skipped: the hook ran, and the next one gets as far. */
+	assert_int_equal(agent_prepare(a, MS, NULL, &e), 0);
+	assert_int_equal(agent_thaw(a, MS, NULL, &e), 0);
+	end(x, a);
+	agent_frame_free(&f);
+}
+
 int main(void)
 {
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
@@ -366,6 +398,7 @@ int main(void)
 		T(connecting_waits_for_the_agent),
 		T(connecting_ends_with_the_guest),
 		T(frozen_means_frozen),
+		T(an_unheard_prepare_is_taken_back),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
