@@ -174,14 +174,21 @@ static void session_begin(struct init *in, int fd)
 static void accept_all(struct init *in)
 {
 	for (;;) {
-		cleanup_fd int fd = accept4(in->listener, NULL, NULL, SOCK_CLOEXEC);
+		struct sockaddr_vm peer = {0};
+		socklen_t len = sizeof(peer);
+		cleanup_fd int fd =
+			accept4(in->listener, (struct sockaddr *)&peer, &len, SOCK_CLOEXEC);
 
 		if (fd < 0) {
 			if (errno != EAGAIN && errno != EINTR && errno != ECONNABORTED)
 				log_warn("accept: %s", strerror(errno));
 			return;
 		}
-		session_begin(in, fd);
+		/* Sessions are root's: a program in the guest gets none by vsock's loopback. */
+		if (peer.svm_cid == VMADDR_CID_HOST)
+			session_begin(in, fd);
+		else
+			log_warn("session refused: from CID %u, not the host", peer.svm_cid);
 	}
 }
 
