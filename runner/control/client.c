@@ -61,7 +61,7 @@ int control_call(const char *path, json_t *request, int timeout_ms, json_t **rep
 		 struct err *err)
 {
 	cleanup_free char *text = json_dumps(request, JSON_COMPACT);
-	cleanup_free char *line = malloc(CONTROL_LINE_MAX);
+	cleanup_free char *line = malloc(CONTROL_REPLY_MAX);
 	int r;
 
 	json_decref(request);
@@ -77,7 +77,7 @@ int control_call(const char *path, json_t *request, int timeout_ms, json_t **rep
 		errno = -r;
 		return err_errno(err, "send request to %s", path);
 	}
-	r = read_line(fd, timeout_ms, line, CONTROL_LINE_MAX, err);
+	r = read_line(fd, timeout_ms, line, CONTROL_REPLY_MAX, err);
 	if (r < 0)
 		return r;
 	json_t *j = json_loads(line, 0, NULL);

@@ -3,8 +3,8 @@
  *
  * One JSON object per line in each direction. Request: {"op": "snapshot", ...}. Answer:
  * {"ok": true, ...} or {"ok": false, "code": <errno>, "error": "<one line>"}. A request line is at
- * most 64 KiB; a client that sends none within 10 s is dropped. The socket is 0600 root; a peer
- * is trusted, but its bytes are still parsed with limits.
+ * most 64 KiB, an answer 256 KiB; a client that sends none within 10 s is dropped. The socket is
+ * 0600 root; a peer is trusted, but its bytes are still parsed with limits.
  *
  * "console" turns the connection, after its answer, into the raw byte stream of the serial
  * console; the handler takes the descriptor over (control_detach()).
@@ -21,7 +21,9 @@
 
 #include "smfs/base/err.h"
 
-#define CONTROL_LINE_MAX 65536
+#define CONTROL_LINE_MAX  65536
+#define CONTROL_REPLY_MAX (256u << 10) /* results of a restore, of as many hooks as there may be \
+					*/
 
 struct control;
 struct control_request;

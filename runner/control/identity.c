@@ -1,5 +1,6 @@
 #include "runner/control/identity.h"
 
+#include "runner/control/jsontext.h"
 #include "runner/control/vmm_internal.h"
 #include "runner/guest/agent_client.h"
 
@@ -105,9 +106,9 @@ json_t *identity_results_json(const struct agent_results *r)
 	json_t *list = r ? json_array() : NULL;
 
 	for (unsigned i = 0; list && i < r->n; i++)
-		json_array_append_new(list,
-				      json_pack("{s:s, s:i, s:I, s:s}", "item", r->r[i].item,
-						"code", (int)r->r[i].code, "us",
-						(json_int_t)r->r[i].us, "detail", r->r[i].detail));
+		json_array_append_new(
+			list, json_pack("{s:o, s:i, s:I, s:o}", "item", json_text(r->r[i].item),
+					"code", (int)r->r[i].code, "us", (json_int_t)r->r[i].us,
+					"detail", json_text(r->r[i].detail)));
 	return list;
 }

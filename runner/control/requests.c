@@ -1,6 +1,7 @@
 #include "runner/control/requests.h"
 
 #include "runner/control/identity.h"
+#include "runner/control/jsontext.h"
 #include "runner/control/vmm_internal.h"
 #include "runner/control/where.h"
 #include "runner/guest/agent_client.h"
@@ -39,12 +40,13 @@ static json_t *agent_json(struct vmm *v)
 		agent_close(a);
 	}
 	if (r < 0)
-		return json_pack("{s:s}", "error", err.msg);
-	json_t *j = json_pack("{s:I, s:I, s:s, s:b, s:I, s:b, s:s, s:s, s:s}", "uptime_ms",
+		return json_pack("{s:o}", "error", json_text(err.msg));
+	json_t *j = json_pack("{s:I, s:I, s:s, s:b, s:I, s:b, s:o, s:o, s:o}", "uptime_ms",
 			      (json_int_t)i.uptime_ms, "ready_ms", (json_int_t)i.ready_ms,
 			      "entrypoint", entry_state(&i), "frozen", i.frozen, "generation",
-			      (json_int_t)i.generation, "mailbox", i.mailbox, "kernel", i.kernel,
-			      "rootfs", i.rootfs, "agent", i.agent);
+			      (json_int_t)i.generation, "mailbox", i.mailbox, "kernel",
+			      json_text(i.kernel), "rootfs", json_text(i.rootfs), "agent",
+			      json_text(i.agent));
 	if (i.entry_state == AGENT_ENTRY_EXITED)
 		json_object_set_new(j, "exit_status",
 				    json_integer(agent_exit_status(&i.entry_exit)));
@@ -66,7 +68,7 @@ static int op_info(void *arg, struct control_request *rq, const json_t *body, js
 							 "type", d->ops->type, "base",
 							 (json_int_t)d->base, "gsi", d->gsi));
 	json_object_set_new(reply, "uuid", json_string(hex_encode(v->uuid, sizeof(v->uuid), uuid)));
-	json_object_set_new(reply, "kernel", json_string(v->kernel));
+	json_object_set_new(reply, "kernel", json_text(v->kernel));
 	json_object_set_new(reply, "devices", devices);
 	if (v->has_agent)
 		json_object_set_new(reply, "guest", agent_json(v));

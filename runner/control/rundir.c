@@ -1,5 +1,7 @@
 #include "runner/control/rundir.h"
 
+#include "runner/control/jsontext.h"
+
 #include "smfs/base/cleanup.h"
 #include "smfs/base/hex.h"
 #include "smfs/base/io.h"
@@ -115,10 +117,11 @@ int rundir_publish(struct rundir *d, struct err *err)
 {
 	char path[RUNDIR_PATH_MAX], fresh[RUNDIR_PATH_MAX];
 	const struct vm_info *i = &d->info;
-	json_t *j = json_pack(INFO_FORMAT, "id", i->id, "name", i->name, "pid", (int)i->pid,
-			      "created_ns", (json_int_t)i->created_ns, "vcpus", (int)i->vcpus,
-			      "ram_bytes", (json_int_t)i->ram_bytes, "image", i->image, "snapshot",
-			      i->snapshot, "generation", (json_int_t)i->generation);
+	json_t *j = json_pack("{s:s, s:s, s:i, s:I, s:i, s:I, s:o, s:o, s:I}", "id", i->id, "name",
+			      i->name, "pid", (int)i->pid, "created_ns", (json_int_t)i->created_ns,
+			      "vcpus", (int)i->vcpus, "ram_bytes", (json_int_t)i->ram_bytes,
+			      "image", json_text(i->image), "snapshot", json_text(i->snapshot),
+			      "generation", (json_int_t)i->generation);
 	cleanup_free char *text = j ? json_dumps(j, JSON_INDENT(2)) : NULL;
 
 	json_decref(j);

@@ -1,5 +1,7 @@
 #include "runner/control/control.h"
 
+#include "runner/control/jsontext.h"
+
 #include "smfs/base/cleanup.h"
 #include "smfs/base/io.h"
 #include "smfs/base/log.h"
@@ -177,7 +179,8 @@ static void answer(struct control *c, struct client *cl, size_t line_len)
 
 	if (r < 0) {
 		json_decref(reply);
-		reply = json_pack("{s:b, s:i, s:s}", "ok", 0, "code", -r, "error", err.msg);
+		reply = json_pack("{s:b, s:i, s:o}", "ok", 0, "code", -r, "error",
+				  json_text(err.msg));
 	} else {
 		json_object_set_new(reply, "ok", json_true());
 	}

@@ -1,5 +1,8 @@
 #include "runner/control/spawn.h"
 
+#include "runner/control/control.h"
+#include "runner/control/jsontext.h"
+
 #include "smfs/base/cleanup.h"
 #include "smfs/base/io.h"
 
@@ -9,7 +12,7 @@
 #include <sys/prctl.h>
 #include <sys/wait.h>
 
-#define REPORT_MAX 65536
+#define REPORT_MAX CONTROL_REPLY_MAX /* of the same contents */
 
 struct spawn_child {
 	int fd; /* write end of the report pipe, -1 once used */
@@ -65,8 +68,10 @@ static _Noreturn void child_main(struct rundir *d, pid_t parent, bool attached, 
 	if (r == 0)
 		code = body(&c, d, arg, &err);
 	if (c.fd >= 0)
-		report(&c, json_pack("{s:b, s:i, s:s}", "ok", 0, "code", err.code ? err.code : EIO,
-				     "error", err.code ? err.msg : "the VM ended while starting"));
+		report(&c,
+		       json_pack("{s:b, s:i, s:o}", "ok", 0, "code", err.code ? err.code : EIO,
+				 "error",
+				 json_text(err.code ? err.msg : "the VM ended while starting")));
 	rundir_remove(d);
 	/* Not exit(): the parent's stdio buffers and handlers are not ours to run. */
 	_exit(r < 0 ? EXIT_FAILED : code);
@@ -127,11 +132,21 @@ int spawn_vm(struct rundir *d, bool attached, spawn_body body, void *arg, json_t
 		json_decref(j);
 		return 0;
 	}
-	waitpid(pid, &status, 0);
+	/*
+	 * Failed, dead, or not understood, and then it may run: either way it is to be no more, and
+	 * must not wait for this end of the pipe meanwhile.
+	 */
+	close(steal_fd(&in));
+	if (!json_is_false(json_object_get(j, "ok")))
+		kill(pid, SIGTERM);
+	while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
+		;
 	const char *msg = json_string_value(json_object_get(j, "error"));
 	json_int_t code = json_integer_value(json_object_get(j, "code"));
 	r = err_set(err, code > 0 && code < 4096 ? (int)code : EIO, "%s",
-		    msg ? msg : "the VM's process died while starting");
+		    msg	     ? msg
+		    : r == 0 ? "the VM's process gave no account of its start"
+			     : "the VM's process died while starting");
 	json_decref(j);
 	return r;
 }

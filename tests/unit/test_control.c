@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -116,6 +117,12 @@ static int op_refuse(void *arg, struct control_request *rq, const json_t *body, 
 	return err_set(err, EBUSY, "snapshot x: one is being written");
 }
 
+static int op_garbled(void *arg, struct control_request *rq, const json_t *body, json_t *reply,
+		      struct err *err)
+{
+	return err_set(err, EIO, "guest: \xff\033[2J\xc3");
+}
+
 static void take(void *arg, int fd)
 {
 	assert_int_equal(write_full(fd, "raw", 3), 0);
@@ -130,7 +137,7 @@ static int op_raw(void *arg, struct control_request *rq, const json_t *body, jso
 }
 
 static const struct control_op ops[] = {
-	{"echo", op_echo}, {"refuse", op_refuse}, {"raw", op_raw}, {0}};
+	{"echo", op_echo}, {"refuse", op_refuse}, {"garbled", op_garbled}, {"raw", op_raw}, {0}};
 
 struct server {
 	struct control *c;
@@ -183,6 +190,11 @@ static void requests_are_answered_or_refused_with_the_reason(void **state)
 		control_call(s.path, json_pack("{s:s}", "op", "refuse"), 5000, NULL, NULL, &err),
 		-EBUSY);
 	assert_string_equal(err.msg, "snapshot x: one is being written");
+	/* A guest's words that JSON cannot hold do not cost the caller the answer. */
+	assert_int_equal(
+		control_call(s.path, json_pack("{s:s}", "op", "garbled"), 5000, NULL, NULL, &err),
+		-EIO);
+	assert_string_equal(err.msg, "guest: ??[2J?");
 	assert_int_equal(
 		control_call(s.path, json_pack("{s:s}", "op", "fly"), 5000, NULL, NULL, &err),
 		-EPROTO);
@@ -259,6 +271,20 @@ static int body_fails(struct spawn_child *c, struct rundir *d, void *arg, struct
 	return 1;
 }
 
+/* As a restore whose hooks said too much; the VM itself would run on. */
+static int body_says_too_much(struct spawn_child *c, struct rundir *d, void *arg, struct err *err)
+{
+	size_t n = 2 * CONTROL_REPLY_MAX;
+	char *text = malloc(n + 1);
+
+	memset(text, 'x', n);
+	text[n] = '\0';
+	signal(SIGPIPE, SIG_IGN);
+	spawn_ready(c, json_pack("{s:s}", "x", text));
+	free(text);
+	return pause();
+}
+
 static int body_dies(struct spawn_child *c, struct rundir *d, void *arg, struct err *err)
 {
 	_exit(9);
@@ -284,6 +310,11 @@ static void a_vm_process_reports_its_start(void **state)
 
 	assert_int_equal(rundir_create(NULL, &d, &err), 0);
 	assert_int_equal(spawn_vm(d, false, body_dies, NULL, NULL, &err), -EIO);
+	rundir_release(d);
+
+	assert_int_equal(rundir_create(NULL, &d, &err), 0);
+	assert_int_equal(spawn_vm(d, false, body_says_too_much, NULL, NULL, &err), -EIO);
+	assert_int_equal(kill(d->info.pid, 0), -1);
 	rundir_release(d);
 	struct rundir **all;
 	size_t n;
