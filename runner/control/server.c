@@ -228,12 +228,8 @@ int control_serve(struct control *c, int end_fd, struct err *err)
 
 			if (!cl)
 				continue;
-			if (cl->deadline_ms <= now) {
-				drop(&c->clients[i]);
-				continue;
-			}
 			if (wait < 0 || cl->deadline_ms - now < wait)
-				wait = cl->deadline_ms - now;
+				wait = MAX(cl->deadline_ms - now, (int64_t)0);
 			who[n] = &c->clients[i];
 			p[n++] = (struct pollfd){.fd = cl->fd, .events = POLLIN};
 		}
@@ -241,10 +237,16 @@ int control_serve(struct control *c, int end_fd, struct err *err)
 			return err_errno(err, "wait for control requests");
 		if (p[0].revents)
 			return 0;
+		/*
+		 * Below, a deadline that has passed counts only for a client with nothing to read:
+		 * one that waited behind a long request had its own in the socket all along.
+		 */
 		if (p[1].revents)
 			accept_client(c);
 		for (nfds_t i = 2; i < n; i++)
 			if (p[i].revents)
 				read_client(c, who[i]);
+			else if ((*who[i])->deadline_ms <= now)
+				drop(who[i]);
 	}
 }
