@@ -187,7 +187,8 @@ int rundir_create(const char *name, struct rundir **out, struct err *err)
 		return r;
 	}
 	d->lock_fd = open(rundir_file(d, "lock", path), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
-	if (d->lock_fd < 0 || flock(d->lock_fd, LOCK_EX | LOCK_NB) < 0)
+	/* One that lists may just be trying the lock; it lets go at once, and cannot sweep. */
+	if (d->lock_fd < 0 || flock(d->lock_fd, LOCK_EX) < 0)
 		r = err_errno(err, "lock %s", path);
 	if (r == 0)
 		r = rundir_publish(d, err);
