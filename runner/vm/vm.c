@@ -487,12 +487,13 @@ void vm_fail(struct vm *vm, const char *fmt, ...)
 	vm_end(vm, VM_FAILED);
 }
 
+/* Until vm_end() has done its last step, not its first: it signals threads that we then join. */
 static void await_end(struct vm *vm)
 {
 	struct pollfd p = {.fd = vm->end_fd, .events = POLLIN};
 
-	while (atomic_load(&vm->end) == VM_RUNNING)
-		poll(&p, 1, -1);
+	while (poll(&p, 1, -1) != 1)
+		;
 }
 
 enum vm_end vm_wait(struct vm *vm, struct err *err)
