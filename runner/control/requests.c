@@ -100,7 +100,9 @@ static int save_frozen(struct vmm *v, const struct save_info *info, bool use_age
 		}
 	}
 	r = snapshot_save(&v->machine, info, stats, err);
-	if (use_agent && agent_thaw(a, PREPARE_WAIT_MS, NULL, &thaw_err) < 0) {
+	/* A guest that has ended meanwhile has nothing to thaw, and would not answer. */
+	bool thaw = use_agent && atomic_load(&v->machine.vm->end) == VM_RUNNING;
+	if (thaw && agent_thaw(a, PREPARE_WAIT_MS, NULL, &thaw_err) < 0) {
 		/* One more try over a fresh connection: a guest left frozen is worse than a slow
 		 * reply. */
 		agent_close(a);
