@@ -113,6 +113,33 @@ void cpuid_filter(struct vcpu_cpuid *t)
 	resize_xsave(t);
 }
 
+#define HYPERV_LEAF	 0x40000001
+#define HYPERV_SIGNATURE 0x31237648 /* "Hv#1": has KVM offer its Hyper-V emulation */
+
+static bool shows_hidden(const struct kvm_cpuid_entry2 *e)
+{
+	const uint32_t regs[] = {e->eax, e->ebx, e->ecx, e->edx};
+
+	if (hidden(e) || (e->function == HYPERV_LEAF && e->eax == HYPERV_SIGNATURE))
+		return true;
+	for (size_t i = 0; i < ARRAY_SIZE(hidden_bits); i++)
+		if (e->function == hidden_bits[i].leaf &&
+		    (!(e->flags & KVM_CPUID_FLAG_SIGNIFCANT_INDEX) ||
+		     e->index == hidden_bits[i].sub) &&
+		    regs[hidden_bits[i].reg] & hidden_bits[i].hide)
+			return true;
+	return false;
+}
+
+/* Every entry, not the first of a leaf: a table from outside may have a leaf twice. */
+bool cpuid_is_filtered(const struct vcpu_cpuid *t)
+{
+	for (uint32_t i = 0; i < t->n; i++)
+		if (shows_hidden(&t->entry[i]))
+			return false;
+	return true;
+}
+
 int cpuid_host(int kvm_fd, struct vcpu_cpuid *out, struct err *err)
 {
 	memset(out, 0, sizeof(*out));

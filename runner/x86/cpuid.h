@@ -10,6 +10,8 @@
 #ifndef RUNNER_X86_CPUID_H
 #define RUNNER_X86_CPUID_H
 
+#include <stdbool.h>
+
 #include "runner/x86/state.h"
 
 /* KVM_GET_SUPPORTED_CPUID (300 us: not on a restore), filtered. */
@@ -17,6 +19,12 @@ int cpuid_host(int kvm_fd, struct vcpu_cpuid *out, struct err *err);
 
 /* The filter alone, for tables of any origin. */
 void cpuid_filter(struct vcpu_cpuid *t);
+
+/*
+ * The filter would find nothing to hide, nor is there Hyper-V. A table out of a snapshot must be
+ * so: nested virtualization would be in the reach of a guest whose snapshot somebody else wrote.
+ */
+bool cpuid_is_filtered(const struct vcpu_cpuid *t);
 
 /* Adds the topology leaves it needs; -E2BIG when the table has no room. */
 int cpuid_for_vcpu(struct vcpu_cpuid *t, unsigned index, unsigned nvcpus, bool irqchip,

@@ -1,5 +1,6 @@
 #include "runner/x86/state.h"
 
+#include "runner/x86/cpuid.h"
 #include "smfs/base/cleanup.h"
 #include "smfs/base/num.h"
 
@@ -311,6 +312,11 @@ int vcpu_state_check(const struct vcpu_state *s, struct err *err)
 			       KVM_MAX_XCRS);
 	if (!s->tsc_khz)
 		return err_set(err, EBADMSG, "vCPU state: TSC frequency 0");
+	if (!cpuid_is_filtered(&s->cpuid))
+		return err_set(
+			err, ENOTSUP,
+			"vCPU state: its CPUID table shows a feature that no machine of this "
+			"program has");
 	return 0;
 }
 

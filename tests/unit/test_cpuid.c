@@ -98,6 +98,29 @@ static void without_amx_the_xsave_area_is_small(void **state)
 	assert_false(cpuid_find(&t, 0xd, 1)->eax & 1u << 4); /* XFD */
 }
 
+static void a_table_that_shows_the_hidden_is_told(void **state)
+{
+	struct vcpu_cpuid t;
+
+	sapphire_rapids(&t);
+	assert_false(cpuid_is_filtered(&t));
+	cpuid_filter(&t);
+	assert_true(cpuid_is_filtered(&t));
+	/* A second entry of the leaf, behind the clean one; no index, so it stands for them all. */
+	add(&t, 0x1, 0, 0, 0, 1u << 5, 0);
+	assert_false(cpuid_is_filtered(&t));
+	t.n--;
+	add(&t, 0x7, 0, 0, 1u << 2, 0, 0);
+	t.entry[t.n - 1].flags = 0;
+	t.entry[t.n - 1].index = 9;
+	assert_false(cpuid_is_filtered(&t));
+	t.n--;
+	add(&t, 0x40000001, 0, 0x31237648, 0, 0, 0);
+	assert_false(cpuid_is_filtered(&t));
+	t.n--;
+	assert_true(cpuid_is_filtered(&t));
+}
+
 static void filtering_twice_changes_nothing(void **state)
 {
 	struct vcpu_cpuid a, b;
@@ -200,6 +223,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(hidden_features_are_gone),
 		cmocka_unit_test(without_amx_the_xsave_area_is_small),
+		cmocka_unit_test(a_table_that_shows_the_hidden_is_told),
 		cmocka_unit_test(filtering_twice_changes_nothing),
 		cmocka_unit_test(empty_and_odd_tables_are_survived),
 		cmocka_unit_test(each_vcpu_has_its_apic_id),
