@@ -181,6 +181,19 @@ static int cache_key(const struct base *b, const char *version, char hex[2 * SHA
 	return 0;
 }
 
+/* What is read from it runs in the guest as process 1: nobody else may have put it there. */
+static bool cache_is_ours(const char *dir)
+{
+	struct stat st;
+
+	if (stat(dir, &st) < 0)
+		return errno == ENOENT; /* cache_write() makes it */
+	if ((st.st_uid == geteuid() || st.st_uid == 0) && !(st.st_mode & (S_IWGRP | S_IWOTH)))
+		return true;
+	log_warn("initramfs cache %s: others may write to it; going on without", dir);
+	return false;
+}
+
 static bool cache_read(const char *path, struct writer *w)
 {
 	cleanup_free char *data = NULL;
@@ -230,10 +243,11 @@ static int get_base(const struct initramfs_opts *o, struct writer *w, struct err
 	if (r < 0)
 		return r;
 	snprintf(path, sizeof(path), "%s/initramfs-%s-%.16s.cpio", dir, o->kernel->version, hex);
-	if (*dir && cache_read(path, w))
+	const bool cache = *dir && cache_is_ours(dir);
+	if (cache && cache_read(path, w))
 		return 0;
 	r = build_base(&b, w, err);
-	if (r == 0 && *dir)
+	if (r == 0 && cache)
 		cache_write(dir, path, w);
 	return r;
 }

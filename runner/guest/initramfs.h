@@ -7,8 +7,8 @@
  * the boot configuration and is made anew for each boot. Uncompressed: it lives in memory for
  * milliseconds, and inflating it would be guest time.
  *
- * The cache is an optimisation: one that cannot be written is logged and done without. A cached
- * file is written by rename, so that a reader sees it whole.
+ * The cache is an optimisation: one that cannot be written, or that others can write, is logged and
+ * done without. A cached file is written by rename, so that a reader sees it whole.
  */
 #ifndef RUNNER_GUEST_INITRAMFS_H
 #define RUNNER_GUEST_INITRAMFS_H

@@ -253,8 +253,8 @@ static void the_initramfs_holds_agent_modules_and_configuration(void **state)
 	char agent[128], cache[128], listing[8192];
 	struct initramfs a, b;
 	struct err e = ERR_INIT;
+	char *text, cmd[256];
 	size_t len;
-	char *text;
 
 	put_module_index("kernel/virtio_mmio.ko:\nkernel/virtio_pmem.ko:\nkernel/nd_pmem.ko:\n"
 			 "kernel/erofs.ko:\nkernel/vmw_vsock_virtio_transport.ko:\n");
@@ -295,6 +295,18 @@ static void the_initramfs_holds_agent_modules_and_configuration(void **state)
 	free(text);
 	initramfs_free(&b);
 
+	/* Not from a cache that others can write to: what is there may be theirs. */
+	int null = open("/dev/null", O_WRONLY), keep = dup(2);
+	snprintf(cmd, sizeof(cmd), "for f in %s/*; do printf 070701evil > $f; done", cache);
+	assert_int_equal(system(cmd), 0);
+	assert_int_equal(chmod(cache, 0777), 0);
+	dup2(null, 2); /* the warning about it */
+	assert_int_equal(initramfs_build(&o, &b, &e), 0);
+	dup2(keep, 2);
+	assert_int_equal(b.len, a.len);
+	initramfs_free(&b);
+	assert_int_equal(chmod(cache, 0755), 0);
+
 	/* Another agent is another initramfs; a spoilt cache file is not used. */
 	put_text("agent", "#!other");
 	assert_int_equal(initramfs_build(&o, &b, &e), 0);
@@ -302,11 +314,9 @@ static void the_initramfs_holds_agent_modules_and_configuration(void **state)
 	assert_string_equal(text, "#!other");
 	free(text);
 	initramfs_free(&b);
-	char cmd[256];
 	snprintf(cmd, sizeof(cmd), "for f in %s/*; do echo spoilt > $f; done", cache);
 	assert_int_equal(system(cmd), 0);
-	int null = open("/dev/null", O_WRONLY), keep = dup(2);
-	dup2(null, 2); /* the warning about it */
+	dup2(null, 2);
 	assert_int_equal(initramfs_build(&o, &b, &e), 0);
 	dup2(keep, 2);
 	close(keep);
