@@ -20,6 +20,7 @@
 #include "runner/x86/layout.h"
 #include "smfs/base/cleanup.h"
 #include "smfs/base/io.h"
+#include "smfs/base/num.h"
 
 struct snapshot {
 	char *dir, *mount;
@@ -47,6 +48,21 @@ static uint64_t now_us(void)
 }
 
 /* ---- reading ------------------------------------------------------------------------------ */
+
+/* Opening a pipe somebody put in a file's place would wait for ever. */
+static int check_files(int dir, struct err *err)
+{
+	static const char *const names[] = {"meta", "vcpu", "ram"};
+	struct stat st;
+
+	for (size_t i = 0; i < ARRAY_SIZE(names); i++) {
+		if (fstatat(dir, names[i], &st, 0) < 0)
+			return err_errno(err, "stat %s", names[i]);
+		if (!S_ISREG(st.st_mode))
+			return err_set(err, EBADMSG, "%s: not a regular file", names[i]);
+	}
+	return 0;
+}
 
 static int read_meta(struct snapshot *s, int dir, struct err *err)
 {
@@ -122,6 +138,37 @@ static int check_memory(const struct snapshot_meta *m, struct err *err)
 	return 0;
 }
 
+static bool in_the_store(const struct snapshot *s)
+{
+	cleanup_free char *dir = realpath(s->dir, NULL), *top = NULL, *snapshots = NULL;
+
+	if (asprintf(&top, "%s/snapshots", s->mount) < 0) {
+		top = NULL;
+		return false;
+	}
+	snapshots = realpath(top, NULL);
+	const size_t n = snapshots ? strlen(snapshots) : 0;
+	return dir && n && strncmp(dir, snapshots, n) == 0 && dir[n] == '/';
+}
+
+/*
+ * A disk is a file of the host that the snapshot names. Whoever has put the snapshot into the store
+ * answers for that; a directory from elsewhere may name what its guest is not to read.
+ */
+static int check_disk(struct snapshot *s, const struct meta_device *d, struct err *err)
+{
+	if (s->ndisks == MACHINE_MAX_DISKS || !d->source[0] || !d->readonly)
+		return err_set(err, EBADMSG, "devices: disk %s cannot be made again", d->id);
+	if (!in_the_store(s))
+		return err_set(err, ENOTSUP,
+			       "disk %s is %s of this host, which only a snapshot in the store may "
+			       "have; copy it to %s/snapshots if it may",
+			       d->id, d->source, s->mount);
+	s->disk[s->ndisks++] =
+		(struct machine_disk){.id = d->id, .path = d->source, .readonly = true};
+	return 0;
+}
+
 /*
  * From the list of devices to a configuration. That the machine made from it is the one that was
  * saved, device by device, is checked against the list again by check_machine().
@@ -141,11 +188,10 @@ static int check_devices(struct snapshot *s, struct err *err)
 		if (strcmp(d->type, "virtio-vsock") == 0) {
 			s->has_vsock = true;
 		} else if (strcmp(d->type, "virtio-blk") == 0) {
-			if (s->ndisks == MACHINE_MAX_DISKS || !d->source[0] || !d->readonly)
-				return err_set(err, EBADMSG,
-					       "devices: disk %s cannot be made again", d->id);
-			s->disk[s->ndisks++] = (struct machine_disk){
-				.id = d->id, .path = d->source, .readonly = true};
+			int ret = check_disk(s, d, err);
+
+			if (ret < 0)
+				return ret;
 		}
 	}
 	return 0;
@@ -249,8 +295,9 @@ static int open_at(struct snapshot *s, int dir, struct err *err)
 {
 	int ret;
 
-	if ((ret = read_meta(s, dir, err)) < 0 || (ret = read_vcpu(s, dir, err)) < 0 ||
-	    (ret = open_ram(s, dir, err)) < 0 || (ret = check_all(s, err)) < 0)
+	if ((ret = check_files(dir, err)) < 0 || (ret = read_meta(s, dir, err)) < 0 ||
+	    (ret = read_vcpu(s, dir, err)) < 0 || (ret = open_ram(s, dir, err)) < 0 ||
+	    (ret = check_all(s, err)) < 0)
 		return ret;
 	return new_uuid(s->uuid, err);
 }

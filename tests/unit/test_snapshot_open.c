@@ -299,6 +299,40 @@ static void a_writable_disk(void **state)
 	refused(f, EBADMSG, "disk pmem-rootfs");
 }
 
+/* A directory from elsewhere does not say which of the host's files its guest reads. */
+static void a_disk_of_a_stranger(void **state)
+{
+	struct fixture *f = *state;
+	struct meta_device *d = &f->meta.device[2];
+
+	strcpy(d->type, "virtio-blk");
+	strcpy(d->source, "/etc/shadow");
+	d->readonly = true;
+	refused(f, ENOTSUP, "/etc/shadow");
+}
+
+static void a_pipe_for_a_file(void **state)
+{
+	static const char *const names[] = {"meta", "vcpu", "ram"};
+	struct fixture *f = *state;
+	struct err err = ERR_INIT;
+	struct snapshot *s;
+	char path[64];
+
+	assert_int_equal(open_it(f, &err), 0);
+	for (size_t i = 0; i < 3; i++) {
+		char aside[80];
+
+		snprintf(path, sizeof(path), "%s/%s", f->dir, names[i]);
+		snprintf(aside, sizeof(aside), "%s.aside", path);
+		assert_int_equal(rename(path, aside), 0);
+		assert_int_equal(mkfifo(path, 0600), 0);
+		assert_int_equal(snapshot_open(f->dir, f->dir, &s, &err), -EBADMSG);
+		assert_non_null(strstr(err.msg, names[i]));
+		assert_int_equal(rename(aside, path), 0);
+	}
+}
+
 static void a_diff(void **state)
 {
 	struct fixture *f = *state;
@@ -334,6 +368,8 @@ int main(void)
 		TEST(a_missing_image),
 		TEST(another_image_of_that_name),
 		TEST(a_writable_disk),
+		TEST(a_disk_of_a_stranger),
+		TEST(a_pipe_for_a_file),
 		TEST(a_diff),
 		cmocka_unit_test(no_directory),
 	};
