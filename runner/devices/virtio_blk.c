@@ -18,6 +18,7 @@
 
 #include "runner/devices/virtio_mmio.h"
 #include "smfs/base/io.h"
+#include "smfs/base/log.h"
 #include "smfs/base/workers.h"
 
 #define SECTOR	   512u
@@ -43,7 +44,7 @@ struct blk {
 	struct virtio_device v;
 	struct virtio_blk_config config;
 	int fd;
-	struct workers *worker;
+	struct workers *worker; /* NULL until the first request */
 	uint64_t life;
 	unsigned nflying;  /* requests with the worker or on the done list … */
 	uint32_t inflight; /* … and their bytes, overhead counted */
@@ -142,10 +143,24 @@ static void get_id(struct blk *b, const struct virtqueue_chain *c)
 	       (uint32_t)iov_from_buf(c->in, c->nin, 0, id, MIN(sizeof(id), c->in_bytes - 1)));
 }
 
+/*
+ * A thread keeps the privileges its maker had: made on the first request, on the I/O thread, it has
+ * none. Deep enough that handing over a request never blocks.
+ */
+static bool worker_up(struct blk *b)
+{
+	struct err err = ERR_INIT;
+
+	if (b->worker || workers_new(&b->worker, 1, QUEUE_SIZE, &err) == 0)
+		return true;
+	log_warn("%s: %s", b->v.dev.id, err.msg);
+	return false;
+}
+
 static void submit(struct blk *b, const struct virtqueue_chain *c, uint32_t type, uint64_t sector,
 		   uint32_t len)
 {
-	struct request *r = malloc(sizeof(*r) + len);
+	struct request *r = worker_up(b) ? malloc(sizeof(*r) + len) : NULL;
 
 	if (!r) {
 		answer(b, c, VIRTIO_BLK_S_IOERR, 0);
@@ -247,7 +262,8 @@ static void blk_reset(struct virtio_device *v)
 /* The worker needs no device lock, so it can be waited for under it. */
 static int blk_quiesce(struct virtio_device *v, struct err *err)
 {
-	workers_wait(blk_of(v)->worker);
+	if (blk_of(v)->worker)
+		workers_wait(blk_of(v)->worker);
 	reap(blk_of(v));
 	return 0;
 }
@@ -374,10 +390,6 @@ static int set_up(struct blk *b, const char *path, bool readonly, struct err *er
 
 	if (ret < 0)
 		return ret;
-	/* Deep enough that handing over a request never blocks. */
-	ret = workers_new(&b->worker, 1, QUEUE_SIZE, err);
-	if (ret < 0)
-		return err_wrap(err, ret, "%s", b->v.dev.id);
 	b->done_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
 	if (b->done_fd < 0)
 		return err_errno(err, "%s: create an eventfd", b->v.dev.id);
