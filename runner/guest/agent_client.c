@@ -69,10 +69,11 @@ static int wait_answer(int fd, int end_fd, int64_t end, struct err *err)
 			return err_set(err, ETIMEDOUT, "vsock: no answer");
 		if (poll(p, 2, (int)MIN(left, (int64_t)INT_MAX)) < 0 && errno != EINTR)
 			return err_errno(err, "vsock: poll");
-		if (p[1].revents)
-			return err_set(err, ECANCELED, "the guest has ended");
+		/* The last words of a guest that has ended are still an answer. */
 		if (p[0].revents)
 			return 0;
+		if (p[1].revents)
+			return err_set(err, ECANCELED, "the guest has ended");
 	}
 }
 
@@ -117,6 +118,7 @@ static int attach(int fd, int end_fd, int64_t end, struct agent **out, struct er
 		return err_set(err, ENOMEM, "agent connection: out of memory");
 	}
 	a->fd = fd;
+	a->end_fd = end_fd;
 	agent_put_hello(&w);
 	r = agent_frame_send(fd, AGENT_HELLO, &w, left_ms(end), err);
 	if (r == 0)
@@ -210,9 +212,11 @@ int agent_call(struct agent *a, uint16_t type, const struct writer *w, uint16_t 
 	       int timeout_ms, struct err *err)
 {
 	static const struct writer none;
-	int64_t end = mono_ms() + timeout_ms;
+	int64_t end = timeout_ms < 0 ? INT64_MAX : mono_ms() + timeout_ms;
 	int r = agent_frame_send(a->fd, type, w ? w : &none, timeout_ms, err);
 
+	if (r == 0 && a->end_fd >= 0)
+		r = wait_answer(a->fd, a->end_fd, end, err);
 	if (r == 0)
 		r = agent_frame_read(a->fd, &a->frame, timeout_ms < 0 ? -1 : left_ms(end), err);
 	if (r < 0)

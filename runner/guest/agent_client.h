@@ -31,8 +31,9 @@ struct agent;
  */
 int agent_connect(const char *vsock_path, int timeout_ms, struct agent **out, struct err *err);
 /*
- * The same, given up as soon as `end_fd` is readable (ECANCELED): the eventfd that tells of the
- * VM's end, so that nobody waits for a guest that is no more.
+ * The same, given up as soon as `end_fd` is readable (ECANCELED), and so is any later request on
+ * the connection: the eventfd that tells of the VM's end, so that nobody waits for a guest that is
+ * no more. It outlives the connection.
  */
 int agent_connect_unless(const char *vsock_path, int timeout_ms, int end_fd, struct agent **out,
 			 struct err *err);

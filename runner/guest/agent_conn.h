@@ -6,6 +6,7 @@
 
 struct agent {
 	int fd;
+	int end_fd;		  /* borrowed: readable once the guest is no more; -1: none */
 	struct agent_frame frame; /* the last one received */
 };
 

@@ -265,6 +265,24 @@ static void connecting_ends_with_the_guest(void **state)
 	assert_int_equal(agent_connect_unless(path, MS, gone[0], &a, &e), -ECANCELED);
 	kill(p, SIGKILL);
 	waitpid(p, NULL, 0);
+	/* One that had answered before, and ends over a request. */
+	assert_int_equal(read(gone[0], &(char){0}, 1), 1);
+	x->session = fork();
+	if (x->session == 0) {
+		char line[32];
+		int fd = accept(l, NULL, NULL);
+
+		if (read(fd, line, 13) != 13 || write(fd, "OK 8\n", 5) != 5)
+			_exit(1);
+		session_serve(&x->g, fd);
+		_exit(0);
+	}
+	assert_int_equal(agent_connect_unless(path, MS, gone[0], &a, &e), 0);
+	assert_int_equal(kill(x->session, SIGSTOP), 0);
+	assert_int_equal(write(gone[1], "", 1), 1);
+	assert_int_equal(agent_thaw(a, 10 * MS, NULL, &e), -ECANCELED);
+	assert_int_equal(kill(x->session, SIGCONT), 0);
+	end(x, a);
 	close(gone[0]);
 	close(gone[1]);
 	close(l);
