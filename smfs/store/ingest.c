@@ -15,6 +15,7 @@ int smfs_ingest_begin(struct smfs_store *s, struct smfs_ingest **out, struct err
 		return err_set(err, ENOMEM, "begin ingest: out of memory");
 	ing->s = s;
 	pthread_mutex_init(&ing->lock, NULL);
+	pthread_cond_init(&ing->settled, NULL);
 	pthread_mutex_init(&ing->fail_lock, NULL);
 	pthread_mutex_init(&ing->jobs_lock, NULL);
 	int r = packw_new(s, &ing->packw, err);
@@ -33,6 +34,7 @@ void smfs_ingest_abort(struct smfs_ingest *ing)
 	ingest_free_jobs(ing);
 	packw_free(ing->packw);
 	pthread_mutex_destroy(&ing->lock);
+	pthread_cond_destroy(&ing->settled);
 	pthread_mutex_destroy(&ing->fail_lock);
 	pthread_mutex_destroy(&ing->jobs_lock);
 	free(ing->pend);
@@ -61,6 +63,10 @@ int ingest_fail(struct smfs_ingest *ing, int r, const struct err *err)
 		atomic_store(&ing->failed, true);
 	}
 	pthread_mutex_unlock(&ing->fail_lock);
+	/* Who waits for a frame that will not come looks again. */
+	pthread_mutex_lock(&ing->lock);
+	pthread_cond_broadcast(&ing->settled);
+	pthread_mutex_unlock(&ing->lock);
 	return r;
 }
 
@@ -154,6 +160,7 @@ static void pend_settle(struct smfs_ingest *ing, size_t index, enum pend_state s
 	ing->pend[index].state = state;
 	if (loc)
 		ing->pend[index].loc = *loc;
+	pthread_cond_broadcast(&ing->settled);
 	pthread_mutex_unlock(&ing->lock);
 }
 
@@ -240,6 +247,22 @@ static int pend_has(struct smfs_ingest *ing, uint8_t kind, const struct smfs_id 
 		*logical = p->logical;
 	pthread_mutex_unlock(&ing->lock);
 	return yes;
+}
+
+int ingest_chunk_loc(struct smfs_ingest *ing, const struct smfs_id *id, struct frame_loc *loc)
+{
+	struct pend *p;
+
+	pthread_mutex_lock(&ing->lock);
+	/* Found anew each time: the table may have moved. */
+	while ((p = pend_find(ing, FRAME_CHUNK, id)) && p->state == PEND_CLAIMED &&
+	       !atomic_load(&ing->failed))
+		pthread_cond_wait(&ing->settled, &ing->lock);
+	bool written = p && p->state == PEND_WRITTEN;
+	if (written)
+		*loc = p->loc;
+	pthread_mutex_unlock(&ing->lock);
+	return written ? 1 : index_find(ing->s->ix, FRAME_CHUNK, id, loc, NULL);
 }
 
 int ingest_has_content(struct smfs_ingest *ing, const struct smfs_content *c, struct err *err)

@@ -39,8 +39,9 @@ struct smfs_ingest {
 	struct smfs_store *s;
 	struct packw *packw;
 
-	pthread_mutex_t lock; /* of the pending table and the staged names */
-	struct pend *pend;    /* in order of arrival */
+	pthread_mutex_t lock;	/* of the pending table and the staged names */
+	pthread_cond_t settled; /* a claimed entry is, or the ingest failed */
+	struct pend *pend;	/* in order of arrival */
 	size_t npend, pend_cap;
 	uint32_t *slots; /* open addressing: index into pend + 1, 0 = free */
 	size_t nslots;	 /* power of two */
@@ -68,6 +69,12 @@ int ingest_check(struct smfs_ingest *ing, struct err *err);
  */
 int ingest_put(struct smfs_ingest *ing, uint8_t kind, const void *raw, uint32_t len,
 	       uint64_t logical, struct smfs_id *id, struct err *err);
+
+/*
+ * Where a chunk is that this ingest has put: 1 with *loc; 0 when it is not to be found after all.
+ * Waits for the thread that is writing it.
+ */
+int ingest_chunk_loc(struct smfs_ingest *ing, const struct smfs_id *id, struct frame_loc *loc);
 
 /* -EINVAL unless what the entry refers to is in the store or in this ingest. */
 int ingest_has_content(struct smfs_ingest *ing, const struct smfs_content *c, struct err *err);

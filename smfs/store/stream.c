@@ -37,33 +37,15 @@ void ingest_free_jobs(struct smfs_ingest *ing)
 	while ((j = ing->free_jobs)) {
 		ing->free_jobs = j->next;
 		free(j->buf);
+		free(j->source);
 		free(j);
 	}
 }
 
-/* Trim, hash, store: the trimmed length in *len, 0 for zeros. */
-static int store_chunk(struct smfs_ingest *ing, const uint8_t *p, uint32_t *len, struct smfs_id *id,
-		       struct err *err)
-{
-	uint32_t n = (uint32_t)zero_trim(p, *len);
-
-	if (n < *len)
-		atomic_fetch_add(&ing->zero, *len - n);
-	*len = n;
-	return n ? ingest_put(ing, FRAME_CHUNK, p, n, 0, id, err) : 0;
-}
-
-/* Errors stay with the ingest. */
 static void run_pieces(struct smfs_stream *st, struct job *j)
 {
-	for (unsigned i = 0; i < j->n; i++) {
-		struct piece *pc = &j->piece[i];
-		uint32_t len = pc->len;
-
-		if (store_chunk(st->ing, pc->p, &len, &pc->slot->e.id, NULL) == 0)
-			pc->slot->e.len = len;
-		leaf_put(pc->leaf);
-	}
+	for (unsigned i = 0; i < j->n; i++)
+		piece_run(st, j, &j->piece[i]);
 }
 
 static void run_job(void *arg)
@@ -76,7 +58,7 @@ static void run_job(void *arg)
 	/* The stream may be freed as soon as the lock is released with `running` at 0. */
 	pthread_mutex_lock(&st->lock);
 	if (--st->running == 0)
-		pthread_cond_broadcast(&st->idle);
+		pthread_cond_broadcast(&st->changed);
 	pthread_mutex_unlock(&st->lock);
 }
 
@@ -105,7 +87,7 @@ static void wait_idle(struct smfs_stream *st)
 {
 	pthread_mutex_lock(&st->lock);
 	while (st->running)
-		pthread_cond_wait(&st->idle, &st->lock);
+		pthread_cond_wait(&st->changed, &st->lock);
 	pthread_mutex_unlock(&st->lock);
 }
 
@@ -142,7 +124,7 @@ static int emit_across(struct smfs_stream *st, const uint8_t *p, uint32_t len, u
 	struct slot *slot;
 	struct smfs_id id;
 	uint32_t n = len;
-	int r = store_chunk(st->ing, p, &n, &id, err);
+	int r = piece_store(st->ing, p, &n, &id, err);
 
 	if (r < 0 || n == 0)
 		return r;
@@ -162,22 +144,54 @@ static int emit_across(struct smfs_stream *st, const uint8_t *p, uint32_t len, u
 	return 0;
 }
 
+/* Look for pages that came before. Small files are not worth the table. */
+static int match_pages(struct smfs_stream *st, struct piece *pc, struct err *err)
+{
+	int r = 0;
+
+	if (pc->len != FRAME_SIZE || st->start < JOB_BYTES)
+		return 0;
+	if (!st->pages)
+		r = pages_new(&st->pages);
+	if (r == 0)
+		r = pages_match(st->pages, pc->p, pc->run, &pc->origin);
+	if (r < 0)
+		return err_set(err, ENOMEM, "look for equal pages: out of memory");
+	pc->nruns = (unsigned)r;
+	return 0;
+}
+
+/* A chunk within a span, for the workers. */
+static int emit_piece(struct smfs_stream *st, const uint8_t *p, uint32_t len, struct err *err)
+{
+	struct job *j = st->job;
+	struct piece *pc = &j->piece[j->n];
+	unsigned i = 0;
+
+	*pc = (struct piece){.p = p, .len = len, .off = (uint32_t)(st->start % LEAF_SPAN)};
+	int r = match_pages(st, pc, err);
+	do {
+		uint64_t off = pc->nruns ? pc->run[i].off : 0;
+
+		if (r == 0)
+			r = leaf_add(st, st->start + off, &pc->slot[i], err);
+	} while (r == 0 && ++i < pc->nruns);
+	if (r < 0)
+		return r;
+	pc->leaf = st->leaf;
+	atomic_fetch_add(&st->leaf->refs, 1);
+	j->n++;
+	j->bytes += len;
+	return 0;
+}
+
 /* One whole chunk at `p`, which stays as it is until the job has run. */
 static int emit(struct smfs_stream *st, const uint8_t *p, uint32_t len, struct err *err)
 {
 	uint64_t head = LEAF_SPAN - st->start % LEAF_SPAN;
-	struct slot *slot;
-	int r;
+	int r = len > head ? emit_across(st, p, len, (uint32_t)head, err)
+			   : emit_piece(st, p, len, err);
 
-	if (len > head) {
-		r = emit_across(st, p, len, (uint32_t)head, err);
-	} else if ((r = leaf_add(st, st->start, &slot, err)) == 0) {
-		struct job *j = st->job;
-
-		atomic_fetch_add(&st->leaf->refs, 1);
-		j->piece[j->n++] = (struct piece){p, len, slot, st->leaf};
-		j->bytes += len;
-	}
 	st->start += len;
 	st->chunks++;
 	return r;
@@ -249,7 +263,7 @@ int smfs_stream_open(struct smfs_ingest *ing, unsigned flags, struct smfs_stream
 	st->ing = ing;
 	st->stable = flags & SMFS_STREAM_STABLE;
 	pthread_mutex_init(&st->lock, NULL);
-	pthread_cond_init(&st->idle, NULL);
+	pthread_cond_init(&st->changed, NULL);
 	*out = st;
 	return 0;
 }
@@ -366,7 +380,7 @@ static int finish_single(struct smfs_stream *st, struct smfs_content *out, struc
 	st->job->n = 0;
 	leaf_discard(pc->leaf);
 	st->leaf = NULL;
-	int r = store_chunk(st->ing, pc->p, &len, &out->id, err);
+	int r = piece_store(st->ing, pc->p, &len, &out->id, err);
 	if (r == 0 && len)
 		out->kind = SMFS_CHUNK;
 	return r;
@@ -417,8 +431,9 @@ void smfs_stream_abort(struct smfs_stream *st)
 		leaf_put(st->leaf);
 	wait_idle(st);
 	job_put(st->ing, st->job);
+	pages_free(st->pages);
 	free(st->sealed);
 	pthread_mutex_destroy(&st->lock);
-	pthread_cond_destroy(&st->idle);
+	pthread_cond_destroy(&st->changed);
 	free(st);
 }

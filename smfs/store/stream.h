@@ -6,6 +6,10 @@
  * append. Where the result belongs, a *slot*, is settled before, in file order, so the map does not
  * depend on the order in which workers finish.
  *
+ * PAGES that came before are found while chunks are cut (pages.h), in files above a job's size.
+ * Such a chunk has a slot for each run; its worker waits for the chunks the runs are from,
+ * compares, and stores the chunk after all when a run does not hold.
+ *
  * LEAVES of the map own the slots of one LEAF_SPAN. A leaf is sealed, made a node and freed, by
  * whoever settles its last slot after the stream moved on; so memory is bounded by the jobs in
  * flight, not by the file. The few ids of sealed leaves stay with the stream until finish builds
@@ -18,6 +22,7 @@
 
 #include "smfs/store/ingest.h"
 #include "smfs/store/map.h"
+#include "smfs/store/pages.h"
 
 #define JOB_BYTES  MIB
 #define JOB_PIECES 64
@@ -44,9 +49,12 @@ struct leaf {
 
 struct piece {
 	const uint8_t *p;
-	uint32_t len;
-	struct slot *slot;
+	uint32_t len, off; /* off: in its span */
 	struct leaf *leaf;
+	struct origin *origin; /* to settle, or NULL */
+	unsigned nruns;	       /* 0: no runs, one slot */
+	struct page_run run[PAGE_RUNS];
+	struct slot *slot[PAGE_RUNS];
 };
 
 struct job {
@@ -56,7 +64,8 @@ struct job {
 	size_t bytes; /* of its pieces */
 	size_t used;  /* of buf */
 	struct piece piece[JOB_PIECES];
-	uint8_t *buf; /* JOB_BYTES, on first use */
+	uint8_t *buf;	 /* JOB_BYTES, on first use */
+	uint8_t *source; /* FRAME_SIZE, on first use: the chunk a run is from */
 };
 
 /* What is left of a sealed leaf. */
@@ -75,11 +84,12 @@ struct smfs_stream {
 	uint64_t chunks;     /* emitted, zeros included */
 	struct leaf *leaf;
 	struct job *job;
+	struct pages *pages;
 
-	pthread_mutex_t lock;
-	pthread_cond_t idle;
-	unsigned running; /* jobs with the workers */
-	bool handed_off;  /* a job was ever handed to the workers */
+	pthread_mutex_t lock;	/* of what follows and the origins' fields */
+	pthread_cond_t changed; /* `running` is 0, or an origin settled */
+	unsigned running;	/* jobs with the workers */
+	bool handed_off;	/* a job was ever handed to the workers */
 	struct sealed *sealed;
 	size_t nsealed, sealed_cap;
 };
@@ -88,6 +98,13 @@ struct smfs_stream {
 int stream_room(struct smfs_stream *st, uint8_t **p, size_t *len, struct err *err);
 /* `len` bytes were put there. */
 int stream_filled(struct smfs_stream *st, size_t len, struct err *err);
+
+/* stream_piece.c */
+/* Trim, hash, store: the trimmed length in *len, 0 for zeros. */
+int piece_store(struct smfs_ingest *ing, const uint8_t *p, uint32_t *len, struct smfs_id *id,
+		struct err *err);
+/* Settle a piece's slots. Errors stay with the ingest. */
+void piece_run(struct smfs_stream *st, struct job *j, struct piece *pc);
 
 /* stream_leaf.c */
 int leaf_add(struct smfs_stream *st, uint64_t off, struct slot **slot, struct err *err);
