@@ -5,12 +5,14 @@
 
 #include "smfs/base/cleanup.h"
 #include "smfs/base/io.h"
+#include "smfs/base/num.h"
 
 #include <fcntl.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
+#include <unistd.h>
 
 #define REPORT_MAX CONTROL_REPLY_MAX /* of the same contents */
 
@@ -50,6 +52,23 @@ static int redirect(const struct rundir *d, struct err *err)
 	return 0;
 }
 
+/*
+ * What else the caller has open is not the VM's to keep: the other end of somebody's pipe, a lock a
+ * script holds until its commands are done.
+ */
+static void close_the_rest(int a, int b)
+{
+	const unsigned keep[] = {(unsigned)MIN(a, b), (unsigned)MAX(a, b)};
+	unsigned from = STDERR_FILENO + 1;
+
+	for (size_t i = 0; i < ARRAY_SIZE(keep); i++) {
+		if (keep[i] > from)
+			close_range(from, keep[i] - 1, 0);
+		from = MAX(from, keep[i] + 1);
+	}
+	close_range(from, ~0u, 0);
+}
+
 static _Noreturn void child_main(struct rundir *d, pid_t parent, bool attached, int fd,
 				 spawn_body body, void *arg)
 {
@@ -64,6 +83,7 @@ static _Noreturn void child_main(struct rundir *d, pid_t parent, bool attached, 
 			_exit(EXIT_FAILED);
 	}
 	d->info.pid = getpid();
+	close_the_rest(fd, d->lock_fd);
 	r = redirect(d, &err);
 	if (r == 0)
 		code = body(&c, d, arg, &err);

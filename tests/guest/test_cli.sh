@@ -58,6 +58,36 @@ check "which the error explains" says "smvm-pull"
 check "an unknown option is a usage error" status 2 smvm-runner boot --colour
 check "too much memory is a usage error" status 2 smvm-runner boot -m 999T --kernel "$guest"
 check "a kernel that is none is refused" status 5 smvm-runner boot --kernel "$B/smfs.pc"
+# Several at once: each is answered, in some order.
+smvm-runner snapshot one at1 >/dev/null 2>&1 &
+a=$!
+smvm-runner snapshot one at2 >/dev/null 2>&1 &
+b=$!
+check "of two snapshots at once" wait $a
+check "both are taken" wait $b
+for i in 1 2 3 4; do
+	smvm-runner restore --name twin at1 >"$T/twin$i" 2>&1 &
+	eval "r$i=\$!"
+	smvm-runner ps -q >/dev/null &
+done
+won=0
+for i in 1 2 3 4; do
+	eval "wait \$r$i" && won=$((won + 1))
+done
+check "of four restores for one name one wins" [ $won -eq 1 ]
+check "and the others learn that it is taken" [ "$(cat "$T"/twin? | grep -c "is running already")" -eq 3 ]
+smvm-runner stop -f twin
+for i in 1 2 3 4; do
+	smvm-runner restore at2 >"$T/twin$i" 2>&1 &
+	eval "r$i=\$!"
+	smvm-runner ps -q >/dev/null &
+done
+won=0
+for i in 1 2 3 4; do
+	eval "wait \$r$i" && won=$((won + 1))
+done
+check "four restores without a name all run" [ $won -eq 4 ]
+smvm-runner stop -f $(cat "$T"/twin?)
 check "stop ends it, and it is gone when stop returns" status 0 smvm-runner stop one
 check_not "ps lists it no more" running one
 

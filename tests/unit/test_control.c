@@ -265,6 +265,15 @@ static int body_ok(struct spawn_child *c, struct rundir *d, void *arg, struct er
 	return 0;
 }
 
+static int body_looks(struct spawn_child *c, struct rundir *d, void *arg, struct err *err)
+{
+	const int *fd = arg;
+
+	spawn_ready(c, json_pack("{s:b, s:b}", "open", fcntl(*fd, F_GETFD) >= 0, "locked",
+				 fcntl(d->lock_fd, F_GETFD) >= 0));
+	return 0;
+}
+
 static int body_fails(struct spawn_child *c, struct rundir *d, void *arg, struct err *err)
 {
 	err_set(err, ENOTSUP, "restore s: other CPU");
@@ -302,6 +311,19 @@ static void a_vm_process_reports_its_start(void **state)
 	json_decref(details);
 	assert_true(waitpid(d->info.pid, NULL, 0) > 0);
 	rundir_release(d);
+
+	/* It keeps its directory's lock, and nothing that its starter happens to have open. */
+	int fds[2];
+	assert_int_equal(pipe(fds), 0);
+	assert_int_equal(rundir_create(NULL, &d, &err), 0);
+	assert_int_equal(spawn_vm(d, false, body_looks, &fds[1], &details, &err), 0);
+	assert_true(json_is_false(json_object_get(details, "open")));
+	assert_true(json_is_true(json_object_get(details, "locked")));
+	json_decref(details);
+	assert_true(waitpid(d->info.pid, NULL, 0) > 0);
+	rundir_release(d);
+	close(fds[0]);
+	close(fds[1]);
 
 	assert_int_equal(rundir_create(NULL, &d, &err), 0);
 	assert_int_equal(spawn_vm(d, false, body_fails, NULL, NULL, &err), -ENOTSUP);
