@@ -115,6 +115,24 @@ check "restore of both" restore m1 mem1b
 check "restore of both" restore m2 mem2
 check "the first is as it was" until_true 10 said mem1b "^sum $sum\$"
 check "the second is as dirtied" until_true 10 said mem2 "^sum $dirty\$"
+
+# ---- a store without room: the snapshot fails, the guest does not
+mkdir "$T/small" "$T/smallmnt"
+if mount -t tmpfs -o size=6M tmpfs "$T/small" 2>/dev/null; then
+	at_exit 'umount -l "$T/small"'
+	smfs init "$T/small" >/dev/null && smfs mount "$T/small" "$T/smallmnt"
+	at_exit 'smfs unmount "$T/smallmnt"'
+	SMFS_STORE=$T/small smvm-runner boot --kernel "$B/guest/memory" -m 256M --name poor --mount "$T/smallmnt" >/dev/null
+	check "another fills its memory" until_true 10 said poor '^filled [0-9a-f]\{16\}$'
+	smvm-runner snapshot poor p1 >/dev/null 2>"$T/err"
+	check "there is no room for its snapshot" [ $? -eq 1 ]
+	check "which is what it says" grep -q "No space left" "$T/err"
+	check "the guest goes on" ask poor d '^dirty [0-9a-f]\{16\}$'
+	check "nothing of the snapshot is there" [ -z "$(ls "$T/smallmnt/snapshots" 2>/dev/null)" ]
+	smvm-runner stop -f poor
+else
+	skip "a store without room" "cannot mount a tmpfs"
+fi
 smvm-runner stop -f mem mem1 mem1b mem2
 
 # ---- registers
