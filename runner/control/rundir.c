@@ -85,6 +85,24 @@ static int base_lock(int flags, struct err *err)
 	return steal_fd(&fd);
 }
 
+/* Whoever else could rename what is in it could be the VM that a command talks to. */
+static int make_base(struct err *err)
+{
+	struct stat st;
+
+	if (mkdir(base_dir(), 0700) < 0 && errno != EEXIST)
+		return err_errno(err, "create run directory %s", base_dir());
+	if (stat(base_dir(), &st) < 0)
+		return err_errno(err, "stat run directory %s", base_dir());
+	if ((st.st_uid != geteuid() && st.st_uid != 0) || st.st_mode & S_IWOTH)
+		return err_set(
+			err, EPERM,
+			"run directory %s: others may write to it; make it your own or choose "
+			"another with SMVM_RUN_DIR",
+			base_dir());
+	return 0;
+}
+
 #define INFO_FORMAT "{s:s, s:s, s:i, s:I, s:i, s:I, s:s, s:s, s:I}"
 
 static bool info_parse(const char *text, size_t len, struct vm_info *i)
@@ -150,8 +168,8 @@ int rundir_create(const char *name, struct rundir **out, struct err *err)
 
 	if (name && (r = rundir_name_check(name, err)) < 0)
 		return r;
-	if (mkdir(base_dir(), 0700) < 0 && errno != EEXIST)
-		return err_errno(err, "create run directory %s", base_dir());
+	if ((r = make_base(err)) < 0)
+		return r;
 	cleanup_fd int base = base_lock(0, err);
 	if (base < 0)
 		return base;

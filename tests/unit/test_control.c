@@ -74,6 +74,16 @@ static void a_name_is_taken_once(void **state)
 	rundir_remove(d);
 }
 
+static void a_directory_of_others_is_refused(void **state)
+{
+	struct err err = ERR_INIT;
+	struct rundir *d;
+
+	assert_int_equal(chmod(base, 0777), 0);
+	assert_int_equal(rundir_create("open", &d, &err), -EPERM);
+	assert_int_equal(chmod(base, 0700), 0);
+}
+
 static void names_that_could_be_paths_are_refused(void **state)
 {
 	static const char *const bad[] = {"", ".", "..", "a/b", "-x", ".a", "a b", "a\n"};
@@ -415,6 +425,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(a_vm_is_found_by_name_id_and_prefix),
 		cmocka_unit_test(a_name_is_taken_once),
+		cmocka_unit_test(a_directory_of_others_is_refused),
 		cmocka_unit_test(names_that_could_be_paths_are_refused),
 		cmocka_unit_test(a_dead_owner_leaves_nothing),
 		cmocka_unit_test(requests_are_answered_or_refused_with_the_reason),
