@@ -17,7 +17,8 @@ check 'the image is pulled from the registry' smvm-pull --store "$T/disk/store" 
 check 'guestcheck builds' cc -std=gnu11 -D_GNU_SOURCE -O2 -Wall -Wextra -Werror -static -pthread \
 	-o "$T/disk/guestcheck" tests/vm/guestcheck.c
 
-MACHINE_TIMEOUT=${MACHINE_TIMEOUT:-420}
+# Three minutes on two idle cores; a busy machine may take longer, up to what a suite may take at all.
+MACHINE_TIMEOUT=${MACHINE_TIMEOUT:-570}
 machine_run "$T/disk" tests/vm/scenario_job.sh "$image" >"$T/out" 2>&1
 status=$?
 cat "$T/out"
