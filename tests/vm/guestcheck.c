@@ -1,15 +1,13 @@
 /*
  * guestcheck.c - runs inside a guest across snapshots and restores, and tells what they broke.
  *
- *   guestcheck start STATE    leave a process working in the background; its counters are in the
- * file STATE guestcheck report STATE   wait until every counter has moved, then print the facts;
- * status 0 if all is well
+ *     guestcheck start STATE     leave a process working in the background, its counters in STATE
+ *     guestcheck report STATE    wait until every counter moved, print facts; status 0: all well
  *
- * The background process has two threads pinned to each CPU: one spins half of its time with known
- * values in all sixteen ymm registers, on the x87 stack and in the control words, and compares them
- * after each hold; one sleeps. Three more wait for a periodic POSIX timer, a timerfd and a relative
- * futex-like sleep. All of them compare CLOCK_MONOTONIC against the latest value any thread has
- * seen.
+ * The background process has two threads pinned to each CPU. One holds known values in all sixteen
+ * ymm registers, on the x87 stack and in the control words, spinning a fifth of its time, and
+ * compares them after each hold; the other sleeps. Two more wait for a periodic POSIX timer and a
+ * timerfd. All compare CLOCK_MONOTONIC with the latest value any thread has seen.
  *
  * A report prints "ok WHAT" or "FAILED WHAT: DETAIL" lines, and "fact KEY VALUE" lines (hostname,
  * machine_id, random, wall_ns, monotonic_ns, cpus) for the host to judge. It waits with a deadline,
@@ -41,7 +39,7 @@
 
 #define STATE_MAGIC	     0x67636b31u
 #define CPUS_MAX	     16
-#define PERIOD_NS	     20000000L
+#define PERIOD_NS	     100000000L
 #define HOLD_NS		     10000000u
 #define PROGRESS_DEADLINE_MS 15000
 
@@ -207,8 +205,10 @@ static void *register_worker(void *arg)
 		if ((unsigned)sched_getcpu() != w->cpu)
 			atomic_fetch_add(&c->astray, 1);
 		atomic_fetch_add(&c->holds, 1);
-		/* Half the time is left to the rest of the guest; an emulated vCPU has little. */
-		clock_nanosleep(CLOCK_MONOTONIC, 0, &(struct timespec){.tv_nsec = HOLD_NS}, NULL);
+		/* Most of the time is left to the rest of the guest; an emulated vCPU has little.
+		 */
+		clock_nanosleep(CLOCK_MONOTONIC, 0, &(struct timespec){.tv_nsec = 4 * HOLD_NS},
+				NULL);
 		/* As long as a hold ought to be, whatever the machine's speed. */
 		if (took < HOLD_NS / 2 && spins < UINT32_MAX)
 			spins *= 2;
