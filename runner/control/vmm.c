@@ -377,7 +377,7 @@ void vmm_free(struct vmm *v)
 	if (v->machine.vm)
 		vm_wait(v->machine.vm, NULL);
 	console_free(v->console);
-	vm_free(v->machine.vm);
+	machine_free(&v->machine);
 	json_decref(v->restored);
 	free(v);
 }
