@@ -37,6 +37,15 @@ acked() { # acked N: wait until N changes are acknowledged
 	done
 }
 
+unmount() { # a killed writer's files may be closed an instant after it was waited for
+	i=0
+	until umount "$mnt"; do
+		i=$((i + 1))
+		[ $i -lt 200 ] || return 1
+		sleep 0.05
+	done
+}
+
 cycle() { # cycle N: write until N acknowledgements, lose power, mount again, verify
 	: >"$T/acks"
 	mkfs && mount -o loop "$img" "$mnt" && init_store || return 1
@@ -46,11 +55,11 @@ cycle() { # cycle N: write until N acknowledgements, lose power, mount again, ve
 	lost=$?
 	kill -9 $writer 2>/dev/null
 	wait $writer
-	umount "$mnt" || return 1
+	unmount || return 1
 	[ $lost = 0 ] && mount -o loop "$img" "$mnt" || return 1
 	"$prog" verify "$mnt/store" <"$T/acks"
 	r=$?
-	umount "$mnt"
+	unmount || return 1
 	return $r
 }
 
