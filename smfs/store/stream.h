@@ -12,8 +12,8 @@
  *
  * LEAVES of the map own the slots of one LEAF_SPAN. A leaf is sealed, made a node and freed, by
  * whoever settles its last slot after the stream moved on; so memory is bounded by the jobs in
- * flight, not by the file. The few ids of sealed leaves stay with the stream until finish builds
- * the inner nodes.
+ * flight, not by the file, but for what is small: the ids of sealed leaves stay with the stream
+ * until finish builds the inner nodes, and an origin (pages.h) for each chunk.
  *
  * A file that ends within its first job never meets another thread.
  */
