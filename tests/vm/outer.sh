@@ -25,9 +25,6 @@
 # than native). The root is an erofs image made of the files of this host's installed Debian packages,
 # cached in $BUILD/vm and rebuilt when a package, the kernel or this script changes; the tree goes into
 # a second, small image made anew for each run. tests/vm/outer_init.c is process 1.
-# Its kernel ticks periodically: QEMU 7.2's SVM helpers change a processor's pending interrupts without a
-# lock, so now and then one is lost. With a one-shot timer that processor would sleep until somebody else
-# woke it; a periodic one wakes it, and delivers what was lost, a few milliseconds later.
 set -eu
 
 here=$(cd "$(dirname "$0")/../.." && pwd)
@@ -215,7 +212,7 @@ mkfifo "$work/stdin"
 setpriv --pdeathsig TERM timeout -k 5 "$seconds" setpriv --pdeathsig KILL qemu-system-x86_64 -nodefaults -no-user-config -no-reboot -display none \
 	-machine pc,hpet=off -accel tcg,thread=multi,tb-size=1024 -cpu max -smp 2 -m "$memory" \
 	-kernel "$kernel" -initrd "$cache/initramfs.cpio" \
-	-append "console=ttyS0 loglevel=${OUTER_LOGLEVEL:-4} panic=-1 mitigations=off tsc=reliable random.trust_cpu=on no_timer_check nohz=off highres=off" \
+	-append "console=ttyS0 loglevel=${OUTER_LOGLEVEL:-4} panic=-1 mitigations=off tsc=reliable random.trust_cpu=on no_timer_check" \
 	-serial "file:$console" -device virtio-rng-pci -device virtio-serial-pci \
 	-chardev stdio,id=out,signal=off -device virtserialport,chardev=out,name=smtest.out \
 	-chardev "file,id=rc,path=$work/rc" -device virtserialport,chardev=rc,name=smtest.rc \
