@@ -18,7 +18,7 @@ check 'guestcheck builds' cc -std=gnu11 -D_GNU_SOURCE -O2 -Wall -Wextra -Werror 
 	-o "$T/disk/guestcheck" tests/vm/guestcheck.c
 
 # Three minutes on two idle cores; a busy machine may take longer, up to what a suite may take at all.
-MACHINE_TIMEOUT=${MACHINE_TIMEOUT:-570}
+MACHINE_TIMEOUT=${MACHINE_TIMEOUT:-1140}
 machine_run "$T/disk" tests/vm/scenario_job.sh "$image" >"$T/out" 2>&1
 status=$?
 cat "$T/out"
