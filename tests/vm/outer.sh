@@ -212,7 +212,7 @@ mkfifo "$work/stdin"
 setpriv --pdeathsig TERM timeout -k 5 "$seconds" setpriv --pdeathsig KILL qemu-system-x86_64 -nodefaults -no-user-config -no-reboot -display none \
 	-machine pc,hpet=off -accel tcg,thread=multi,tb-size=1024 -cpu max -smp 2 -m "$memory" \
 	-kernel "$kernel" -initrd "$cache/initramfs.cpio" \
-	-append "console=ttyS0 loglevel=${OUTER_LOGLEVEL:-4} panic=-1 mitigations=off tsc=reliable random.trust_cpu=on no_timer_check" \
+	-append "console=ttyS0 loglevel=${OUTER_LOGLEVEL:-4} panic=-1 mitigations=off tsc=reliable random.trust_cpu=on no_timer_check${OUTER_AWAKE:+ awake=1}" \
 	-serial "file:$console" -device virtio-rng-pci -device virtio-serial-pci \
 	-chardev stdio,id=out,signal=off -device virtserialport,chardev=out,name=smtest.out \
 	-chardev "file,id=rc,path=$work/rc" -device virtserialport,chardev=rc,name=smtest.rc \

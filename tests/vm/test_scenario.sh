@@ -19,8 +19,15 @@ check 'guestcheck builds' cc -std=gnu11 -D_GNU_SOURCE -O2 -Wall -Wextra -Werror 
 
 # Three minutes on two idle cores; a busy machine may take longer, up to what a suite may take at all.
 MACHINE_TIMEOUT=${MACHINE_TIMEOUT:-1140}
-machine_run "$T/disk" tests/vm/scenario_job.sh "$image" "${CYCLES:-6}" >"$T/out" 2>&1
-status=$?
+# The self-checking guest keeps both processors busy by itself, and does not get on beside the idlers.
+export OUTER_AWAKE=1
+machine_run "$T/disk" tests/vm/mainjob.sh "$image" >"$T/out" 2>&1
+main=$?
+unset OUTER_AWAKE
 cat "$T/out"
-check 'the scenario ended well' [ $status -eq 0 ]
+machine_run "$T/disk" tests/vm/cycles.sh "$image" "${CYCLES:-6}" >"$T/out" 2>&1
+cycles=$?
+cat "$T/out"
+check 'the main job ended well' [ $main -eq 0 ]
+check 'the cycles ended well' [ $cycles -eq 0 ]
 tap_done
