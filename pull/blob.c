@@ -21,7 +21,7 @@ struct blob {
 	struct descriptor d;
 	_Atomic uint64_t *progress;
 	struct byte_stream *stream; /* NULL = to be opened at `offset` */
-	struct sha256 *hash;
+	struct sha256 hash;
 	uint64_t offset, opened_at;
 	unsigned stalls, resumes;
 	bool verified;
@@ -51,12 +51,9 @@ int blob_open(struct source *s, const struct descriptor *d, _Atomic uint64_t *pr
 {
 	struct blob *b = calloc(1, sizeof(*b));
 
-	if (b)
-		b->hash = sha256_new();
-	if (!b || !b->hash) {
-		free(b);
+	if (!b)
 		return err_set(err, ENOMEM, "open blob: out of memory");
-	}
+	sha256_init(&b->hash);
 	b->source = s;
 	b->d = *d;
 	b->progress = progress;
@@ -70,7 +67,6 @@ void blob_close(struct blob *b)
 		return;
 	if (b->stream)
 		b->stream->close(b->stream);
-	sha256_free(b->hash);
 	free(b);
 }
 
@@ -79,8 +75,7 @@ static int verify(struct blob *b, struct err *err)
 	char want[DIGEST_STR_MAX], have[DIGEST_STR_MAX];
 	struct digest got;
 
-	if (sha256_final(b->hash, got.b) < 0)
-		return err_set(err, ENOMEM, "hash blob: out of memory");
+	sha256_final(&b->hash, got.b);
 	if (!digest_equal(&got, &b->d.digest))
 		return err_set(err, EBADMSG, "blob %s: content has the digest %s",
 			       digest_format(&b->d.digest, want), digest_format(&got, have));
@@ -149,8 +144,7 @@ ssize_t blob_read(struct blob *b, void *buf, size_t len, struct err *err)
 					   "blob %s: longer than the %lu bytes promised", name,
 					   (unsigned long)b->d.size)
 				 : verify(b, err);
-		if (sha256_update(b->hash, buf, n) < 0)
-			return err_set(err, ENOMEM, "blob %s: out of memory", name);
+		sha256_update(&b->hash, buf, n);
 		b->offset += n;
 		if (b->progress)
 			atomic_fetch_add_explicit(b->progress, n, memory_order_relaxed);

@@ -22,9 +22,7 @@ char *digest_format(const struct digest *d, char *out)
 	return out;
 }
 
-int digest_of(const void *data, size_t len, struct digest *out, struct err *err)
+void digest_of(const void *data, size_t len, struct digest *out)
 {
-	if (sha256(data, len, out->b) < 0)
-		return err_set(err, ENOMEM, "hash %zu bytes: out of memory", len);
-	return 0;
+	sha256(data, len, out->b);
 }

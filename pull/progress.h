@@ -1,31 +1,32 @@
 /*
- * progress.h - one line on a terminal that tells how far a pull is; nothing anywhere else.
- *
- * A thread of its own redraws it ten times a second from counters others add to; it is started only
- * when standard error is a terminal.
+ * progress.h - how far a pull is: counters its threads add to, and the line that shows them.
  */
 #ifndef PULL_PROGRESS_H
 #define PULL_PROGRESS_H
 
 #include <stdatomic.h>
-#include <stdbool.h>
 #include <stdint.h>
+#include <time.h>
 
-struct progress;
+#include "smfs/base/progress.h"
 
-enum progress_phase { PHASE_RESOLVE, PHASE_LAYERS, PHASE_MERGE, PHASE_EROFS, PHASE_COMMIT };
+enum pull_phase { PHASE_RESOLVE, PHASE_LAYERS, PHASE_MERGE, PHASE_EROFS, PHASE_COMMIT };
 
-struct progress_counters {
+struct pull_counters {
 	_Atomic uint64_t bytes;	 /* downloaded */
 	_Atomic uint64_t total;	 /* to download */
 	_Atomic uint32_t layers; /* done */
 	_Atomic uint32_t layers_total;
-	_Atomic enum progress_phase phase;
+	_Atomic enum pull_phase phase;
 };
 
-/* NULL when there is no terminal to draw on, or `quiet`; all calls take that. */
-struct progress *progress_start(const struct progress_counters *c, const char *name, bool quiet);
-/* Clears the line and joins the thread. */
-void progress_stop(struct progress *p);
+struct pull_line {
+	const struct pull_counters *c;
+	const char *name;
+	struct timespec begun; /* CLOCK_MONOTONIC */
+};
+
+/* A progress_draw; `arg` is a struct pull_line. */
+void pull_line_draw(void *arg, char line[PROGRESS_LINE_MAX]);
 
 #endif

@@ -36,7 +36,7 @@ struct pulling {
 	struct smfs_store *s;
 	const struct pull_options *o;
 	struct cancel *cancel;
-	struct progress_counters *c;
+	struct pull_counters *c;
 	struct pull_result *result;
 	struct source *source;
 	struct smfs_ingest *ing;
@@ -470,7 +470,7 @@ static int run(struct pulling *p, struct err *err)
 }
 
 int pull_image(struct smfs_store *s, const struct pull_options *o, struct cancel *cancel,
-	       struct progress_counters *counters, struct pull_result *out, struct err *err)
+	       struct pull_counters *counters, struct pull_result *out, struct err *err)
 {
 	struct pulling p = {.s = s, .o = o, .cancel = cancel, .c = counters, .result = out};
 	int r;

@@ -49,6 +49,6 @@ struct pull_result {
 
 /* Call erofs_isolate() first. `counters` are updated as it goes. */
 int pull_image(struct smfs_store *s, const struct pull_options *o, struct cancel *cancel,
-	       struct progress_counters *counters, struct pull_result *out, struct err *err);
+	       struct pull_counters *counters, struct pull_result *out, struct err *err);
 
 #endif

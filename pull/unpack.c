@@ -17,7 +17,7 @@
 struct unpack {
 	struct blob *in;
 	enum layer_compression compression;
-	struct sha256 *hash;
+	struct sha256 hash;
 	uint64_t max, in_total, out_total;
 	z_stream gz;
 	bool gz_ready, gz_between; /* between members: the end may come, or another */
@@ -38,7 +38,7 @@ int unpack_open(struct blob *in, enum layer_compression c, uint64_t max, struct 
 	u->in = in;
 	u->compression = c;
 	u->max = max;
-	u->hash = sha256_new();
+	sha256_init(&u->hash);
 	if (c == LAYER_GZIP) {
 		u->gz_ready = inflateInit2(&u->gz, 16 + MAX_WBITS) == Z_OK;
 	} else if (c == LAYER_ZSTD) {
@@ -46,7 +46,7 @@ int unpack_open(struct blob *in, enum layer_compression c, uint64_t max, struct 
 		if (u->zstd)
 			ZSTD_DCtx_setParameter(u->zstd, ZSTD_d_windowLogMax, ZSTD_WINDOW_LOG);
 	}
-	if (!u->hash || (c == LAYER_GZIP && !u->gz_ready) || (c == LAYER_ZSTD && !u->zstd)) {
+	if ((c == LAYER_GZIP && !u->gz_ready) || (c == LAYER_ZSTD && !u->zstd)) {
 		unpack_close(u);
 		return err_set(err, ENOMEM, "unpack: out of memory");
 	}
@@ -61,7 +61,6 @@ void unpack_close(struct unpack *u)
 	if (u->gz_ready)
 		inflateEnd(&u->gz);
 	ZSTD_freeDStream(u->zstd);
-	sha256_free(u->hash);
 	free(u);
 }
 
@@ -168,8 +167,7 @@ ssize_t unpack_read(struct unpack *u, const void **piece, struct err *err)
 				err, EBADMSG,
 				"unpacks to more than %u times its size: a decompression bomb",
 				UNPACK_RATIO);
-		if (sha256_update(u->hash, u->output, n) < 0)
-			return err_set(err, ENOMEM, "hash layer: out of memory");
+		sha256_update(&u->hash, u->output, n);
 		*piece = u->output;
 		return n;
 	}
@@ -187,8 +185,7 @@ int unpack_finish(struct unpack *u, const struct digest *diff_id, struct err *er
 		;
 	if (n < 0)
 		return (int)n;
-	if (sha256_final(u->hash, got.b) < 0)
-		return err_set(err, ENOMEM, "hash layer: out of memory");
+	sha256_final(&u->hash, got.b);
 	if (!digest_equal(&got, diff_id))
 		return err_set(err, EBADMSG, "unpacked layer has the digest %s, the config says %s",
 			       digest_format(&got, a), digest_format(diff_id, b));

@@ -293,7 +293,8 @@ static void print_summary(const struct command *c, const struct pull_result *res
 
 static int pull(const struct command *c, struct cancel *cancel, struct err *err)
 {
-	struct progress_counters counters = {0};
+	struct pull_counters counters = {0};
+	struct pull_line line = {.c = &counters, .name = c->o.name};
 	struct timespec t0, t1;
 	struct pull_result res;
 	struct smfs_store *s;
@@ -303,7 +304,8 @@ static int pull(const struct command *c, struct cancel *cancel, struct err *err)
 	if (r < 0)
 		return r;
 	clock_gettime(CLOCK_MONOTONIC, &t0);
-	bar = progress_start(&counters, c->o.name, c->quiet || c->json);
+	line.begun = t0;
+	bar = progress_start(c->quiet || c->json, 0, pull_line_draw, &line);
 	r = pull_image(s, &c->o, cancel, &counters, &res, err);
 	progress_stop(bar);
 	clock_gettime(CLOCK_MONOTONIC, &t1);

@@ -150,33 +150,24 @@ static int build_base(const struct base *b, struct writer *w, struct err *err)
 static int cache_key(const struct base *b, const char *version, char hex[2 * SHA256_LEN + 1],
 		     struct err *err)
 {
-	struct sha256 *h = sha256_new();
 	uint8_t id[SHA256_LEN];
-	int r = h ? 0 : -ENOMEM;
+	struct sha256 h;
 	char line[PATH_MAX + 64];
 	struct stat st;
 
-	if (r == 0)
-		r = sha256_update(h, LAYOUT_VERSION, sizeof(LAYOUT_VERSION));
-	if (r == 0)
-		r = sha256_update(h, version, strlen(version) + 1);
-	if (r == 0)
-		r = sha256_update(h, b->agent, b->agent_len);
-	for (unsigned i = 0; r == 0 && i < b->modules.n; i++) {
+	sha256_init(&h);
+	sha256_update(&h, LAYOUT_VERSION, sizeof(LAYOUT_VERSION));
+	sha256_update(&h, version, strlen(version) + 1);
+	sha256_update(&h, b->agent, b->agent_len);
+	for (unsigned i = 0; i < b->modules.n; i++) {
 		snprintf(line, sizeof(line), "%s/%s", b->modules_dir, b->modules.path[i]);
-		if (stat(line, &st) < 0) {
-			sha256_free(h);
+		if (stat(line, &st) < 0)
 			return err_errno(err, "module %s", line);
-		}
 		snprintf(line, sizeof(line), "%s %lld %lld.%09ld", b->modules.path[i],
 			 (long long)st.st_size, (long long)st.st_mtim.tv_sec, st.st_mtim.tv_nsec);
-		r = sha256_update(h, line, strlen(line) + 1);
+		sha256_update(&h, line, strlen(line) + 1);
 	}
-	if (r == 0)
-		r = sha256_final(h, id);
-	sha256_free(h);
-	if (r < 0)
-		return err_set(err, -r, "initramfs: digest: %s", strerror(-r));
+	sha256_final(&h, id);
 	hex_encode(id, sizeof(id), hex);
 	return 0;
 }

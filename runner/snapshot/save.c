@@ -50,23 +50,24 @@ static void describe_kernel(const char *path, struct snapshot_meta *m)
 {
 	cleanup_fd int fd = path && path[0] ? open(path, O_RDONLY | O_CLOEXEC) : -1;
 	cleanup_free uint8_t *buf = malloc(MIB);
-	struct sha256 *h = sha256_new();
+	struct sha256 h;
 	uint8_t sum[SHA256_LEN];
 	uint64_t off = 0;
 	ssize_t n = -1;
 
 	if (path)
 		copy_text(m->kernel.path, sizeof(m->kernel.path), path);
-	if (fd >= 0 && buf && h && sha256_reset(h) == 0) {
-		while ((n = pread(fd, buf, MIB, (off_t)off)) > 0 && off < KERNEL_HASH_MAX) {
-			if (sha256_update(h, buf, (size_t)n) < 0)
-				break;
-			off += (uint64_t)n;
-		}
-		if (n == 0 && sha256_final(h, sum) == 0)
-			hex_encode(sum, sizeof(sum), m->kernel.sha256);
+	if (fd < 0 || !buf)
+		return;
+	sha256_init(&h);
+	while ((n = pread(fd, buf, MIB, (off_t)off)) > 0 && off < KERNEL_HASH_MAX) {
+		sha256_update(&h, buf, (size_t)n);
+		off += (uint64_t)n;
 	}
-	sha256_free(h);
+	if (n == 0) {
+		sha256_final(&h, sum);
+		hex_encode(sum, sizeof(sum), m->kernel.sha256);
+	}
 }
 
 static int describe_image(const struct save_info *info, struct snapshot_meta *m, struct err *err)

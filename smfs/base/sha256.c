@@ -1,82 +1,32 @@
+/* libcrypto calls its own low-level functions deprecated, in favour of the layer we pass by. */
+#define OPENSSL_API_COMPAT 0x10100000L
+
 #include "smfs/base/sha256.h"
 
-#include <errno.h>
-#include <openssl/evp.h>
-#include <pthread.h>
-#include <stdlib.h>
+_Static_assert(SHA256_LEN == SHA256_DIGEST_LENGTH, "one length");
 
-struct sha256 {
-	EVP_MD_CTX *ctx;
-};
+/* The calls below return 1 always: there is nothing in them that can fail. */
 
-static pthread_once_t once = PTHREAD_ONCE_INIT;
-static const EVP_MD *md;
-static pthread_key_t tls;
-
-static void tls_free(void *p)
+void sha256_init(struct sha256 *h)
 {
-	sha256_free(p);
+	SHA256_Init(&h->ctx);
 }
 
-static void init(void)
+void sha256_update(struct sha256 *h, const void *p, size_t n)
 {
-	md = EVP_MD_fetch(NULL, "SHA256", NULL);
-	if (!md)
-		md = EVP_sha256();
-	pthread_key_create(&tls, tls_free);
+	SHA256_Update(&h->ctx, p, n);
 }
 
-struct sha256 *sha256_new(void)
+void sha256_final(struct sha256 *h, uint8_t out[SHA256_LEN])
 {
-	pthread_once(&once, init);
-	struct sha256 *h = calloc(1, sizeof(*h));
-	if (!h)
-		return NULL;
-	h->ctx = EVP_MD_CTX_new();
-	if (!h->ctx || sha256_reset(h) < 0) {
-		sha256_free(h);
-		return NULL;
-	}
-	return h;
+	SHA256_Final(out, &h->ctx);
 }
 
-void sha256_free(struct sha256 *h)
+void sha256(const void *p, size_t n, uint8_t out[SHA256_LEN])
 {
-	if (!h)
-		return;
-	EVP_MD_CTX_free(h->ctx);
-	free(h);
-}
+	struct sha256 h;
 
-int sha256_reset(struct sha256 *h)
-{
-	return EVP_DigestInit_ex(h->ctx, md, NULL) == 1 ? 0 : -ENOMEM;
-}
-
-int sha256_update(struct sha256 *h, const void *p, size_t n)
-{
-	return EVP_DigestUpdate(h->ctx, p, n) == 1 ? 0 : -ENOMEM;
-}
-
-int sha256_final(struct sha256 *h, uint8_t out[SHA256_LEN])
-{
-	return EVP_DigestFinal_ex(h->ctx, out, NULL) == 1 ? 0 : -ENOMEM;
-}
-
-int sha256(const void *p, size_t n, uint8_t out[SHA256_LEN])
-{
-	pthread_once(&once, init);
-	struct sha256 *h = pthread_getspecific(tls);
-	if (!h) {
-		h = sha256_new();
-		if (!h)
-			return -ENOMEM;
-		pthread_setspecific(tls, h);
-	}
-	int r = sha256_reset(h);
-	if (r == 0)
-		r = sha256_update(h, p, n);
-	if (r == 0)
-		r = sha256_final(h, out);
-	return r;
+	sha256_init(&h);
+	sha256_update(&h, p, n);
+	sha256_final(&h, out);
 }

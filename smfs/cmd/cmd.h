@@ -102,10 +102,10 @@ int cmd_flush(void);
  * A line on the terminal that tells how far a long operation is, from the second second on.
  * Nothing if standard error is no terminal, or with --quiet.
  */
-struct progress;
-struct progress *progress_start(const struct cmd *c, const char *what, uint64_t total,
-				uint64_t (*done)(void *arg), void *arg);
-void progress_stop(struct progress *p); /* wipes the line; NULL is fine */
+struct cmd_progress;
+struct cmd_progress *cmd_progress_start(const struct cmd *c, const char *what, uint64_t total,
+					uint64_t (*done)(void *arg), void *arg);
+void cmd_progress_stop(struct cmd_progress *p); /* wipes the line; NULL is fine */
 
 /* Set by SIGINT, SIGTERM or SIGHUP once cmd_catch_signals() was called; before, they end the
  * process with EXIT_INTERRUPTED at once. */

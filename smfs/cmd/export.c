@@ -121,7 +121,7 @@ static int export(struct cmd *c, struct smfs_store *s, const struct smfs_name *n
 		free(t);
 		return r;
 	}
-	struct progress *p = progress_start(c, "exporting", n->logical_bytes, bytes_out, t);
+	struct cmd_progress *p = cmd_progress_start(c, "exporting", n->logical_bytes, bytes_out, t);
 	cleanup_fd int fd = t->dirfd = open(partial, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	if (fd < 0)
 		r = err_errno(err, "open %s", partial);
@@ -132,7 +132,7 @@ static int export(struct cmd *c, struct smfs_store *s, const struct smfs_name *n
 		r = err_errno(err, "export to %s", dir);
 	if (r < 0)
 		discard(fd, d, partial);
-	progress_stop(p);
+	cmd_progress_stop(p);
 	smfs_dir_close(d);
 	free(t);
 	return r;

@@ -2,13 +2,12 @@
  * output.c - times, JSON, and a progress line.
  */
 #include <inttypes.h>
-#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
-#include <unistd.h>
 
 #include "smfs/base/num.h"
+#include "smfs/base/progress.h"
 #include "smfs/cmd/cmd.h"
 
 const char *cmd_time(int64_t ns, char buf[CMD_TIME_MAX])
@@ -43,83 +42,44 @@ int cmd_flush(void)
 
 /* ---- progress ------------------------------------------------------------------------------- */
 
-struct progress {
-	pthread_t thread;
-	pthread_mutex_t lock;
-	pthread_cond_t stopped;
-	bool stop, shown;
+struct cmd_progress {
+	struct progress *line;
 	const char *what;
 	uint64_t total;
 	uint64_t (*done)(void *arg);
 	void *arg;
 };
 
-static void show(struct progress *p)
+static void draw(void *arg, char line[PROGRESS_LINE_MAX])
 {
+	struct cmd_progress *p = arg;
 	char done[SIZE_STR_MAX], total[SIZE_STR_MAX];
 	uint64_t n = p->done(p->arg);
 
 	format_size(n, done);
 	if (p->total)
-		fprintf(stderr, "\r\033[K%s: %s of %s (%" PRIu64 " %%)", p->what, done,
-			format_size(p->total, total), n * 100 / p->total);
+		snprintf(line, PROGRESS_LINE_MAX, "%s: %s of %s (%" PRIu64 " %%)", p->what, done,
+			 format_size(p->total, total), n * 100 / p->total);
 	else
-		fprintf(stderr, "\r\033[K%s: %s", p->what, done);
-	p->shown = true;
+		snprintf(line, PROGRESS_LINE_MAX, "%s: %s", p->what, done);
 }
 
-static void *tick(void *arg)
+struct cmd_progress *cmd_progress_start(const struct cmd *c, const char *what, uint64_t total,
+					uint64_t (*done)(void *arg), void *arg)
 {
-	struct progress *p = arg;
-	struct timespec next;
+	struct cmd_progress *p = calloc(1, sizeof(*p));
 
-	clock_gettime(CLOCK_REALTIME, &next);
-	next.tv_sec += 1;
-	pthread_mutex_lock(&p->lock);
-	while (!p->stop) {
-		if (pthread_cond_timedwait(&p->stopped, &p->lock, &next) != ETIMEDOUT)
-			continue;
-		show(p);
-		next.tv_nsec += 200000000;
-		next.tv_sec += next.tv_nsec / 1000000000;
-		next.tv_nsec %= 1000000000;
-	}
-	pthread_mutex_unlock(&p->lock);
-	return NULL;
-}
-
-struct progress *progress_start(const struct cmd *c, const char *what, uint64_t total,
-				uint64_t (*done)(void *arg), void *arg)
-{
-	struct progress *p;
-
-	if (c->quiet || !isatty(STDERR_FILENO))
-		return NULL;
-	p = calloc(1, sizeof(*p));
 	if (!p)
 		return NULL;
-	*p = (struct progress){.what = what, .total = total, .done = done, .arg = arg};
-	pthread_mutex_init(&p->lock, NULL);
-	pthread_cond_init(&p->stopped, NULL);
-	if (pthread_create(&p->thread, NULL, tick, p) != 0) {
-		free(p);
-		return NULL;
-	}
+	*p = (struct cmd_progress){.what = what, .total = total, .done = done, .arg = arg};
+	p->line = progress_start(c->quiet, 1000, draw, p);
 	return p;
 }
 
-void progress_stop(struct progress *p)
+void cmd_progress_stop(struct cmd_progress *p)
 {
 	if (!p)
 		return;
-	pthread_mutex_lock(&p->lock);
-	p->stop = true;
-	pthread_cond_signal(&p->stopped);
-	pthread_mutex_unlock(&p->lock);
-	pthread_join(p->thread, NULL);
-	if (p->shown)
-		fprintf(stderr, "\r\033[K");
-	pthread_mutex_destroy(&p->lock);
-	pthread_cond_destroy(&p->stopped);
+	progress_stop(p->line);
 	free(p);
 }

@@ -92,13 +92,12 @@ static int kind_getattr(struct smfs_mount *m, struct inode *i, struct stat *st, 
 	return 0;
 }
 
-static int name_key(const struct smfs_name *n, struct node_key *key, struct err *err)
+static void name_key(const struct smfs_name *n, struct node_key *key)
 {
 	*key = (struct node_key){.tag = KEY_NAME, .a = n->seq, .b = n->kind, .id = n->root};
 	/* One commit may give two names to one image; a snapshot keeps its inode when renamed. */
-	if (n->kind != SMFS_SNAPSHOT && sha256(n->name, strlen(n->name), key->id.b) < 0)
-		return err_set(err, ENOMEM, "look up %s: out of memory", n->name);
-	return 0;
+	if (n->kind != SMFS_SNAPSHOT)
+		sha256(n->name, strlen(n->name), key->id.b);
 }
 
 int names_find(struct smfs_mount *m, struct inode *parent, enum smfs_kind kind, const char *name,
@@ -115,9 +114,7 @@ int names_find(struct smfs_mount *m, struct inode *parent, enum smfs_kind kind, 
 	r = smfs_name_get(m->store, kind, name, &n, err);
 	if (r < 0)
 		return r;
-	r = name_key(&n, &key, err);
-	if (r < 0)
-		return r;
+	name_key(&n, &key);
 	const char *slash = strrchr(name, '/');
 	r = tree_dir_new(m, parent, slash ? slash + 1 : name, &key, places[kind], &n.root, &n.root,
 			 out, err);
@@ -159,8 +156,7 @@ static int prefix_new(struct smfs_mount *m, struct inode *dir, const char *name,
 {
 	struct node_key key = {.tag = KEY_PREFIX};
 
-	if (sha256(path, strlen(path), key.id.b) < 0)
-		return err_set(err, ENOMEM, "look up %s: out of memory", path);
+	sha256(path, strlen(path), key.id.b);
 	struct inode *i = inode_new(m, dir, name, &kind_ops, &key, S_IFDIR | 0555, err);
 	if (!i)
 		return -ENOMEM;

@@ -114,24 +114,19 @@ bool frame_payload_ok(const struct frame_head *h, const void *payload)
 	return XXH3_64bits_withSeed(payload, h->stored_len, h->head_sum) == h->payload_sum;
 }
 
-int frame_id(uint8_t kind, const void *raw, size_t len, struct smfs_id *out)
+void frame_id(uint8_t kind, const void *raw, size_t len, struct smfs_id *out)
 {
 	/* Of one length, so no prefix continues another. */
 	static const char map_prefix[16] = "smfs map node 1";
 	static const char dir_prefix[16] = "smfs dir node 1";
 
-	if (kind == FRAME_CHUNK)
-		return sha256(raw, len, out->b);
-	struct sha256 *h = sha256_new();
-	int r = h ? 0 : -ENOMEM;
-	if (r == 0)
-		r = sha256_update(h, kind == FRAME_MAP ? map_prefix : dir_prefix, 16);
-	if (r == 0)
-		r = sha256_update(h, raw, len);
-	if (r == 0)
-		r = sha256_final(h, out->b);
-	sha256_free(h);
-	return r;
+	struct sha256 h;
+
+	sha256_init(&h);
+	if (kind != FRAME_CHUNK)
+		sha256_update(&h, kind == FRAME_MAP ? map_prefix : dir_prefix, 16);
+	sha256_update(&h, raw, len);
+	sha256_final(&h, out->b);
 }
 
 char *smfs_id_hex(const struct smfs_id *id, char *out)

@@ -76,7 +76,7 @@ static inline uint64_t frame_disk_len(uint32_t stored_len)
  * The identity of a frame's raw bytes: of a chunk SHA-256 of its bytes, of a node SHA-256 of a
  * prefix naming its type and its bytes.
  */
-int frame_id(uint8_t kind, const void *raw, size_t len, struct smfs_id *out);
+void frame_id(uint8_t kind, const void *raw, size_t len, struct smfs_id *out);
 
 /* ---- content references ---- */
 

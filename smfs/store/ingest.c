@@ -191,8 +191,7 @@ static int put(struct smfs_ingest *ing, uint8_t kind, const void *raw, uint32_t 
 	size_t index;
 	int r;
 
-	if (frame_id(kind, raw, len, id) < 0)
-		return err_set(err, ENOMEM, "hash: out of memory");
+	frame_id(kind, raw, len, id);
 	r = pend_claim(ing, kind, id, logical, &index);
 	if (r < 0)
 		return err_set(err, ENOMEM, "ingest: out of memory");

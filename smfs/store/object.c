@@ -48,8 +48,7 @@ int object_read_at(struct smfs_store *s, const struct frame_loc *loc, const stru
 	if (r < 0 || !rehash)
 		return r;
 	struct smfs_id got;
-	if (frame_id(loc->kind, raw, loc->raw_len, &got) < 0)
-		return err_set(err, ENOMEM, "hash frame: out of memory");
+	frame_id(loc->kind, raw, loc->raw_len, &got);
 	if (!id_equal(&got, id))
 		return err_set(err, EBADMSG,
 			       "frame %.12s in pack %016" PRIx64 " at %" PRIu64

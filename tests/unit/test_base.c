@@ -122,7 +122,7 @@ static void sha256_known_answer(void **state)
 	uint8_t out[SHA256_LEN];
 	char s[65];
 
-	assert_int_equal(sha256("abc", 3, out), 0);
+	sha256("abc", 3, out);
 	assert_string_equal(hex_encode(out, 32, s),
 			    "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
 }

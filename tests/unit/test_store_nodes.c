@@ -156,7 +156,7 @@ static void a_file_cannot_pose_as_a_directory(void **state)
 	ok(f, object_dir(f->s, &dir, &raw, &len, &f->err));
 	raw[5 + 16] ^= 1; /* another directory, which is not in the store */
 	memcpy(bytes + 16, raw, len);
-	assert_int_equal(frame_id(FRAME_DIR, raw, len, &forged), 0);
+	frame_id(FRAME_DIR, raw, len, &forged);
 	free(raw);
 	/* the worst case: a file that is the node with its prefix, and so has the very id */
 	plant(f, FRAME_CHUNK, bytes, 16 + len, &chunk);
