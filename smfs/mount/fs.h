@@ -1,7 +1,8 @@
 /*
  * fs.h - inside the FUSE server: the mount, its inodes, and the operations each kind of inode has.
  *
- *   mount.c    session, threads, start and stop        names.c    snapshots/ images/ layers/
+ *   mount.c    session, start and stop                 names.c    snapshots/ images/ layers/
+ *   channel.c  the device, its threads, raw bytes
  *   ops*.c     requests in, replies out                tree.c     what is stored: dirs and files
  *   node.c     the inode table                         control.c  .smfs/
  *   dircache.c parsed directories                      stage.c    snapshots being copied in
@@ -22,6 +23,7 @@
 #include <sys/stat.h>
 
 #include "smfs/base/err.h"
+#include "smfs/mount/channel.h"
 #include "smfs/mount/dircache.h"
 #include "smfs/mount/listing.h"
 #include "smfs/mount/mount.h"
@@ -179,11 +181,11 @@ struct smfs_mount {
 	pthread_key_t buffers; /* of each serving thread: FS_IO_MAX bytes */
 
 	/* mount.c */
+	struct channel *channel;
 	struct fuse_session *se;
 	pthread_t server;
-	pthread_mutex_t state_lock;
-	pthread_cond_t state_changed;
-	bool answers, ended;
+	pthread_mutex_t state_lock; /* `ended` */
+	bool ended;
 	int ended_fd;
 };
 
@@ -272,7 +274,5 @@ struct fuse_lowlevel_ops;
 extern const struct fuse_lowlevel_ops fs_ops;
 /* Release what the kernel has not: no request may be in flight. */
 void fs_close_all(struct smfs_mount *m);
-/* mount.c: the kernel has greeted us. */
-void mount_answers(struct smfs_mount *m);
 
 #endif

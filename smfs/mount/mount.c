@@ -6,13 +6,11 @@
 #include <dirent.h>
 #include <fuse3/fuse_lowlevel.h>
 #include <limits.h>
-#include <poll.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/mount.h>
-#include <time.h>
 
 #include "smfs/base/cleanup.h"
 #include "smfs/base/log.h"
@@ -20,97 +18,53 @@
 #include "smfs/mount/fs.h"
 #include "smfs/mount/readahead.h"
 
-/* More than the cores, as a thread may wait for the disk; bounded, as each has a buffer. */
-#define THREADS 16
-/* The kernel's greeting comes with the mount; later than this something is badly wrong. */
-#define START_SECONDS 10
-
 /* ---- serving ------------------------------------------------------------------------------- */
 
-void mount_answers(struct smfs_mount *m)
-{
-	pthread_mutex_lock(&m->state_lock);
-	m->answers = true;
-	pthread_cond_broadcast(&m->state_changed);
-	pthread_mutex_unlock(&m->state_lock);
-}
-
+/* Outlives the threads of the channel, and tells. */
 static void *serve(void *arg)
 {
 	struct smfs_mount *m = arg;
-	struct fuse_loop_config *cfg = fuse_loop_cfg_create();
 	uint64_t one = 1;
 
-	if (cfg) {
-		fuse_loop_cfg_set_clone_fd(cfg, 1);
-		fuse_loop_cfg_set_max_threads(cfg, THREADS);
-		int r = fuse_session_loop_mt(m->se, cfg);
-		if (r != 0)
-			log_err("serve %s: %s", m->dir, strerror(r < 0 ? -r : r));
-		fuse_loop_cfg_destroy(cfg);
-	} else {
-		log_err("serve %s: out of memory", m->dir);
-	}
+	channel_wait(m->channel);
 	pthread_mutex_lock(&m->state_lock);
 	m->ended = true;
-	pthread_cond_broadcast(&m->state_changed);
 	pthread_mutex_unlock(&m->state_lock);
 	if (write(m->ended_fd, &one, sizeof(one)) < 0)
 		log_err("serve %s: eventfd: %s", m->dir, strerror(errno));
 	return NULL;
 }
 
-/* With every signal blocked, which the threads it starts inherit: they belong to the command. */
+/* With every signal blocked: they belong to the command. */
 static int start_server(struct smfs_mount *m, struct err *err)
 {
 	sigset_t all, old;
+	int r = channel_serve(m->channel, err);
 
+	if (r < 0)
+		return r;
 	sigfillset(&all);
 	pthread_sigmask(SIG_SETMASK, &all, &old);
-	int r = pthread_create(&m->server, NULL, serve, m);
+	r = pthread_create(&m->server, NULL, serve, m);
 	pthread_sigmask(SIG_SETMASK, &old, NULL);
 	return r ? err_set(err, r, "mount %s: start a thread: %s", m->dir, strerror(r)) : 0;
 }
 
-static int wait_answers(struct smfs_mount *m, struct err *err)
-{
-	struct timespec until;
-
-	clock_gettime(CLOCK_MONOTONIC, &until);
-	until.tv_sec += START_SECONDS;
-	pthread_mutex_lock(&m->state_lock);
-	while (!m->answers && !m->ended)
-		if (pthread_cond_timedwait(&m->state_changed, &m->state_lock, &until) == ETIMEDOUT)
-			break;
-	bool ok = m->answers && !m->ended;
-	pthread_mutex_unlock(&m->state_lock);
-	return ok ? 0 : err_set(err, EIO, "mount %s: the kernel did not greet the server", m->dir);
-}
-
 /* ---- session ------------------------------------------------------------------------------- */
 
-/* Commas separate mount options, and the kernel's list knows no other escape than libfuse's. */
-static void source_name(const struct smfs_mount *m, bool tree, char *out, size_t size)
+static int new_session(struct smfs_mount *m, struct err *err)
 {
-	const char *dir = m->store_dir;
-
-	snprintf(out, size, "%s", tree || strpbrk(dir, ",\\ \t\n") ? "smfs" : dir);
-}
-
-static int new_session(struct smfs_mount *m, bool tree, struct err *err)
-{
-	char source[PATH_MAX], opts[PATH_MAX + 256];
+	char opts[32];
 	char *argv[] = {"smfs", "-o", opts, NULL};
 	struct fuse_args args = FUSE_ARGS_INIT(3, argv);
 
-	source_name(m, tree, source, sizeof(source));
-	snprintf(
-		opts, sizeof(opts),
-		"allow_other,default_permissions,nosuid,nodev,max_read=%u,subtype=smfs,fsname=%s%s",
-		FS_IO_MAX, source, m->read_only ? ",ro" : "");
+	/* The rest is between the kernel and channel_mount(); of this libfuse must know. */
+	snprintf(opts, sizeof(opts), "max_read=%u", FS_IO_MAX);
 	m->se = fuse_session_new(&args, &fs_ops, sizeof(fs_ops), m);
 	fuse_opt_free_args(&args);
-	return m->se ? 0 : err_set(err, ENOMEM, "mount %s: cannot set up a FUSE session", m->dir);
+	if (!m->se)
+		return err_set(err, ENOMEM, "mount %s: cannot set up a FUSE session", m->dir);
+	return channel_attach(m->channel, m->se, err);
 }
 
 static int check_empty(const char *dir, struct err *err)
@@ -184,6 +138,7 @@ static void mount_free(struct smfs_mount *m)
 	fs_close_all(m);
 	if (m->se)
 		fuse_session_destroy(m->se);
+	channel_free(m->channel);
 	node_table_free(&m->nodes);
 	stage_area_free(m->stages);
 	readahead_pool_free(m->readahead);
@@ -194,7 +149,6 @@ static void mount_free(struct smfs_mount *m)
 	pthread_mutex_destroy(&m->names_lock);
 	pthread_mutex_destroy(&m->handles_lock);
 	pthread_mutex_destroy(&m->state_lock);
-	pthread_cond_destroy(&m->state_changed);
 	free(m->hidden);
 	free(m->dir);
 	free(m->store_dir);
@@ -205,7 +159,6 @@ static int mount_new(struct smfs_store *s, const char *dir, unsigned flags, stru
 		     struct err *err)
 {
 	struct smfs_mount *m = calloc(1, sizeof(*m));
-	pthread_condattr_t monotonic;
 	int r;
 
 	if (!m)
@@ -227,10 +180,6 @@ static int mount_new(struct smfs_store *s, const char *dir, unsigned flags, stru
 	pthread_mutex_init(&m->names_lock, NULL);
 	pthread_mutex_init(&m->handles_lock, NULL);
 	pthread_mutex_init(&m->state_lock, NULL);
-	pthread_condattr_init(&monotonic);
-	pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
-	pthread_cond_init(&m->state_changed, &monotonic);
-	pthread_condattr_destroy(&monotonic);
 	m->ended_fd = eventfd(0, EFD_CLOEXEC);
 	m->store_dir = realpath(smfs_store_dir(s), NULL);
 	if (!m->store_dir)
@@ -238,6 +187,8 @@ static int mount_new(struct smfs_store *s, const char *dir, unsigned flags, stru
 	else
 		r = m->ended_fd < 0 ? err_errno(err, "mount %s: eventfd", dir)
 				    : check_dir(dir, &m->dir, err);
+	if (r == 0)
+		r = channel_new(NULL, NULL, &m->channel, err);
 	if (r == 0)
 		r = readahead_pool_new(&m->readahead, err);
 	if (r == 0 && !m->read_only)
@@ -256,34 +207,26 @@ static int mount_start(struct smfs_mount *m, struct inode *root, bool tree, int 
 	if (r == 0) {
 		m->root = root;
 		node_set_root(&m->nodes, &root->node);
-		r = new_session(m, tree, err);
+		r = new_session(m, err);
 	}
+	if (r == 0)
+		r = channel_mount(m->channel, m->dir, tree ? "smfs" : m->store_dir, m->read_only,
+				  FS_IO_MAX, err);
 	if (r < 0) {
 		mount_free(m);
 		return r;
 	}
-	if (fuse_session_mount(m->se, m->dir) < 0) {
-		int e = geteuid() != 0 ? EPERM : access("/dev/fuse", F_OK) < 0 ? ENODEV : EIO;
-
-		err_set(err, e, "mount %s: %s", m->dir,
-			e == EPERM    ? "needs root"
-			: e == ENODEV ? "this kernel has no /dev/fuse; try `modprobe fuse`"
-				      : "the kernel refused");
-		mount_free(m);
-		return -e;
-	}
-	r = start_server(m, err);
+	r = channel_greet(m->channel, err);
+	if (r == 0)
+		r = start_server(m, err);
 	if (r < 0) {
-		fuse_session_unmount(m->se);
+		umount2(m->dir, MNT_FORCE | MNT_DETACH);
+		channel_wait(m->channel);
 		mount_free(m);
 		return r;
 	}
-	r = wait_answers(m, err);
-	if (r < 0)
-		smfs_mount_stop(m);
-	else
-		*out = m;
-	return r;
+	*out = m;
+	return 0;
 }
 
 int smfs_mount_store(struct smfs_store *s, const char *dir, unsigned flags, struct smfs_mount **out,
@@ -350,7 +293,5 @@ void smfs_mount_stop(struct smfs_mount *m)
 	if (!has_ended(m) && umount2(m->dir, 0) < 0 && umount2(m->dir, MNT_FORCE | MNT_DETACH) < 0)
 		fuse_session_exit(m->se);
 	pthread_join(m->server, NULL);
-	/* Sees that the connection is gone and only closes it. */
-	fuse_session_unmount(m->se);
 	mount_free(m);
 }
