@@ -1,4 +1,4 @@
-/* export.c - smfs export: a snapshot becomes a directory, without a mount. */
+/* export.c - smfs export: a snapshot becomes a directory, without a mount; streams: bundle.c. */
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
@@ -7,7 +7,7 @@
 #include "smfs/base/cleanup.h"
 #include "smfs/base/io.h"
 #include "smfs/base/num.h"
-#include "smfs/cmd/cmd.h"
+#include "smfs/cmd/bundle.h"
 
 #define PIECE ((size_t)MIB)
 
@@ -138,30 +138,55 @@ static int export(struct cmd *c, struct smfs_store *s, const struct smfs_name *n
 	return r;
 }
 
+#define BASES_MAX 64
+enum { OPT_BASE = 0x100 };
+
 static int run(struct cmd *c, int argc, char **argv)
 {
+	static const struct option own[] = {{"base", required_argument, NULL, OPT_BASE}, {0}};
 	cleanup_store struct smfs_store *s = NULL;
 	struct err err = ERR_INIT;
+	char *bases[BASES_MAX];
+	size_t nbases = 0;
 	struct smfs_name n;
-	int status;
+	int status, o;
 
-	if (!cmd_parse(c, argc, argv, 2, 2, &status))
-		return status;
+	while ((o = cmd_getopt(c, argc, argv, "", own, &status)) != -1) {
+		if (o == CMD_EXIT)
+			return status;
+		if (nbases == BASES_MAX)
+			return cmd_usage(c, "more than %d bases", BASES_MAX);
+		bases[nbases++] = optarg;
+	}
+	if (argc - optind < 2)
+		return cmd_usage(c, "too few arguments");
+	const char *to = argv[argc - 1];
+	if (bundle_target(to))
+		return bundle_export(c, argv + optind, (size_t)(argc - optind - 1), bases, nbases,
+				     to);
+	if (argc - optind > 2 || nbases)
+		return cmd_usage(c, "several names, and --base, are for a stream: - or FILE.smfs");
 	if (cmd_open_store(c, SMFS_RDONLY, &s, &err) < 0 ||
 	    cmd_find_name(s, argv[optind], &n, &err) < 0)
 		return cmd_fail(&err);
 	if (n.kind != SMFS_SNAPSHOT)
-		return cmd_usage(c, "only snapshots can be exported; copy others from a mount");
+		return cmd_usage(c, "only snapshots become directories; export to - or FILE.smfs, "
+				    "or copy from a mount");
 	cmd_catch_signals();
-	if (export(c, s, &n, argv[optind + 1], &err) < 0)
+	if (export(c, s, &n, to, &err) < 0)
 		return cmd_interrupted ? (cmd_fail(&err), EXIT_INTERRUPTED) : cmd_fail(&err);
 	return cmd_flush();
 }
 
 const struct command cmd_export = {
 	.name = "export",
-	.args = "NAME DIR",
-	.summary = "write a snapshot's files into a new directory",
-	.help = "The same as `cp -r MNT/snapshots/NAME DIR`, without a mount. Holes stay holes.\n",
+	.args = "[--base NAME]... NAME... -|FILE.smfs|DIR",
+	.summary = "write names as a stream, or a snapshot as a directory",
+	.help = "To - (standard output) or a new FILE.smfs: all that the names reach, as one "
+		"stream that\n"
+		"`smfs import` of any store takes and checks. To a new DIR: a snapshot's files, "
+		"as\n"
+		"`cp -r MNT/snapshots/NAME DIR` would; holes stay holes.\n\n"
+		"  --base NAME    leave out what NAME reaches, too: the receiver has it\n",
 	.run = run,
 };

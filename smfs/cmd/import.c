@@ -7,7 +7,7 @@
 
 #include "smfs/base/cleanup.h"
 #include "smfs/base/num.h"
-#include "smfs/cmd/cmd.h"
+#include "smfs/cmd/bundle.h"
 
 struct source {
 	struct snapshot_source files[SNAPSHOT_FILES_MAX];
@@ -98,9 +98,13 @@ static int run(struct cmd *c, int argc, char **argv)
 	const char *name;
 	int status, r;
 
-	if (!cmd_parse(c, argc, argv, 2, 2, &status))
+	if (!cmd_parse(c, argc, argv, 1, 2, &status))
 		return status;
-	const char *dir = argv[optind + 1];
+	const char *dir = argv[argc - 1];
+	if (bundle_source(dir))
+		return bundle_import(c, argc - optind == 2 ? argv[optind] : NULL, dir);
+	if (argc - optind < 2)
+		return cmd_usage(c, "a directory needs a name: smfs import NAME DIR");
 	if (cmd_spell_name(argv[optind], SMFS_SNAPSHOT, &kind, &name, &err) < 0)
 		return cmd_fail(&err);
 	if (kind != SMFS_SNAPSHOT)
@@ -135,8 +139,13 @@ static int run(struct cmd *c, int argc, char **argv)
 
 const struct command cmd_import = {
 	.name = "import",
-	.args = "NAME DIR",
-	.summary = "store a directory with meta, ram and vcpu as a snapshot",
-	.help = "The same as `cp -r DIR MNT/snapshots/NAME`, without a mount.\n",
+	.args = "[NAME] -|FILE.smfs|DIR",
+	.summary = "store names from a stream, or a directory as a snapshot",
+	.help = "From - (standard input) or a file: a stream that `smfs export` made. All of it is "
+		"checked,\n"
+		"and nothing is visible before. NAME renames the only name in it. From a directory "
+		"with\n"
+		"meta, ram and vcpu: the same as `cp -r DIR MNT/snapshots/NAME`, without a "
+		"mount.\n",
 	.run = run,
 };

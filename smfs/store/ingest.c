@@ -134,7 +134,7 @@ static int pend_grow(struct smfs_ingest *ing)
 }
 
 /* 1 = this caller claimed the id, *index tells where; 0 = it is known already. */
-static int pend_claim(struct smfs_ingest *ing, uint8_t kind, const struct smfs_id *id,
+static int pend_claim(struct smfs_ingest *ing, uint8_t kind, const struct smfs_id *id, uint32_t len,
 		      uint64_t logical, size_t *index)
 {
 	int r = 0;
@@ -145,7 +145,8 @@ static int pend_claim(struct smfs_ingest *ing, uint8_t kind, const struct smfs_i
 	if (ing->npend == ing->pend_cap && (r = pend_grow(ing)) < 0)
 		goto out;
 	*index = ing->npend++;
-	ing->pend[*index] = (struct pend){.id = *id, .loc.kind = kind, .logical = logical};
+	ing->pend[*index] =
+		(struct pend){.id = *id, .loc.kind = kind, .loc.raw_len = len, .logical = logical};
 	slot_insert(ing, *index);
 	r = 1;
 out:
@@ -192,7 +193,7 @@ static int put(struct smfs_ingest *ing, uint8_t kind, const void *raw, uint32_t 
 	int r;
 
 	frame_id(kind, raw, len, id);
-	r = pend_claim(ing, kind, id, logical, &index);
+	r = pend_claim(ing, kind, id, len, logical, &index);
 	if (r < 0)
 		return err_set(err, ENOMEM, "ingest: out of memory");
 	if (r == 1) {
@@ -233,7 +234,71 @@ int ingest_put(struct smfs_ingest *ing, uint8_t kind, const void *raw, uint32_t 
 	return r;
 }
 
+int ingest_claim_frame(struct smfs_ingest *ing, const struct frame_head *h, uint64_t note,
+		       size_t *claim, struct err *err)
+{
+	char hex[65];
+	int r = ingest_check(ing, err);
+
+	if (r < 0)
+		return r;
+	r = pend_claim(ing, h->kind, &h->id, h->raw_len, note, claim);
+	if (r < 0)
+		return err_set(err, ENOMEM, "ingest: out of memory");
+	return r == 1 ? 0
+		      : err_set(err, EBADMSG, "frame %.12s: comes twice", smfs_id_hex(&h->id, hex));
+}
+
+int ingest_put_frame(struct smfs_ingest *ing, size_t claim, const struct frame_head *h,
+		     const void *payload, struct err *err)
+{
+	struct frame_head head = *h;
+	struct err local = ERR_INIT;
+	struct frame_loc loc;
+	int r = index_find(ing->s->ix, h->kind, &h->id, &loc, &local);
+
+	if (r == 1) {
+		pend_settle(ing, claim, PEND_INDEXED, NULL);
+		if (h->kind == FRAME_CHUNK)
+			atomic_fetch_add(&ing->dup, h->raw_len);
+		return 0;
+	}
+	if (r == 0)
+		r = packw_append(ing->packw, &head, payload, &loc, &local);
+	if (r < 0) {
+		if (err)
+			*err = local;
+		return ingest_fail(ing, r, &local);
+	}
+	pend_settle(ing, claim, PEND_WRITTEN, &loc);
+	if (h->kind == FRAME_CHUNK)
+		atomic_fetch_add(&ing->fresh, h->raw_len);
+	atomic_fetch_add(&ing->stored, frame_disk_len(loc.stored_len));
+	return 0;
+}
+
 /* ---- references ---- */
+
+int ingest_find_frame(struct smfs_ingest *ing, uint8_t kind, const struct smfs_id *id,
+		      uint32_t *raw_len, uint64_t *note, bool *own, struct err *err)
+{
+	struct frame_loc loc;
+
+	pthread_mutex_lock(&ing->lock);
+	struct pend *p = pend_find(ing, kind, id);
+	*own = p && p->loc.kind == kind;
+	if (*own) {
+		*raw_len = p->loc.raw_len;
+		*note = p->logical;
+	}
+	pthread_mutex_unlock(&ing->lock);
+	if (*own)
+		return 1;
+	int r = index_find(ing->s->ix, kind, id, &loc, err);
+	if (r == 1)
+		*raw_len = loc.raw_len;
+	return r;
+}
 
 /* 1 = known to this ingest, *logical filled for a directory; 0 = not. */
 static int pend_has(struct smfs_ingest *ing, uint8_t kind, const struct smfs_id *id,

@@ -71,6 +71,24 @@ int ingest_put(struct smfs_ingest *ing, uint8_t kind, const void *raw, uint32_t 
 	       uint64_t logical, struct smfs_id *id, struct err *err);
 
 /*
+ * A frame that comes compressed, from another store. First the claim, by the thread that decides
+ * the order: from then on nodes may refer to the frame (`note` is a directory's logical bytes, a
+ * map node's level). EBADMSG when this ingest has claimed that id before. Then the frame, checked
+ * and appended as it is, unless the index has it; any thread. Between the two there is only
+ * failure, which is sticky.
+ */
+int ingest_claim_frame(struct smfs_ingest *ing, const struct frame_head *h, uint64_t note,
+		       size_t *claim, struct err *err);
+int ingest_put_frame(struct smfs_ingest *ing, size_t claim, const struct frame_head *h,
+		     const void *payload, struct err *err);
+/*
+ * 1 = in this ingest or the store, with its raw length; *note as claimed, when it is of this ingest
+ * (*own). 0 = not.
+ */
+int ingest_find_frame(struct smfs_ingest *ing, uint8_t kind, const struct smfs_id *id,
+		      uint32_t *raw_len, uint64_t *note, bool *own, struct err *err);
+
+/*
  * Where a chunk is that this ingest has put: 1 with *loc; 0 when it is not to be found after all.
  * Waits for the thread that is writing it.
  */

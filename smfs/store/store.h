@@ -286,6 +286,39 @@ struct smfs_usage {
 SMFS_API int smfs_name_usage(struct smfs_store *s, enum smfs_kind kind, const char *name,
 			     struct smfs_usage *out, struct err *err);
 
+/* ---- bundles: names as one stream of bytes ------------------------------------------------ */
+
+struct smfs_bundle_stat {
+	uint64_t names, frames;
+	uint64_t raw_bytes;    /* of the frames, uncompressed */
+	uint64_t stored_bytes; /* of the frames, as they are in packs and stream */
+	uint64_t stream_bytes;
+	uint64_t new_bytes; /* read: raw chunk bytes the store did not have */
+};
+/* Called about once a frame, by the calling thread; a negative result ends it, with *err filled. */
+struct smfs_bundle_watch {
+	int (*tick)(void *arg, const struct smfs_bundle_stat *so_far, struct err *err);
+	void *arg;
+};
+
+/*
+ * Write `names` and all they reach to `fd` (a pipe will do), but not what the `bases` reach: a
+ * receiver has to have those. The frames are copied as they are stored. `watch` may be NULL.
+ */
+SMFS_API int smfs_bundle_write(struct smfs_store *s, const struct smfs_name *names, size_t n,
+			       const struct smfs_name *bases, size_t nbases, int fd,
+			       const struct smfs_bundle_watch *watch, struct smfs_bundle_stat *stat,
+			       struct err *err);
+/*
+ * Read a bundle from `fd` to its end, check all of it, and publish its names; `as` (may be NULL)
+ * names the only one. In memory: some MiB, and 100 bytes a frame. On error nothing is visible:
+ *   EBADMSG damaged, cut short, or made to deceive    EEXIST a name is taken
+ *   ENOENT  the store lacks a base: *err names it     EINVAL `as` for several names
+ */
+SMFS_API int smfs_bundle_read(struct smfs_store *s, int fd, const char *as,
+			      const struct smfs_bundle_watch *watch, struct smfs_bundle_stat *stat,
+			      struct err *err);
+
 /* ---- fsck --------------------------------------------------------------------------------- */
 
 #define SMFS_FSCK_READ_DATA 1u /* decompress and rehash every frame, too */
