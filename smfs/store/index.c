@@ -1,6 +1,7 @@
 #include "smfs/store/index.h"
 
 #include "smfs/base/cleanup.h"
+#include "smfs/store/index_pages.h"
 #include "smfs/store/index_priv.h"
 
 #include <fcntl.h>
@@ -14,8 +15,11 @@
  */
 #define MAP_SIZE_MIN (16 * GIB)
 #define MAP_SIZE_MAX (16 * TIB)
+/* How often commits may overtake a proof of the pages before it gives up. */
+#define PROOF_TRIES 16
 /* Reader slots: threads of all processes that read at one moment, plus kept ones. */
 #define MAX_READERS 4096
+#define MAX_DBS	    8
 
 int index_err(struct err *err, int rc, const char *what)
 {
@@ -25,7 +29,7 @@ int index_err(struct err *err, int rc, const char *what)
 	case MDB_INVALID:
 	case MDB_PANIC:
 	case MDB_BAD_TXN:
-		return err_set(err, EBADMSG, "store index: %s: %s; run `smfs fsck`", what,
+		return err_set(err, EBADMSG, "store index: %s: %s; run `smfs fsck --repair`", what,
 			       mdb_strerror(rc));
 	case MDB_VERSION_MISMATCH:
 		return err_set(err, ENOTSUP, "store index: %s: %s", what, mdb_strerror(rc));
@@ -152,6 +156,8 @@ int index_update(struct index *ix, index_fn fn, void *arg, struct err *err)
 
 		if (r < 0)
 			return r;
+		/* Within the transaction: what is proven now differs after it by it alone. */
+		bool sealed = index_seal_holds(ix);
 		r = fn(&txn, arg, err);
 		if (r < 0) {
 			mdb_txn_abort(txn.txn);
@@ -159,6 +165,8 @@ int index_update(struct index *ix, index_fn fn, void *arg, struct err *err)
 			int rc = mdb_txn_commit(txn.txn);
 
 			r = rc ? index_txn_err(&txn, err, rc, "commit") : 0;
+			if (r == 0 && sealed)
+				index_seal_write(ix);
 		}
 		pthread_rwlock_unlock(&ix->map_lock);
 		if (!txn.full)
@@ -224,27 +232,87 @@ static int open_dbs(struct index *ix, bool create, struct err *err)
 	return rc ? index_err(err, rc, "open") : 0;
 }
 
+/* The data and the note beside it, by descriptors of our own: LMDB shows none of its pages. */
+static int open_files(struct index *ix, const char *path, struct err *err)
+{
+	cleanup_fd int dir = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+	if (dir >= 0)
+		ix->datafd = openat(dir, "data.mdb", O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+	if (ix->datafd < 0 && errno == ENOENT)
+		return err_set(err, EBADMSG, "store index: %s/data.mdb is missing", path);
+	if (ix->datafd < 0)
+		return err_errno(err, "open store index %s", path);
+	ix->sealfd = openat(dir, "seal", O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+	if (ix->sealfd < 0)
+		ix->sealfd = openat(dir, "seal", O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+	return 0;
+}
+
+/* Before LMDB reads anything: its headers, and that no commit has gone missing from it. */
+static int check_head(struct index *ix, struct err *err)
+{
+	uint64_t noted = index_seal_txnid(ix);
+	struct index_head head;
+	int r = index_head_check(ix->datafd, &head, err);
+
+	if (r == 0 && noted > head.txnid)
+		return err_set(err, EBADMSG,
+			       "store index: it ends with transaction %llu and had %llu",
+			       (unsigned long long)head.txnid, (unsigned long long)noted);
+	return r;
+}
+
+static int prove_pages(struct index *ix, struct err *err)
+{
+	int r = -EAGAIN;
+
+	for (int i = 0; i < PROOF_TRIES && r == -EAGAIN; i++) {
+		MDB_txn *txn;
+
+		if (index_seal_holds(ix))
+			return 0;
+		int rc = mdb_txn_begin(ix->env, NULL, MDB_RDONLY, &txn);
+		if (rc == MDB_MAP_RESIZED && (rc = follow_resize(ix)) == 0)
+			rc = mdb_txn_begin(ix->env, NULL, MDB_RDONLY, &txn);
+		if (rc)
+			return index_err(err, rc, "open");
+		r = index_pages_check(ix->datafd, mdb_txn_id(txn), err);
+		mdb_txn_abort(txn);
+	}
+	if (r == 0)
+		index_seal_write(ix);
+	return r == -EAGAIN ? err_set(err, EBUSY, "open store index: written to all the time") : r;
+}
+
 static int env_open(const char *path, bool rdonly, bool create, struct index **out, struct err *err)
 {
 	struct index *ix = calloc(1, sizeof(*ix));
-	int r;
+	int r = 0;
 
 	if (!ix)
 		return err_set(err, ENOMEM, "open store index: out of memory");
 	ix->rdonly = rdonly;
+	ix->datafd = ix->sealfd = -1;
 	pthread_rwlock_init(&ix->map_lock, NULL);
 	pthread_mutex_init(&ix->kept_lock, NULL);
+	if (!create && ((r = open_files(ix, path, err)) < 0 || (r = check_head(ix, err)) < 0)) {
+		index_close(ix);
+		return r;
+	}
 	int rc = mdb_env_create(&ix->env);
 	if (rc == 0)
 		rc = mdb_env_set_mapsize(ix->env, MAP_SIZE_MIN);
 	if (rc == 0)
 		rc = mdb_env_set_maxreaders(ix->env, MAX_READERS);
 	if (rc == 0)
-		rc = mdb_env_set_maxdbs(ix->env, 8);
+		rc = mdb_env_set_maxdbs(ix->env, MAX_DBS);
 	if (rc == 0)
 		rc = mdb_env_open(ix->env, path,
 				  MDB_NOTLS | MDB_NORDAHEAD | (rdonly ? MDB_RDONLY : 0), 0600);
-	r = rc ? index_err(err, rc, path) : fit_file(ix, path, err);
+	r = rc ? index_err(err, rc, path) : create ? 0 : prove_pages(ix, err);
+	if (r == 0)
+		r = fit_file(ix, path, err);
 	if (r == 0)
 		r = open_dbs(ix, create, err);
 	if (r < 0) {
@@ -278,6 +346,10 @@ void index_close(struct index *ix)
 		mdb_txn_abort(ix->kept[--ix->nkept]);
 	if (ix->env)
 		mdb_env_close(ix->env);
+	if (ix->datafd >= 0)
+		close(ix->datafd);
+	if (ix->sealfd >= 0)
+		close(ix->sealfd);
 	pthread_rwlock_destroy(&ix->map_lock);
 	pthread_mutex_destroy(&ix->kept_lock);
 	free(ix);

@@ -6,9 +6,11 @@
 
 #include <endian.h>
 #include <string.h>
+#include <xxhash.h>
 
-#define LOC_LEN	 28u
-#define META_LEN 40u
+#define LOC_LEN	 (28u + RECORD_SUM_LEN)
+#define META_LEN (40u + RECORD_SUM_LEN)
+#define PACK_LEN (8u + RECORD_SUM_LEN)
 
 static const char meta_key[] = "state";
 
@@ -17,9 +19,34 @@ static MDB_val val(const void *p, size_t n)
 	return (MDB_val){.mv_data = (void *)p, .mv_size = n};
 }
 
-static struct reader reader_val(const MDB_val *v)
+static uint32_t record_sum(const void *key, size_t klen, const void *value, size_t len)
 {
-	return reader_of(v->mv_data, v->mv_size);
+	return (uint32_t)XXH3_64bits_withSeed(value, len, XXH3_64bits(key, klen));
+}
+
+void index_record_seal(const void *key, size_t klen, uint8_t *value, size_t len)
+{
+	uint32_t sum = htole32(record_sum(key, klen, value, len - RECORD_SUM_LEN));
+
+	memcpy(value + len - RECORD_SUM_LEN, &sum, RECORD_SUM_LEN);
+}
+
+bool index_record_ok(const void *key, size_t klen, const void *value, size_t len)
+{
+	uint32_t sum;
+
+	if (len < RECORD_SUM_LEN)
+		return false;
+	memcpy(&sum, (const uint8_t *)value + len - RECORD_SUM_LEN, RECORD_SUM_LEN);
+	return le32toh(sum) == record_sum(key, klen, value, len - RECORD_SUM_LEN);
+}
+
+/* The record without its sum; one whose sum is wrong reads as empty, which no record is. */
+static struct reader reader_rec(const MDB_val *k, const MDB_val *v)
+{
+	bool good = index_record_ok(k->mv_data, k->mv_size, v->mv_data, v->mv_size);
+
+	return reader_of(v->mv_data, good ? v->mv_size - RECORD_SUM_LEN : 0);
 }
 
 static MDB_dbi frame_dbi(struct index *ix, uint8_t kind)
@@ -29,7 +56,7 @@ static MDB_dbi frame_dbi(struct index *ix, uint8_t kind)
 
 /* ---- frames ---- */
 
-static void loc_encode(const struct frame_loc *loc, uint8_t out[LOC_LEN])
+static void loc_encode(const struct smfs_id *id, const struct frame_loc *loc, uint8_t out[LOC_LEN])
 {
 	uint64_t q[2] = {htole64(loc->pack), htole64(loc->off)};
 	uint32_t d[2] = {htole32(loc->stored_len), htole32(loc->raw_len)};
@@ -39,11 +66,12 @@ static void loc_encode(const struct frame_loc *loc, uint8_t out[LOC_LEN])
 	memcpy(out + 16, d, 8);
 	out[24] = loc->kind;
 	out[25] = loc->codec;
+	index_record_seal(id->b, SMFS_ID_LEN, out, LOC_LEN);
 }
 
-static int loc_decode(const MDB_val *v, struct frame_loc *loc)
+static int loc_decode(const MDB_val *k, const MDB_val *v, struct frame_loc *loc)
 {
-	struct reader r = reader_val(v);
+	struct reader r = reader_rec(k, v);
 
 	loc->pack = get_u64(&r);
 	loc->off = get_u64(&r);
@@ -74,7 +102,7 @@ int index_find(struct index *ix, uint8_t kind, const struct smfs_id *id, struct 
 		return r;
 	int rc = mdb_get(txn, frame_dbi(ix, kind), &k, &v);
 	if (rc == 0)
-		r = loc_decode(&v, out) < 0 ? bad_record(err, "frames") : 1;
+		r = loc_decode(&k, &v, out) < 0 ? bad_record(err, "frames") : 1;
 	else if (rc != MDB_NOTFOUND)
 		r = index_err(err, rc, "find frame");
 	index_read_end(ix, txn);
@@ -88,7 +116,7 @@ int index_txn_add(struct index_txn *txn, const struct smfs_id *id, const struct 
 	uint8_t buf[LOC_LEN];
 	MDB_val k = val(id->b, SMFS_ID_LEN), v = val(buf, LOC_LEN);
 
-	loc_encode(loc, buf);
+	loc_encode(id, loc, buf);
 	int rc = mdb_put(txn->txn, frame_dbi(txn->ix, loc->kind), &k, &v, MDB_NOOVERWRITE);
 	if (rc == MDB_KEYEXIST)
 		return 0;
@@ -110,7 +138,7 @@ int index_each_frame(struct index *ix, bool nodes, index_frame_fn fn, void *arg,
 			struct frame_loc loc;
 			struct smfs_id id;
 
-			if (k.mv_size != SMFS_ID_LEN || loc_decode(&v, &loc) < 0) {
+			if (k.mv_size != SMFS_ID_LEN || loc_decode(&k, &v, &loc) < 0) {
 				r = bad_record(err, "frames");
 				break;
 			}
@@ -147,15 +175,19 @@ int index_counts(struct index *ix, uint64_t *chunks, uint64_t *nodes, struct err
 int index_txn_set_pack(struct index_txn *txn, uint64_t pack, uint64_t len, struct err *err)
 {
 	uint64_t key = htobe64(pack), le = htole64(len);
-	MDB_val k = val(&key, sizeof(key)), v = val(&le, sizeof(le));
+	uint8_t buf[PACK_LEN];
+	MDB_val k = val(&key, sizeof(key)), v = val(buf, sizeof(buf));
+
+	memcpy(buf, &le, sizeof(le));
+	index_record_seal(&key, sizeof(key), buf, sizeof(buf));
 	int rc = mdb_put(txn->txn, txn->ix->packs, &k, &v, 0);
 
 	return rc ? index_txn_err(txn, err, rc, "record pack") : 0;
 }
 
-static int pack_decode(const MDB_val *v, uint64_t *len)
+static int pack_decode(const MDB_val *k, const MDB_val *v, uint64_t *len)
 {
-	struct reader r = reader_val(v);
+	struct reader r = reader_rec(k, v);
 
 	*len = get_u64(&r);
 	return reader_done(&r) && *len >= PACK_HEAD_LEN && *len <= INT64_MAX ? 0 : -EBADMSG;
@@ -172,7 +204,7 @@ int index_pack_len(struct index *ix, uint64_t pack, uint64_t *len, struct err *e
 		return r;
 	int rc = mdb_get(txn, ix->packs, &k, &v);
 	if (rc == 0)
-		r = pack_decode(&v, len) < 0 ? bad_record(err, "packs") : 1;
+		r = pack_decode(&k, &v, len) < 0 ? bad_record(err, "packs") : 1;
 	else if (rc != MDB_NOTFOUND)
 		r = index_err(err, rc, "find pack");
 	index_read_end(ix, txn);
@@ -202,8 +234,8 @@ int index_packs(struct index *ix, struct index_pack **out, size_t *n, struct err
 				}
 				v = p;
 			}
-			struct reader kr = reader_val(&mk);
-			if (mk.mv_size != 8 || pack_decode(&mv, &v[count].len) < 0) {
+			struct reader kr = reader_of(mk.mv_data, mk.mv_size);
+			if (mk.mv_size != 8 || pack_decode(&mk, &mv, &v[count].len) < 0) {
 				r = bad_record(err, "packs");
 				break;
 			}
@@ -233,7 +265,7 @@ static int meta_get(MDB_txn *txn, MDB_dbi dbi, struct index_meta *m, struct err 
 		return 0;
 	if (rc)
 		return index_err(err, rc, "read state");
-	struct reader r = reader_val(&v);
+	struct reader r = reader_rec(&k, &v);
 	m->seq = get_u64(&r);
 	m->journal_len = get_u64(&r);
 	m->chunk_raw = get_u64(&r);
@@ -261,9 +293,13 @@ int index_txn_meta(struct index_txn *txn, struct index_meta *out, struct err *er
 
 int index_txn_set_meta(struct index_txn *txn, const struct index_meta *m, struct err *err)
 {
-	uint64_t q[META_LEN / 8] = {htole64(m->seq), htole64(m->journal_len), htole64(m->chunk_raw),
-				    htole64(m->chunk_stored), htole64(m->node_stored)};
-	MDB_val k = val(meta_key, sizeof(meta_key) - 1), v = val(q, sizeof(q));
+	uint64_t q[] = {htole64(m->seq), htole64(m->journal_len), htole64(m->chunk_raw),
+			htole64(m->chunk_stored), htole64(m->node_stored)};
+	uint8_t buf[META_LEN];
+	MDB_val k = val(meta_key, sizeof(meta_key) - 1), v = val(buf, sizeof(buf));
+
+	memcpy(buf, q, sizeof(q));
+	index_record_seal(k.mv_data, k.mv_size, buf, sizeof(buf));
 	int rc = mdb_put(txn->txn, txn->ix->meta, &k, &v, 0);
 
 	return rc ? index_txn_err(txn, err, rc, "write state") : 0;
@@ -290,7 +326,7 @@ static int name_key(struct name_key *k, enum smfs_kind kind, const char *name)
 
 static int name_decode(const MDB_val *k, const MDB_val *v, struct smfs_name *out)
 {
-	struct reader r = reader_val(v);
+	struct reader r = reader_rec(k, v);
 
 	memset(out, 0, sizeof(*out));
 	if (k->mv_size < 2 || k->mv_size > 1 + SMFS_REF_MAX)
@@ -398,8 +434,10 @@ int index_txn_set_name(struct index_txn *txn, const struct smfs_name *name, stru
 	put_u32(&w, name->gid);
 	put_u32(&w, 0);
 	put_u64(&w, name->mtime);
+	put_u32(&w, 0);
 	if (w.failed)
 		return err_set(err, ENOMEM, "store name: out of memory");
+	index_record_seal(key.b, key.len, w.p, w.len);
 	MDB_val k = val(key.b, key.len), v = val(w.p, w.len);
 	int rc = mdb_put(txn->txn, txn->ix->names, &k, &v, 0);
 	return rc ? index_txn_err(txn, err, rc, "store name") : 0;

@@ -11,6 +11,7 @@
 
 struct index {
 	MDB_env *env;
+	int datafd, sealfd; /* index_seal.c; -1 = none */
 	MDB_dbi chunks, nodes, names, packs, meta;
 	bool rdonly;
 	/* Held shared for the length of every transaction; exclusively to move the mapping. */
@@ -29,6 +30,27 @@ struct index_txn {
 /* An LMDB result as an error. MDB_MAP_FULL of a writer is noted in txn->full. */
 int index_err(struct err *err, int rc, const char *what);
 int index_txn_err(struct index_txn *txn, struct err *err, int rc, const char *what);
+
+/*
+ * RECORDS ARE SEALED. Every value of our databases ends in a sum over its key and what comes before
+ * it, so that neither a changed value nor a changed key is ever taken for a record. `len` is with
+ * the sum.
+ */
+#define RECORD_SUM_LEN 4u
+void index_record_seal(const void *key, size_t klen, uint8_t *value, size_t len);
+bool index_record_ok(const void *key, size_t klen, const void *value, size_t len);
+
+/*
+ * index_seal.c: a note beside the data that its pages were proven (index_pages.h) as they are now.
+ * It holds for one state of the file in one boot, and is written after a proof and after each
+ * commit to a file it held for. A note of a later transaction than the file's own is damage: the
+ * file has lost a commit.
+ */
+struct stat;
+bool index_seal_holds(const struct index *ix);
+void index_seal_write(struct index *ix);
+/* The newest transaction any note that can be read speaks of; 0 = none. */
+uint64_t index_seal_txnid(const struct index *ix);
 
 int index_read_begin(struct index *ix, MDB_txn **txn, struct err *err);
 void index_read_end(struct index *ix, MDB_txn *txn);
