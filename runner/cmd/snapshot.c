@@ -6,24 +6,41 @@
 #include "smfs/base/num.h"
 
 #include <stdio.h>
+#include <string.h>
 #include <unistd.h>
 
 #define SNAPSHOT_WAIT_MS (3600 * 1000)
 
 static const char usage[] =
 	"Usage: smvm-runner snapshot [OPTIONS] VM NAME\n"
-	"Store a full snapshot of VM as snapshots/NAME. The VM pauses while it is written and runs "
-	"on\n"
+	"Store a snapshot of VM as snapshots/NAME. The VM pauses while it is written and runs on\n"
 	"afterwards; the snapshot appears complete or not at all.\n\n"
-	"      --no-agent   do not ask the guest's agent to freeze the workload first. A restored "
-	"copy\n"
-	"                   then runs for an instant before it learns that it is one\n"
-	"      --json       print sizes and times as JSON\n";
+	"      --live             pause only to copy the state; a copy-on-write image of the "
+	"memory "
+	"is\n"
+	"                         written while the guest runs on\n"
+	"      --no-wait          with --live: return as soon as the guest runs again; `info` "
+	"tells "
+	"when\n"
+	"                         the snapshot is ready\n"
+	"      --copy-limit SIZE  with --live: pause the guest again when it may have changed this "
+	"much\n"
+	"                         memory meanwhile (default: half of what the host has available)\n"
+	"      --no-agent         do not ask the guest's agent to freeze the workload first. A "
+	"restored\n"
+	"                         copy then runs for an instant before it learns that it is one\n"
+	"      --json             print sizes and times as JSON\n";
 
 static void print_result(const json_t *j)
 {
 	char ram[SIZE_STR_MAX], fresh[SIZE_STR_MAX], stored[SIZE_STR_MAX];
 
+	if (strcmp(json_string_value(json_object_get(j, "state")), "writing") == 0) {
+		printf("%s: being written; paused %.1f ms\n",
+		       json_string_value(json_object_get(j, "name")),
+		       (double)json_integer_value(json_object_get(j, "pause_us")) / 1000);
+		return;
+	}
 	printf("%s: %s of RAM, %s new, stored in %s; paused %.1f ms\n",
 	       json_string_value(json_object_get(j, "name")),
 	       format_size((uint64_t)json_integer_value(json_object_get(j, "ram_bytes")), ram),
@@ -35,12 +52,16 @@ static void print_result(const json_t *j)
 
 int cmd_snapshot(int argc, char **argv)
 {
-	static const struct option options[] = {{"no-agent", no_argument, NULL, 'n'},
+	static const struct option options[] = {{"live", no_argument, NULL, 'l'},
+						{"no-wait", no_argument, NULL, 'w'},
+						{"copy-limit", required_argument, NULL, 'c'},
+						{"no-agent", no_argument, NULL, 'n'},
 						{"json", no_argument, NULL, 'j'},
 						{"help", no_argument, NULL, 'h'},
 						{0}};
-	bool no_agent = false, json = false;
+	bool live = false, no_wait = false, no_agent = false, json = false;
 	char path[RUNDIR_PATH_MAX];
+	uint64_t copy_limit = 0;
 	struct err err = ERR_INIT;
 	struct rundir *d;
 	json_t *reply;
@@ -48,6 +69,16 @@ int cmd_snapshot(int argc, char **argv)
 
 	while ((o = getopt_long(argc, argv, "h", options, NULL)) != -1) {
 		switch (o) {
+		case 'l':
+			live = true;
+			break;
+		case 'w':
+			no_wait = true;
+			break;
+		case 'c':
+			if (parse_size(optarg, MIB, TIB, &copy_limit, &err) < 0)
+				return usage_error("snapshot", "--copy-limit: %s", err.msg);
+			break;
 		case 'n':
 			no_agent = true;
 			break;
@@ -62,13 +93,17 @@ int cmd_snapshot(int argc, char **argv)
 	}
 	if (argc - optind != 2)
 		return usage_error("snapshot", "takes a VM and a name");
+	if (!live && (no_wait || copy_limit))
+		return usage_error("snapshot", "%s needs --live",
+				   no_wait ? "--no-wait" : "--copy-limit");
 	if (rundir_find(argv[optind], &d, &err) < 0)
 		return fail(&err);
 	if (isatty(STDERR_FILENO))
 		fprintf(stderr, "Writing snapshot %s ...\r", argv[optind + 1]);
 	r = control_call(rundir_file(d, "control.sock", path),
-			 json_pack("{s:s, s:s, s:b}", "op", "snapshot", "name", argv[optind + 1],
-				   "no_agent", no_agent),
+			 json_pack("{s:s, s:s, s:b, s:b, s:b, s:I}", "op", "snapshot", "name",
+				   argv[optind + 1], "no_agent", no_agent, "live", live, "no_wait",
+				   no_wait, "copy_limit", (json_int_t)copy_limit),
 			 SNAPSHOT_WAIT_MS, &reply, NULL, &err);
 	rundir_release(d);
 	if (r < 0)

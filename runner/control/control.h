@@ -9,21 +9,24 @@
  * "console" turns the connection, after its answer, into the raw byte stream of the serial
  * console; the handler takes the descriptor over (control_detach()).
  *
- * The server runs on one thread (the VM process's main thread). A handler may block (a snapshot
- * does): other clients wait.
+ * The server runs on one thread (the VM process's main thread). A handler may block (a full
+ * snapshot does): other clients wait. Or it leaves its answer for later (control_defer()), and a
+ * watch on that same thread gives it.
  */
 #ifndef RUNNER_CONTROL_CONTROL_H
 #define RUNNER_CONTROL_CONTROL_H
 
 #include <jansson.h>
 #include <stdbool.h>
+#include <stdint.h>
 #include <sys/types.h>
 
 #include "smfs/base/err.h"
 
-#define CONTROL_LINE_MAX  65536
-#define CONTROL_REPLY_MAX (256u << 10) /* results of a restore, of as many hooks as there may be \
-					*/
+#define CONTROL_LINE_MAX 65536
+#define CONTROL_REPLY_MAX                                                      \
+	(256u << 10) /* results of a restore, of as many hooks as there may be \
+		      */
 
 struct control;
 struct control_request;
@@ -49,6 +52,21 @@ void control_free(struct control *c);
 
 /* Inside a handler: the connection's descriptor becomes the caller's once the answer is sent. */
 void control_detach(struct control_request *rq, void (*taken)(void *arg, int fd), void *arg);
+
+/*
+ * Inside a handler that will return 0: the answer comes by control_answer() with this number. A
+ * client that goes away meanwhile is forgotten, its number then means nobody.
+ */
+uint64_t control_defer(struct control_request *rq);
+/* Give the answer: `r` and *err as a handler would return them, `reply` (stolen, may be NULL). */
+void control_answer(struct control *c, uint64_t who, int r, json_t *reply, const struct err *err);
+
+/*
+ * Call fn(arg, true) on the serving thread when `fd` is readable, and fn(arg, false) when it has
+ * not been for `period_ms` (-1: never). One watch at a time (EBUSY); fd -1 ends it, also inside fn.
+ */
+int control_watch(struct control *c, int fd, int period_ms, void (*fn)(void *arg, bool readable),
+		  void *arg, struct err *err);
 
 /*
  * Client side: send `request` (stolen), wait `timeout_ms` (-1 = for ever) for the answer. *reply is

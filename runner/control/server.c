@@ -21,6 +21,8 @@
 struct client {
 	int fd;
 	int64_t deadline_ms;
+	uint64_t deferred; /* the number it awaits an answer under, 0: it is still to send its
+			      request */
 	size_t len;
 	char line[CONTROL_LINE_MAX];
 };
@@ -31,9 +33,19 @@ struct control {
 	const struct control_op *ops;
 	void *arg;
 	struct client *clients[CLIENTS_MAX];
+	uint64_t last_deferred;
+	struct {
+		int fd; /* -1: none */
+		int period_ms;
+		int64_t next_ms;
+		void (*fn)(void *arg, bool readable);
+		void *arg;
+	} watch;
 };
 
 struct control_request {
+	struct control *control;
+	uint64_t deferred;
 	void (*taken)(void *arg, int fd);
 	void *taken_arg;
 };
@@ -74,6 +86,7 @@ int control_listen(const char *path, const struct control_op *ops, void *arg, st
 		return err_set(err, ENOMEM, "listen on %s: out of memory", path);
 	snprintf(c->path, sizeof(c->path), "%s", path);
 	c->listen_fd = steal_fd(&fd);
+	c->watch.fd = -1;
 	c->ops = ops;
 	c->arg = arg;
 	*out = c;
@@ -168,32 +181,83 @@ static int dispatch(struct control *c, struct control_request *rq, const char *l
 	return r;
 }
 
-/* One whole line is there: answer it and close, or hand the connection over. */
-static void answer(struct control *c, struct client *cl, size_t line_len)
+static int send_answer(int fd, int r, json_t *reply, const struct err *err)
 {
-	struct control_request rq = {0};
+	if (r < 0) {
+		json_decref(reply);
+		reply = json_pack("{s:b, s:i, s:o}", "ok", 0, "code", -r, "error",
+				  json_text(err->msg));
+	} else {
+		json_object_set_new(reply, "ok", json_true());
+	}
+	r = reply ? send_line(fd, reply) : -ENOMEM;
+	json_decref(reply);
+	return r;
+}
+
+uint64_t control_defer(struct control_request *rq)
+{
+	return rq->deferred = ++rq->control->last_deferred;
+}
+
+void control_answer(struct control *c, uint64_t who, int r, json_t *reply, const struct err *err)
+{
+	for (size_t i = 0; who && i < CLIENTS_MAX; i++) {
+		if (!c->clients[i] || c->clients[i]->deferred != who)
+			continue;
+		send_answer(c->clients[i]->fd, r, reply ? reply : json_object(), err);
+		drop(&c->clients[i]);
+		return;
+	}
+	json_decref(reply);
+}
+
+int control_watch(struct control *c, int fd, int period_ms, void (*fn)(void *arg, bool readable),
+		  void *arg, struct err *err)
+{
+	if (fd >= 0 && c->watch.fd >= 0)
+		return err_set(err, EBUSY, "control: something is watched already");
+	c->watch.fd = fd;
+	c->watch.period_ms = period_ms;
+	c->watch.next_ms = now_ms() + period_ms;
+	c->watch.fn = fn;
+	c->watch.arg = arg;
+	return 0;
+}
+
+/*
+ * One whole line is there: answer it, hand the connection over, or keep the client for an answer to
+ * come: true.
+ */
+static bool answer(struct control *c, struct client *cl, size_t line_len)
+{
+	struct control_request rq = {.control = c};
 	struct err err = ERR_INIT;
 	json_t *reply = json_object();
 	int r = reply ? dispatch(c, &rq, cl->line, line_len, reply, &err)
 		      : err_set(&err, ENOMEM, "control request: out of memory");
 
-	if (r < 0) {
+	if (r == 0 && rq.deferred) {
 		json_decref(reply);
-		reply = json_pack("{s:b, s:i, s:o}", "ok", 0, "code", -r, "error",
-				  json_text(err.msg));
-	} else {
-		json_object_set_new(reply, "ok", json_true());
+		cl->deferred = rq.deferred;
+		return true;
 	}
-	if (reply && send_line(cl->fd, reply) == 0 && r == 0 && rq.taken) {
+	if (send_answer(cl->fd, r, reply, &err) == 0 && r == 0 && rq.taken) {
 		rq.taken(rq.taken_arg, cl->fd);
 		cl->fd = -1;
 	}
-	json_decref(reply);
+	return false;
 }
 
 static void read_client(struct control *c, struct client **slot)
 {
 	struct client *cl = *slot;
+
+	if (cl->deferred) {
+		/* It has said all it may: it is gone. */
+		drop(slot);
+		return;
+	}
 	ssize_t n = read(cl->fd, cl->line + cl->len, sizeof(cl->line) - cl->len);
 
 	if (n < 0 && (errno == EAGAIN || errno == EINTR))
@@ -204,34 +268,52 @@ static void read_client(struct control *c, struct client **slot)
 
 		if (!nl && cl->len < sizeof(cl->line))
 			return;
-		if (nl)
-			answer(c, cl, nl - cl->line);
-		else
+		if (nl && answer(c, cl, nl - cl->line))
+			return;
+		if (!nl)
 			log_warn("control: request line over %d bytes, connection dropped",
 				 CONTROL_LINE_MAX);
 	}
 	drop(slot);
 }
 
+static int64_t watch_wait(const struct control *c, int64_t now)
+{
+	return c->watch.fd < 0 || c->watch.period_ms < 0 ? -1
+							 : MAX(c->watch.next_ms - now, (int64_t)0);
+}
+
+static void run_watch(struct control *c, bool readable)
+{
+	int64_t now = now_ms();
+
+	if (!readable && (c->watch.period_ms < 0 || now < c->watch.next_ms))
+		return;
+	c->watch.next_ms = now + c->watch.period_ms;
+	c->watch.fn(c->watch.arg, readable);
+}
+
 int control_serve(struct control *c, int end_fd, struct err *err)
 {
 	for (;;) {
-		struct pollfd p[2 + CLIENTS_MAX];
-		struct client **who[2 + CLIENTS_MAX];
-		int64_t now = now_ms(), wait = -1;
-		nfds_t n = 2;
+		struct pollfd p[3 + CLIENTS_MAX];
+		struct client **who[3 + CLIENTS_MAX];
+		int64_t now = now_ms(), wait = watch_wait(c, now);
+		nfds_t n = 3;
 
 		p[0] = (struct pollfd){.fd = end_fd, .events = POLLIN};
 		p[1] = (struct pollfd){.fd = c->listen_fd, .events = POLLIN};
+		p[2] = (struct pollfd){.fd = c->watch.fd, .events = POLLIN};
 		for (size_t i = 0; i < CLIENTS_MAX; i++) {
 			struct client *cl = c->clients[i];
 
 			if (!cl)
 				continue;
-			if (wait < 0 || cl->deadline_ms - now < wait)
+			if (!cl->deferred && (wait < 0 || cl->deadline_ms - now < wait))
 				wait = MAX(cl->deadline_ms - now, (int64_t)0);
 			who[n] = &c->clients[i];
-			p[n++] = (struct pollfd){.fd = cl->fd, .events = POLLIN};
+			p[n++] = (struct pollfd){.fd = cl->fd,
+						 .events = cl->deferred ? POLLRDHUP : POLLIN};
 		}
 		if (poll(p, n, (int)wait) < 0 && errno != EINTR)
 			return err_errno(err, "wait for control requests");
@@ -241,12 +323,15 @@ int control_serve(struct control *c, int end_fd, struct err *err)
 		 * Below, a deadline that has passed counts only for a client with nothing to read:
 		 * one that waited behind a long request had its own in the socket all along.
 		 */
-		if (p[1].revents)
-			accept_client(c);
-		for (nfds_t i = 2; i < n; i++)
+		for (nfds_t i = 3; i < n; i++)
 			if (p[i].revents)
 				read_client(c, who[i]);
-			else if ((*who[i])->deadline_ms <= now)
+			else if (!(*who[i])->deferred && (*who[i])->deadline_ms <= now)
 				drop(who[i]);
+		if (p[1].revents)
+			accept_client(c);
+		/* Last: it may answer, and so drop, a client of the list above. */
+		if (c->watch.fd >= 0 && c->watch.fd == p[2].fd)
+			run_watch(c, p[2].revents != 0);
 	}
 }

@@ -52,23 +52,6 @@ static int redirect(const struct rundir *d, struct err *err)
 	return 0;
 }
 
-/*
- * What else the caller has open is not the VM's to keep: the other end of somebody's pipe, a lock a
- * script holds until its commands are done.
- */
-static void close_the_rest(int a, int b)
-{
-	const unsigned keep[] = {(unsigned)MIN(a, b), (unsigned)MAX(a, b)};
-	unsigned from = STDERR_FILENO + 1;
-
-	for (size_t i = 0; i < ARRAY_SIZE(keep); i++) {
-		if (keep[i] > from)
-			close_range(from, keep[i] - 1, 0);
-		from = MAX(from, keep[i] + 1);
-	}
-	close_range(from, ~0u, 0);
-}
-
 static _Noreturn void child_main(struct rundir *d, pid_t parent, bool attached, int fd,
 				 spawn_body body, void *arg)
 {
@@ -83,7 +66,11 @@ static _Noreturn void child_main(struct rundir *d, pid_t parent, bool attached, 
 			_exit(EXIT_FAILED);
 	}
 	d->info.pid = getpid();
-	close_the_rest(fd, d->lock_fd);
+	/*
+	 * What else the caller has open is not the VM's to keep: the other end of somebody's pipe,
+	 * a lock a script holds until its commands are done.
+	 */
+	close_fds_except((int[]){fd, d->lock_fd}, 2);
 	r = redirect(d, &err);
 	if (r == 0)
 		code = body(&c, d, arg, &err);

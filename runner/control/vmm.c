@@ -15,6 +15,7 @@
 #include "runner/x86/layout.h"
 
 #include "smfs/base/cleanup.h"
+#include "smfs/base/clock.h"
 #include "smfs/base/io.h"
 #include "smfs/base/log.h"
 #include "smfs/base/num.h"
@@ -51,14 +52,6 @@ static void catch_signals(struct vm *vm)
 	sigaction(SIGTERM, &sa, NULL);
 	sigaction(SIGINT, &sa, NULL);
 	sigaction(SIGHUP, &sa, NULL);
-}
-
-uint64_t vmm_now_us(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (uint64_t)t.tv_sec * 1000000 + t.tv_nsec / 1000;
 }
 
 static void type_into_serial(void *arg, const void *buf, size_t len)
@@ -99,6 +92,7 @@ static struct vmm *vmm_new(struct rundir *dir, bool foreground, struct err *err)
 	raise_file_limit();
 	v->dir = dir;
 	v->foreground = foreground;
+	v->save.live.fd = -1;
 	if (console_new(rundir_file(dir, "console.log", log), &v->console, err) < 0) {
 		free(v);
 		return NULL;
@@ -298,7 +292,7 @@ static void restore_info(struct vmm *v, const struct snapshot_meta *m, const cha
 int vmm_restore(struct rundir *dir, const struct vmm_restore *r, bool foreground, struct vmm **out,
 		json_t **timings, struct err *err)
 {
-	uint64_t t0 = vmm_now_us();
+	uint64_t t0 = monotonic_us();
 	char vsock[RUNDIR_PATH_MAX];
 	struct restore_timing t = {0};
 	struct snapshot *s;
@@ -306,7 +300,7 @@ int vmm_restore(struct rundir *dir, const struct vmm_restore *r, bool foreground
 
 	if (ret < 0)
 		return ret;
-	uint64_t opened = vmm_now_us();
+	uint64_t opened = monotonic_us();
 	struct vmm *v = vmm_new(dir, foreground, err);
 	if (!v) {
 		snapshot_close(s);
@@ -321,14 +315,14 @@ int vmm_restore(struct rundir *dir, const struct vmm_restore *r, bool foreground
 	ret = snapshot_restore(s, &o, &v->machine, &t, err);
 	if (ret == 0)
 		ret = vmm_start(v, err);
-	uint64_t started = vmm_now_us();
+	uint64_t started = monotonic_us();
 	/* The guest runs from here on; what follows is for its observers and its identity. */
 	if (ret == 0) {
 		v->has_agent = vm_find_device(v->machine.vm, "vsock0") != NULL;
 		restore_info(v, snapshot_meta(s), r->snapshot_dir);
 		ret = vmm_publish(v, err);
 	}
-	uint64_t published = vmm_now_us();
+	uint64_t published = monotonic_us();
 	snapshot_close(s);
 	struct agent_results *results = NULL;
 	if (ret == 0 && v->has_agent)
@@ -340,7 +334,7 @@ int vmm_restore(struct rundir *dir, const struct vmm_restore *r, bool foreground
 				  (json_int_t)t.identity_us, "machine_us", (json_int_t)t.machine_us,
 				  "devices_us", (json_int_t)t.devices_us, "vcpu_us",
 				  (json_int_t)t.vcpu_us, "running_us", (json_int_t)(started - t0),
-				  "agent_us", (json_int_t)(vmm_now_us() - published), "identity",
+				  "agent_us", (json_int_t)(monotonic_us() - published), "identity",
 				  identity_results_json(results));
 	free(results);
 	if (ret < 0) {
@@ -370,6 +364,7 @@ void vmm_free(struct vmm *v)
 	if (!v)
 		return;
 	control_free(v->control);
+	saves_free(&v->save);
 	signalled_vm = NULL;
 	/* The VM's threads write to the console until the VM is gone. */
 	if (v->machine.vm)

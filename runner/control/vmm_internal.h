@@ -5,6 +5,7 @@
 #include <limits.h>
 
 #include "runner/control/control.h"
+#include "runner/control/saves.h"
 #include "runner/control/vmm.h"
 #include "runner/devices/vmgenid.h"
 #include "runner/vm/machine.h"
@@ -27,8 +28,7 @@ struct vmm {
 	char rootfs[PATH_MAX];
 
 	json_t *restored; /* timings of the restore, NULL after a cold boot */
+	struct saves save;
 };
-
-uint64_t vmm_now_us(void);
 
 #endif

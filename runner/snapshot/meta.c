@@ -517,3 +517,13 @@ int meta_decode(const char *text, size_t len, struct snapshot_meta *m, struct er
 		return err_set(err, EBADMSG, "not JSON: line %d: %s", jerr.line, jerr.text);
 	return decode_root(root, m, err);
 }
+
+bool meta_text(char *out, size_t size, const char *text)
+{
+	const size_t n = strlen(text);
+
+	if (n >= size)
+		return false;
+	memcpy(out, text, n + 1);
+	return true;
+}

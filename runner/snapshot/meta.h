@@ -92,4 +92,7 @@ int meta_encode(const struct snapshot_meta *m, char **out, size_t *len, struct e
  */
 int meta_decode(const char *text, size_t len, struct snapshot_meta *m, struct err *err);
 
+/* Copy a text into a member of `size` bytes: false, and nothing copied, if it does not fit. */
+bool meta_text(char *out, size_t size, const char *text);
+
 #endif

@@ -19,6 +19,7 @@
 #include "runner/vm/vcpu.h"
 #include "runner/x86/layout.h"
 #include "smfs/base/cleanup.h"
+#include "smfs/base/clock.h"
 #include "smfs/base/io.h"
 #include "smfs/base/num.h"
 
@@ -38,14 +39,6 @@ struct snapshot {
 	unsigned ndisks;
 	uint8_t uuid[16];
 };
-
-static uint64_t now_us(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (uint64_t)t.tv_sec * 1000000 + (uint64_t)t.tv_nsec / 1000;
-}
 
 /* ---- reading ------------------------------------------------------------------------------ */
 
@@ -425,28 +418,28 @@ static int give_identity(const struct snapshot *s, const struct machine *m, stru
 static int load(struct snapshot *s, struct machine *m, struct restore_timing *t, struct err *err)
 {
 	struct vm *vm = m->vm;
-	uint64_t t0 = now_us(), t1;
+	uint64_t t0 = monotonic_us(), t1;
 	int ret = check_machine(&s->meta, vm, err);
 
 	for (unsigned i = 0; ret == 0 && i < vm->nvcpus; i++)
 		ret = vcpu_state_set(vm->vcpu[i]->fd, i, &s->state[i], err);
 	if (ret == 0)
 		ret = vm_irq_state_set(vm->fd, &s->irq, err);
-	t1 = now_us();
+	t1 = monotonic_us();
 	t->vcpu_us = t1 - t0;
 	if (ret < 0)
 		return ret;
 
 	pthread_mutex_lock(&vm->dev_lock);
 	ret = load_devices(s, vm, err);
-	t0 = now_us();
+	t0 = monotonic_us();
 	t->devices_us = t0 - t1;
 	if (ret == 0)
 		ret = give_identity(s, m, err);
 	pthread_mutex_unlock(&vm->dev_lock);
 	for (unsigned i = 0; ret == 0 && i < vm->nvcpus; i++)
 		ret = vcpu_kvmclock_paused(vm->vcpu[i]->fd, err);
-	t->identity_us = now_us() - t0;
+	t->identity_us = monotonic_us() - t0;
 	return ret;
 }
 
@@ -465,7 +458,7 @@ int snapshot_restore(struct snapshot *s, const struct restore_opts *o, struct ma
 				     .vsock_path = s->has_vsock ? o->vsock_path : NULL,
 				     .serial_sink = o->serial_sink,
 				     .serial_arg = o->serial_arg};
-	uint64_t t0 = now_us();
+	uint64_t t0 = monotonic_us();
 	int ret;
 
 	memset(t, 0, sizeof(*t));
@@ -474,7 +467,7 @@ int snapshot_restore(struct snapshot *s, const struct restore_opts *o, struct ma
 	memcpy(cfg.disk, s->disk, sizeof(cfg.disk));
 	if ((ret = machine_new(&cfg, out, err)) < 0)
 		return err_wrap(err, ret, "restore %s", s->dir);
-	t->machine_us = now_us() - t0;
+	t->machine_us = monotonic_us() - t0;
 	ret = load(s, out, t, err);
 	if (ret < 0) {
 		machine_free(out);

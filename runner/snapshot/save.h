@@ -37,6 +37,7 @@ struct save_stats {
 	uint64_t ram_bytes, data_bytes, new_bytes, stored_bytes;
 	uint64_t pause_us;   /* guest stood still */
 	uint64_t capture_us; /* of it: registers and devices */
+	uint64_t fork_us;    /* of it, of a live snapshot: fork(2) */
 	uint64_t
 		save_us; /* writing `ram`, `vcpu`, `meta`, and the commit; partly after the pause */
 };

@@ -32,6 +32,11 @@ int vcpu_new(struct vm *vm, unsigned index, size_t run_len, struct vcpu **out, s
 		r = err_errno(err, "map the run page of vCPU %u", index);
 		goto fail;
 	}
+	/* In a forked copy of this process the mapping would keep the VM alive. */
+	if (madvise(c->run, run_len, MADV_DONTFORK) < 0) {
+		r = err_errno(err, "keep the run page of vCPU %u from children", index);
+		goto fail;
+	}
 	*out = c;
 	return 0;
 fail:

@@ -99,7 +99,8 @@ int read_file(int dirfd, const char *path, size_t max, char **out, size_t *len, 
 			char *p;
 
 			if (cap > max)
-				return err_set(err, EFBIG, "read %s: larger than %zu bytes", path, max);
+				return err_set(err, EFBIG, "read %s: larger than %zu bytes", path,
+					       max);
 			p = realloc(buf, want + 1);
 			if (!p)
 				return err_set(err, ENOMEM, "read %s: out of memory", path);
@@ -149,4 +150,22 @@ int write_file_atomic(int dirfd, const char *path, const void *data, size_t len,
 	if (dfd < 0 || fsync(dfd) < 0)
 		return err_errno(err, "sync directory of %s", path);
 	return 0;
+}
+
+void close_fds_except(const int *keep, size_t n)
+{
+	unsigned from = STDERR_FILENO + 1;
+
+	for (;;) {
+		unsigned next = ~0u;
+
+		for (size_t i = 0; i < n; i++)
+			if (keep[i] >= 0 && (unsigned)keep[i] >= from && (unsigned)keep[i] < next)
+				next = (unsigned)keep[i];
+		if (next > from)
+			close_range(from, next == ~0u ? ~0u : next - 1, 0);
+		if (next == ~0u)
+			return;
+		from = next + 1;
+	}
 }

@@ -2,8 +2,8 @@
  * workers.h - a small pool of threads over a bounded queue.
  *
  *     workers_new(&w, n, depth, err);
- *     workers_submit(w, fn, arg);   // blocks while `depth` jobs wait: back-pressure, bounded memory
- *     workers_wait(w);              // until everything submitted so far has run
+ *     workers_submit(w, fn, arg);   // blocks while `depth` jobs wait: back-pressure, bounded
+ * memory workers_wait(w);              // until everything submitted so far has run
  *     workers_free(w);              // waits, then joins
  *
  * Jobs report failure through their own argument. Submitting from inside a job is a deadlock and

@@ -146,8 +146,36 @@ static int op_raw(void *arg, struct control_request *rq, const json_t *body, jso
 	return 0;
 }
 
-static const struct control_op ops[] = {
-	{"echo", op_echo}, {"refuse", op_refuse}, {"garbled", op_garbled}, {"raw", op_raw}, {0}};
+/* The answer waits until `later.fd` is readable. */
+static struct {
+	struct control *c;
+	uint64_t who;
+	int fd, ticks;
+} later;
+
+static void later_event(void *arg, bool readable)
+{
+	if (!readable) {
+		later.ticks++;
+		return;
+	}
+	control_watch(later.c, -1, -1, NULL, NULL, NULL);
+	control_answer(later.c, later.who, 0, json_pack("{s:i}", "ticks", later.ticks), NULL);
+}
+
+static int op_later(void *arg, struct control_request *rq, const json_t *body, json_t *reply,
+		    struct err *err)
+{
+	int r = control_watch(later.c, later.fd, 5, later_event, NULL, err);
+
+	if (r == 0)
+		later.who = control_defer(rq);
+	return r;
+}
+
+static const struct control_op ops[] = {{"echo", op_echo},	 {"refuse", op_refuse},
+					{"garbled", op_garbled}, {"raw", op_raw},
+					{"later", op_later},	 {0}};
 
 struct server {
 	struct control *c;
@@ -214,6 +242,68 @@ static void requests_are_answered_or_refused_with_the_reason(void **state)
 	assert_int_equal(
 		control_call(s.path, json_pack("{s:s}", "op", "echo"), 5000, NULL, NULL, &err),
 		-ENOENT);
+}
+
+static void *call_later(void *path)
+{
+	struct err err = ERR_INIT;
+	json_t *reply = NULL;
+
+	if (control_call(path, json_pack("{s:s}", "op", "later"), 20000, &reply, NULL, &err) < 0)
+		return NULL;
+	return reply;
+}
+
+static void an_answer_may_come_later(void **state)
+{
+	const uint64_t one = 1;
+	struct err err = ERR_INIT;
+	struct server s;
+	pthread_t caller;
+	json_t *reply;
+	void *got;
+	int r;
+
+	later.fd = eventfd(0, EFD_CLOEXEC);
+	assert_true(later.fd >= 0);
+	server_start(&s);
+	later.c = s.c;
+	/* A client that does not wait is forgotten, and the next one is not given its answer. */
+	assert_int_equal(
+		control_call(s.path, json_pack("{s:s}", "op", "later"), 50, &reply, NULL, &err),
+		-ETIMEDOUT);
+	assert_int_equal(pthread_create(&caller, NULL, call_later, s.path), 0);
+	pthread_join(caller, &got);
+	assert_null(got); /* refused: something is watched */
+	/* Others are served meanwhile. */
+	r = control_call(s.path, json_pack("{s:s, s:s}", "op", "echo", "say", "x"), 5000, &reply,
+			 NULL, &err);
+	assert_int_equal(r, 0);
+	json_decref(reply);
+	assert_int_equal(write(later.fd, &one, sizeof(one)), sizeof(one));
+	/* The watch is free again once that has been seen. */
+	close(later.fd);
+	server_stop(&s);
+
+	later.fd = eventfd(0, EFD_CLOEXEC);
+	later.ticks = 0;
+	server_start(&s);
+	later.c = s.c;
+	assert_int_equal(pthread_create(&caller, NULL, call_later, s.path), 0);
+	for (int i = 0; i < 5; i++) {
+		r = control_call(s.path, json_pack("{s:s, s:s}", "op", "echo", "say", "x"), 5000,
+				 &reply, NULL, &err);
+		assert_int_equal(r, 0);
+		json_decref(reply);
+	}
+	assert_int_equal(write(later.fd, &one, sizeof(one)), sizeof(one));
+	pthread_join(caller, &got);
+	assert_non_null(got);
+	assert_true(json_is_true(json_object_get(got, "ok")));
+	assert_true(json_is_integer(json_object_get(got, "ticks")));
+	json_decref(got);
+	server_stop(&s);
+	close(later.fd);
 }
 
 static void a_connection_can_become_raw(void **state)
@@ -429,6 +519,7 @@ int main(void)
 		cmocka_unit_test(names_that_could_be_paths_are_refused),
 		cmocka_unit_test(a_dead_owner_leaves_nothing),
 		cmocka_unit_test(requests_are_answered_or_refused_with_the_reason),
+		cmocka_unit_test(an_answer_may_come_later),
 		cmocka_unit_test(a_connection_can_become_raw),
 		cmocka_unit_test(garbage_and_endless_lines_harm_nobody),
 		cmocka_unit_test(a_vm_process_reports_its_start),

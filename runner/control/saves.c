@@ -1,0 +1,237 @@
+#include "runner/control/saves.h"
+
+#include "runner/control/identity.h"
+#include "runner/control/jsontext.h"
+#include "runner/control/vmm_internal.h"
+#include "runner/control/where.h"
+#include "runner/guest/agent_client.h"
+
+#include "smfs/base/clock.h"
+#include "smfs/base/log.h"
+#include "smfs/base/num.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+
+#define PREPARE_WAIT_MS 60000
+#define WATCH_MS	50 /* how often the copies are counted */
+#define PAGE		4096u
+
+struct request {
+	struct save_info info;
+	bool live, use_agent;
+};
+
+/* ---- what is told --------------------------------------------------------------------------- */
+
+static json_t *stats_json(const char *name, const char *state, const struct save_stats *st,
+			  uint64_t total_us)
+{
+	return json_pack("{s:o, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "name",
+			 json_text(name), "state", state, "ram_bytes", (json_int_t)st->ram_bytes,
+			 "data_bytes", (json_int_t)st->data_bytes, "new_bytes",
+			 (json_int_t)st->new_bytes, "stored_bytes", (json_int_t)st->stored_bytes,
+			 "pause_us", (json_int_t)st->pause_us, "capture_us",
+			 (json_int_t)st->capture_us, "fork_us", (json_int_t)st->fork_us, "save_us",
+			 (json_int_t)st->save_us, "total_us", (json_int_t)total_us);
+}
+
+/* Keep `j` (stolen) as the latest. */
+static void remember(struct saves *s, json_t *j)
+{
+	json_decref(s->last);
+	s->last = j;
+}
+
+/* ---- frozen while it happens ---------------------------------------------------------------- */
+
+static int take(struct vmm *v, const struct request *rq, struct err *err)
+{
+	struct saves *s = &v->save;
+
+	return rq->live ? live_start(&v->machine, &rq->info, &s->live, &s->stats, err)
+			: snapshot_save(&v->machine, &rq->info, &s->stats, err);
+}
+
+/*
+ * The workload is frozen from before the snapshot until the guest may run on; a restored copy
+ * thaws only with its new identity. That copy's first connection finds the agent frozen.
+ */
+static int take_frozen(struct vmm *v, const struct request *rq, struct err *err)
+{
+	struct err thaw_err = ERR_INIT;
+	struct agent *a = NULL;
+	int r = vmm_agent(v, PREPARE_WAIT_MS, &a, err);
+
+	if (r == 0)
+		r = agent_prepare(a, PREPARE_WAIT_MS, NULL, err);
+	if (r < 0) {
+		agent_close(a);
+		return err_wrap(err, r, "prepare the guest (--no-agent skips this)");
+	}
+	r = take(v, rq, err);
+	/* A guest that has ended meanwhile has nothing to thaw, and would not answer. */
+	bool thaw = atomic_load(&v->machine.vm->end) == VM_RUNNING;
+	if (thaw && agent_thaw(a, PREPARE_WAIT_MS, NULL, &thaw_err) < 0) {
+		/* One more try over a fresh connection: a guest left frozen is worse than a slow
+		 * reply. */
+		agent_close(a);
+		a = NULL;
+		int again = vmm_agent(v, PREPARE_WAIT_MS, &a, &thaw_err);
+
+		if (again == 0)
+			again = agent_thaw(a, PREPARE_WAIT_MS, NULL, &thaw_err);
+		if (again < 0) {
+			log_err("thaw the guest: %s", thaw_err.msg);
+			if (r == 0)
+				r = err_set(
+					err, thaw_err.code,
+					"the snapshot is taken, but the guest does not thaw: %s",
+					thaw_err.msg);
+		}
+	}
+	agent_close(a);
+	return r;
+}
+
+/* ---- the one being written ------------------------------------------------------------------ */
+
+static uint64_t minor_faults(void)
+{
+	struct rusage u;
+
+	return getrusage(RUSAGE_SELF, &u) < 0 ? 0 : (uint64_t)u.ru_minflt;
+}
+
+/* Half of what the host could give at this moment. */
+static uint64_t default_limit(void)
+{
+	FILE *f = fopen("/proc/meminfo", "re");
+	unsigned long long kib = 0;
+	char line[128];
+
+	while (f && fgets(line, sizeof(line), f))
+		if (sscanf(line, "MemAvailable: %llu kB", &kib) == 1)
+			break;
+	if (f)
+		fclose(f);
+	return kib ? kib * KIB / 2 : GIB;
+}
+
+static void throttle(struct vmm *v)
+{
+	struct saves *s = &v->save;
+	struct err err = ERR_INIT;
+
+	if (s->throttled || (minor_faults() - s->faults) * PAGE <= s->limit_bytes)
+		return;
+	/* The VM may be ending: then there is nothing to hold. */
+	if (vm_pause(v->machine.vm, &err) < 0)
+		return;
+	s->throttled = true;
+	log_warn("live snapshot: the guest changed up to %llu MiB while it was written; it waits "
+		 "until the snapshot is done",
+		 (unsigned long long)(s->limit_bytes / MIB));
+}
+
+static void finish(struct vmm *v)
+{
+	struct saves *s = &v->save;
+	struct err err = ERR_INIT, resume = ERR_INIT;
+	const char *name = json_string_value(json_object_get(s->last, "name"));
+	int r = live_finish(&s->live, &s->stats, &err);
+	uint64_t total = monotonic_us() - s->began_us;
+
+	control_watch(v->control, -1, -1, NULL, NULL, NULL);
+	if (s->throttled && vm_resume(v->machine.vm, &resume) < 0)
+		log_err("resume the guest after its snapshot: %s", resume.msg);
+	json_t *j = stats_json(name, r < 0 ? "failed" : "ready", &s->stats, total);
+	json_object_set_new(j, "throttled", json_boolean(s->throttled));
+	if (r < 0) {
+		json_object_set_new(j, "error", json_text(err.msg));
+		log_err("%s", err.msg);
+	}
+	remember(s, j);
+	s->active = s->throttled = false;
+	control_answer(v->control, s->waiting, r, r < 0 ? NULL : json_copy(j), &err);
+	s->waiting = 0;
+}
+
+static void watch(void *arg, bool readable)
+{
+	struct vmm *v = arg;
+
+	if (readable)
+		finish(v);
+	else
+		throttle(v);
+}
+
+/* ---- the request ---------------------------------------------------------------------------- */
+
+static int parse(struct vmm *v, const json_t *body, struct request *rq, char store[PATH_MAX],
+		 struct err *err)
+{
+	const char *name = json_string_value(json_object_get(body, "name"));
+	json_int_t limit = json_integer_value(json_object_get(body, "copy_limit"));
+
+	rq->live = json_is_true(json_object_get(body, "live"));
+	rq->use_agent = v->has_agent && !json_is_true(json_object_get(body, "no_agent"));
+	if (!name)
+		return err_set(err, EPROTO, "control request: snapshot without a name");
+	if (!rq->live && json_is_true(json_object_get(body, "no_wait")))
+		return err_set(err, EPROTO, "control request: no_wait without live");
+	if (v->save.active)
+		return err_set(err, EBUSY,
+			       "snapshot %s: snapshot %s of this VM is still being written; wait "
+			       "for it (smvm-runner info)",
+			       name, json_string_value(json_object_get(v->save.last, "name")));
+	v->save.limit_bytes = limit > 0 ? (uint64_t)limit : default_limit();
+	int r = where_store(v->mount, store, err);
+	rq->info = (struct save_info){.store = store,
+				      .mount = v->mount,
+				      .name = name,
+				      .kernel_path = v->kernel,
+				      .image_ref = v->image,
+				      .rootfs = v->rootfs,
+				      .generation = v->generation,
+				      .uuid = v->uuid};
+	return r;
+}
+
+int saves_request(void *arg, struct control_request *crq, const json_t *body, json_t *reply,
+		  struct err *err)
+{
+	struct vmm *v = arg;
+	struct saves *s = &v->save;
+	struct request rq;
+	char store[PATH_MAX];
+	int r = parse(v, body, &rq, store, err);
+
+	if (r < 0)
+		return r;
+	s->began_us = monotonic_us();
+	s->faults = minor_faults();
+	r = rq.use_agent ? take_frozen(v, &rq, err) : take(v, &rq, err);
+	s->active = s->live.fd >= 0;
+	if (!s->active && r < 0)
+		return r;
+	remember(s, stats_json(rq.info.name, s->active ? "writing" : "ready", &s->stats,
+			       monotonic_us() - s->began_us));
+	if (s->active) {
+		/* The one watch there is: it was free, for no snapshot was active. */
+		control_watch(v->control, s->live.fd, WATCH_MS, watch, v, NULL);
+		if (r == 0 && !json_is_true(json_object_get(body, "no_wait")))
+			s->waiting = control_defer(crq);
+	}
+	json_object_update(reply, s->last);
+	return r;
+}
+
+void saves_free(struct saves *s)
+{
+	if (s->active)
+		live_leave(&s->live);
+	json_decref(s->last);
+}

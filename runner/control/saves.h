@@ -1,0 +1,36 @@
+/*
+ * saves.h - snapshots of this process's VM: the control request, and the one that is being written.
+ *
+ * A full snapshot is written within the request. A live one (snapshot/live.h) is written by a
+ * child; the request is answered when the child is done, or, with "no_wait", when the guest runs
+ * again. One at a time: another request meanwhile is refused (EBUSY), since each copy of the
+ * guest's memory costs memory of the host's.
+ *
+ * THE COPY LIMIT. While the child writes, each page the guest changes is copied. The process's
+ * count of minor faults since the fork bounds those copies from above, at no cost. Past the limit
+ * the guest is paused until the child is done: it is then as slow as a full snapshot, and as right.
+ */
+#ifndef RUNNER_CONTROL_SAVES_H
+#define RUNNER_CONTROL_SAVES_H
+
+#include "runner/control/control.h"
+#include "runner/snapshot/live.h"
+
+struct vmm;
+
+struct saves {
+	bool active, throttled; /* a child is writing; the guest waits for it */
+	struct live live;
+	struct save_stats stats;
+	uint64_t began_us, faults, limit_bytes;
+	uint64_t waiting; /* the client to answer, 0: none */
+	json_t *last;	  /* the latest snapshot as "info" tells it; NULL: there was none */
+};
+
+/* The handler of "snapshot"; `arg` is the struct vmm. */
+int saves_request(void *arg, struct control_request *rq, const json_t *body, json_t *reply,
+		  struct err *err);
+/* The VM ends: a child goes on by itself. */
+void saves_free(struct saves *s);
+
+#endif

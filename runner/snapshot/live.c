@@ -1,0 +1,199 @@
+#include "runner/snapshot/live.h"
+
+#include <fcntl.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "runner/snapshot/capture.h"
+#include "runner/snapshot/save_steps.h"
+#include "smfs/base/cleanup.h"
+#include "smfs/base/clock.h"
+#include "smfs/base/io.h"
+#include "smfs/base/num.h"
+
+#define CHILD_NICE 10 /* the guest goes first */
+
+/* What the child tells: between two copies of one program, so as it lies in memory. */
+struct result {
+	struct save_stats stats;
+	struct err err;
+};
+
+/* ---- the child ----------------------------------------------------------------------------- */
+
+static void drop_inherited(const struct machine *m, int fd)
+{
+	sigset_t none;
+
+	for (int sig = 1; sig < NSIG; sig++)
+		signal(sig, SIG_DFL);
+	/* A machine that is gone has nobody to tell; the snapshot is completed. */
+	signal(SIGPIPE, SIG_IGN);
+	sigemptyset(&none);
+	sigprocmask(SIG_SETMASK, &none, NULL);
+	close_fds_except((int[]){fd, m->ram_fd}, 2);
+	if (setpriority(PRIO_PROCESS, 0, CHILD_NICE) < 0) {
+		/* Then it competes with the guest as an equal. */
+	}
+}
+
+static int child_save(const struct machine *m, const struct save_info *info,
+		      struct snapshot_meta *meta, const struct writer *vcpu,
+		      struct save_stats *stats, struct err *err)
+{
+	struct smfs_store *store;
+	struct smfs_ingest *ing;
+	struct smfs_content ram;
+	int ret = smfs_store_open(info->store, 0, &store, err);
+
+	if (ret < 0)
+		return ret;
+	ret = smfs_ingest_begin(store, &ing, err);
+	if (ret == 0) {
+		ret = save_write_ram(m, meta, ing, &ram, stats, err);
+		if (ret == 0)
+			ret = save_write_rest(info->name, meta, vcpu, &ram, ing, err);
+		if (ret == 0)
+			ret = save_commit(ing, stats, err);
+		else
+			smfs_ingest_abort(ing);
+	}
+	smfs_store_close(store);
+	return ret;
+}
+
+static _Noreturn void child(const struct machine *m, const struct save_info *info,
+			    struct snapshot_meta *meta, const struct writer *vcpu, int fd)
+{
+	struct result r = {.err = ERR_INIT};
+	uint64_t start = monotonic_us();
+
+	drop_inherited(m, fd);
+	if (child_save(m, info, meta, vcpu, &r.stats, &r.err) < 0)
+		err_wrap(&r.err, -r.err.code, "snapshot %s", info->name);
+	r.stats.save_us = monotonic_us() - start;
+	/* Too long for a pipe to take it whole, it would wait for a reader, or learn that there is
+	 * none. */
+	(void)write_full(fd, &r, sizeof(r));
+	/* Not exit(): the buffers and handlers are the parent's. */
+	_exit(r.err.code ? EXIT_FAILED : EXIT_OK);
+}
+
+/* ---- the parent ---------------------------------------------------------------------------- */
+
+static int fork_paused(const struct machine *m, const struct save_info *info,
+		       struct snapshot_meta *meta, const struct writer *vcpu, struct live *out,
+		       struct save_stats *stats, struct err *err)
+{
+	uint64_t start = monotonic_us();
+	sigset_t all, old;
+	int fd[2], ret = 0;
+
+	if (pipe2(fd, O_CLOEXEC) < 0)
+		return err_errno(err, "create pipe");
+	/* The handlers are this process's: none may run in the child before it has dropped them. */
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &old);
+	pthread_mutex_lock(&m->vm->dev_lock);
+	pid_t pid = fork();
+	if (pid == 0)
+		child(m, info, meta, vcpu, fd[1]);
+	if (pid < 0)
+		ret = err_errno(err, "fork the VM's process (%u vCPUs, RAM not copied yet)",
+				m->vm->nvcpus);
+	pthread_mutex_unlock(&m->vm->dev_lock);
+	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	close(fd[1]);
+	if (ret < 0) {
+		close(fd[0]);
+		return ret;
+	}
+	stats->fork_us = monotonic_us() - start;
+	*out = (struct live){.pid = pid, .fd = fd[0]};
+	return 0;
+}
+
+static int start(const struct machine *m, const struct save_info *info, struct live *out,
+		 struct save_stats *stats, struct err *err)
+{
+	cleanup_free struct snapshot_meta *meta = calloc(1, sizeof(*meta));
+	cleanup_writer struct writer vcpu = WRITER_INIT;
+	const bool pause = !m->vm->paused;
+	struct smfs_store *store;
+	int ret;
+
+	if (!meta)
+		return err_set(err, ENOMEM, "out of memory");
+	/* Open for the checks only: a store does not survive a fork. */
+	if ((ret = smfs_store_open(info->store, 0, &store, err)) < 0)
+		return ret;
+	ret = save_check(store, m, info, meta, err);
+	smfs_store_close(store);
+	if (ret < 0)
+		return ret;
+	const uint64_t paused = monotonic_us();
+	if (pause && (ret = vm_pause(m->vm, err)) < 0)
+		return ret;
+	ret = capture_machine(m, meta, &vcpu, err);
+	stats->capture_us = monotonic_us() - paused;
+	if (ret == 0)
+		ret = fork_paused(m, info, meta, &vcpu, out, stats, err);
+	if (pause)
+		ret = save_resume(m, ret, err);
+	stats->pause_us = monotonic_us() - paused;
+	stats->ram_bytes = meta->ram_bytes;
+	return ret;
+}
+
+int live_start(const struct machine *m, const struct save_info *info, struct live *out,
+	       struct save_stats *stats, struct err *err)
+{
+	int ret;
+
+	memset(stats, 0, sizeof(*stats));
+	*out = (struct live){.pid = -1, .fd = -1};
+	ret = start(m, info, out, stats, err);
+	if (ret < 0 && out->pid > 0) {
+		/* Forked, but the machine could not resume: what is being written is still good. */
+		live_leave(out);
+	}
+	return ret < 0 ? err_wrap(err, ret, "snapshot %s", info->name) : 0;
+}
+
+int live_finish(struct live *l, struct save_stats *stats, struct err *err)
+{
+	struct result r;
+	int status = 0, ret = read_full(l->fd, &r, sizeof(r));
+
+	close(l->fd);
+	while (waitpid(l->pid, &status, 0) < 0 && errno == EINTR)
+		;
+	*l = (struct live){.pid = -1, .fd = -1};
+	if (ret < 0)
+		return WIFSIGNALED(status) ? err_set(err, EIO,
+						     "the process that wrote the snapshot was "
+						     "killed by signal %d",
+						     WTERMSIG(status))
+					   : err_set(err, EIO,
+						     "the process that wrote the snapshot ended "
+						     "without a result");
+	stats->data_bytes = r.stats.data_bytes;
+	stats->new_bytes = r.stats.new_bytes;
+	stats->stored_bytes = r.stats.stored_bytes;
+	stats->save_us = r.stats.save_us;
+	if (r.err.code == 0)
+		return 0;
+	*err = r.err;
+	return -r.err.code;
+}
+
+void live_leave(struct live *l)
+{
+	if (l->fd >= 0)
+		close(l->fd);
+	*l = (struct live){.pid = -1, .fd = -1};
+}

@@ -1,0 +1,26 @@
+/*
+ * save_steps.h - the steps of a snapshot that a full and a live one share, in their order. All fill
+ * err and return 0 or a negative errno.
+ */
+#ifndef RUNNER_SNAPSHOT_SAVE_STEPS_H
+#define RUNNER_SNAPSHOT_SAVE_STEPS_H
+
+#include "runner/snapshot/save.h"
+#include "smfs/base/bytes.h"
+#include "smfs/store/store.h"
+
+/* Before the pause: refuse what cannot be saved, and put into *meta what is known already. */
+int save_check(struct smfs_store *store, const struct machine *m, const struct save_info *info,
+	       struct snapshot_meta *meta, struct err *err);
+/* Here capture_machine(). Then RAM, which stands still; fills in meta's `used`. */
+int save_write_ram(const struct machine *m, struct snapshot_meta *meta, struct smfs_ingest *ing,
+		   struct smfs_content *out, struct save_stats *stats, struct err *err);
+/* vm_resume(); a failure of it is returned unless `ret` is one already. */
+int save_resume(const struct machine *m, int ret, struct err *err);
+/* `meta`, `vcpu`, the directory and its name. */
+int save_write_rest(const char *name, const struct snapshot_meta *meta, const struct writer *vcpu,
+		    const struct smfs_content *ram, struct smfs_ingest *ing, struct err *err);
+/* Ends the ingest in every case. */
+int save_commit(struct smfs_ingest *ing, struct save_stats *stats, struct err *err);
+
+#endif

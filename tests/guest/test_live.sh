@@ -1,0 +1,84 @@
+#!/bin/sh
+# Live snapshots of a guest that rewrites its memory all the time: each is of one instant, the guest hardly
+# stops, and whatever dies, no half snapshot is seen. ROUNDS (6) consistency rounds.
+. tests/lib/tap.sh
+. tests/guest/tiny.sh
+
+state_of() { smvm-runner info "$1" | jq -r '.snapshot | "\(.name) \(.state)"'; }
+is_state() { [ "$(state_of "$1")" = "$2" ]; }
+# writer VM: the process that writes its live snapshot; fails when there is none
+writer() { pgrep -P "$(smvm-runner info "$1" | jq .pid)"; }
+visible() { [ -e "$SMFS_MOUNT/snapshots/$1" ]; }
+runs() { ask "$1" '?' '^pass'; }
+
+check "a guest boots" boot origin churn 128M
+check "and rewrites its memory" until_true 10 said origin '^up [0-9a-f]\{16\}$'
+nonce=$(log origin | sed -n 's/^up //p')
+
+# ---- one instant
+torn='' pauses=''
+for i in $(seq "${ROUNDS:-6}"); do
+	smvm-runner snapshot --live --json origin "live$i" >"$T/json" || torn="$torn $i(not taken)"
+	pauses="$pauses $(jq .pause_us "$T/json")"
+	restore "live$i" "copy$i" || torn="$torn $i(not restored)"
+	until_true 20 said "copy$i" "^whole [0-9a-f]* $nonce\$" || torn="$torn $i($(log "copy$i" | tail -n 1))"
+	smvm-runner stop -f "copy$i"
+	[ "$i" -eq 1 ] || smfs rm "snapshots/live$i"
+done
+echo "# pauses in us:$pauses"
+check "each of ${ROUNDS:-6} live snapshots is of one instant, registers included$torn" [ -z "$torn" ]
+check "the guest runs on" runs origin
+smvm-runner snapshot --json origin full >"$T/json"
+check "a live snapshot pauses less than a full one" [ "$(echo "$pauses" | awk '{ print $1 }')" -lt "$(jq .pause_us "$T/json")" ]
+
+# ---- without waiting
+check "--no-wait returns while it is written" \
+	sh -c 'smvm-runner snapshot --live --no-wait --json origin later | jq -e ".state == \"writing\""'
+check "another one meanwhile is refused" sh -c '! smvm-runner snapshot --live origin another 2>"$1" && grep -q "still being written" "$1"' sh "$T/err"
+check "info answers meanwhile" sh -c 'smvm-runner info origin | jq -e ".snapshot.name == \"later\""'
+check "then it is ready" until_true 20 is_state origin "later ready"
+check "and restores" restore later fromlater
+check "whole" until_true 20 said fromlater "^whole [0-9a-f]* $nonce\$"
+check "a live snapshot of a restored machine" smvm-runner snapshot --live fromlater second
+smvm-runner stop -f fromlater
+check "restores" restore second fromsecond
+check "whole, too" until_true 20 said fromsecond "^whole [0-9a-f]* $nonce\$"
+smvm-runner stop -f fromsecond
+
+# ---- what dies
+kill_writer() { # kill_writer VM NAME: while it is being written
+	smvm-runner snapshot --live --no-wait "$1" "$2" >/dev/null && pid=$(writer "$1") && kill -9 "$pid"
+}
+check "the writer is killed" kill_writer origin killed
+check "the snapshot has failed" until_true 5 is_state origin "killed failed"
+check_not "nothing of it is seen" visible killed
+check "the guest runs on" runs origin
+check "the next one is right" smvm-runner snapshot --live origin killed
+check "under the same name" restore killed fromkilled
+check "whole" until_true 20 said fromkilled "^whole [0-9a-f]* $nonce\$"
+smvm-runner stop -f fromkilled
+
+kill_monitor() {
+	restore live1 victim && until_true 5 said victim '^gen' &&
+		smvm-runner snapshot --live --no-wait victim orphan >/dev/null &&
+		kill -9 "$(smvm-runner info victim | jq .pid)"
+}
+check "the machine is killed while its snapshot is written" kill_monitor
+check "its name is free at once" sh -c '! smvm-runner info victim 2>/dev/null'
+check "the snapshot is completed all the same" until_true 20 visible orphan
+check "and restores" restore orphan fromorphan
+check "whole" until_true 20 said fromorphan "^whole [0-9a-f]* $nonce\$"
+smvm-runner stop -f fromorphan
+
+# ---- the limit on copies
+check "past the copy limit" \
+	sh -c 'smvm-runner snapshot --live --copy-limit 1M --json origin bounded >"$1" && jq -e .throttled "$1"' sh "$T/json"
+check "the guest waited, and runs on" runs origin
+check "the snapshot is as right" restore bounded frombounded
+check "whole" until_true 20 said frombounded "^whole [0-9a-f]* $nonce\$"
+
+check_not "--no-wait needs --live" smvm-runner snapshot --no-wait origin x
+check_not "so does --copy-limit" smvm-runner snapshot --copy-limit 1M origin x
+check "no machine found its memory torn" sh -c '! grep -l "^torn" "$SMVM_RUN_DIR"/*/console.log'
+check "fsck is content" smfs fsck
+tap_done

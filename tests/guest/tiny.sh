@@ -1,0 +1,49 @@
+# Tiny guests for the suites of this folder: a store, its mount and a run directory below $T, and how to talk to
+# a guest over its console. Ends the suite with a skip where there is no KVM or FUSE.
+#
+#   . tests/lib/tap.sh
+#   . tests/guest/tiny.sh
+
+for dev in kvm fuse; do
+	if [ ! -w /dev/$dev ]; then
+		skip "$(basename "$0" .sh)" "no /dev/$dev"
+		tap_done
+	fi
+done
+
+export SMFS_STORE="$T/store" SMFS_MOUNT="$T/mnt" SMVM_RUN_DIR="$T/run"
+mkdir "$SMFS_MOUNT" "$SMVM_RUN_DIR"
+smfs init "$SMFS_STORE" >/dev/null && smfs mount "$SMFS_STORE" "$SMFS_MOUNT" || {
+	check "a store and its mount" false
+	tap_done
+}
+at_exit 'smfs unmount "$SMFS_MOUNT"'
+at_exit 'for v in $(smvm-runner ps -q); do smvm-runner stop -f "$v"; done'
+
+# until_true SECONDS COMMAND...
+until_true() {
+	left=$(($1 * 20))
+	shift
+	until "$@"; do
+		left=$((left - 1))
+		[ $left -gt 0 ] || return 1
+		sleep 0.05
+	done
+}
+
+log() { smvm-runner console -l "$1"; }
+said() { log "$1" 2>/dev/null | grep -q "$2"; }
+boot() { smvm-runner boot --kernel "$B/guest/$2" -m "$3" --name "$1" >/dev/null; }
+restore() { smvm-runner restore --name "$2" "$1" >/dev/null; }
+# ask VM CHARACTER PATTERN: type it until the console says PATTERN once more than before.
+ask() {
+	ask_n=$(log "$1" | grep -c "$3")
+	printf %s "$2" | smvm-runner console "$1" >/dev/null &
+	ask_pid=$!
+	until_true 5 more_than "$ask_n" "$1" "$3"
+	set -- $?
+	kill $ask_pid
+	wait $ask_pid 2>/dev/null
+	return "$1"
+}
+more_than() { [ "$(log "$2" | grep -c "$3")" -gt "$1" ]; }
