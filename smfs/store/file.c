@@ -40,50 +40,17 @@ void smfs_file_close(struct smfs_file *f)
 	free(f);
 }
 
-/*
- * The first leaf of the map at or after `index` (counted in LEAF_SPANs): 1 with *index moved to
- * it, 0 when none follows.
- */
+/* The first leaf at or after *index, loaded: 1, or 0 when none follows. */
 static int next_leaf(struct smfs_file *f, uint64_t *index, struct cache_entry **out,
 		     struct err *err)
 {
-	cleanup_entry struct cache_entry *node = NULL;
-	uint64_t want = *index;
+	struct smfs_id id;
+	int r = object_next_leaf(f->s, &f->c, index, &id, err);
 
-restart:
-	if (want * LEAF_SPAN >= f->c.size)
-		return 0;
-	struct smfs_id id = f->c.id;
-	for (unsigned level = f->c.depth; level > 0; level--) {
-		if (node)
-			cache_put(node);
-		node = NULL;
-		int r = object_map(f->s, &id, (uint8_t)level, &node, err);
-		if (r < 0)
-			return r;
-		unsigned shift = 8 * (level - 1);
-		uint32_t i = map_inner_find(node->data, (want >> shift) & (INNER_FANOUT - 1));
-		if (i == map_count(node->data)) {
-			/* Nothing more below this node: go on after its span. */
-			if (level == f->c.depth)
-				return 0;
-			want = ((want >> (8 * level)) + 1) << (8 * level);
-			goto restart;
-		}
-		struct map_child c;
-		map_inner_at(node->data, i, &c);
-		uint64_t at = ((want >> (8 * level)) << 8 | c.pos) << shift;
-		if (at > want)
-			want = at;
-		id = c.id;
-	}
-	if (want * LEAF_SPAN >= f->c.size)
-		return 0;
-	int r = object_map(f->s, &id, 0, out, err);
-	if (r < 0)
+	if (r <= 0)
 		return r;
-	*index = want;
-	return 1;
+	r = object_map(f->s, &id, 0, out, err);
+	return r < 0 ? r : 1;
 }
 
 static int read_leaf(struct smfs_file *f, const void *leaf, uint8_t *buf, uint32_t off,
@@ -226,6 +193,54 @@ int smfs_file_seek(struct smfs_file *f, uint64_t off, int whence, uint64_t *out,
 		return err_set(err, ENXIO, "seek: no data after this offset");
 	*out = MAX(start, off);
 	return 0;
+}
+
+/* ---- extents ---- */
+
+static ssize_t chunk_extent(struct smfs_file *f, uint64_t off, struct smfs_extent *out, size_t max,
+			    struct err *err)
+{
+	struct frame_loc loc;
+	char hex[65];
+	int r = index_find(f->s->ix, FRAME_CHUNK, &f->c.id, &loc, err);
+
+	if (r == 0)
+		r = err_set(err, EBADMSG, "chunk %.12s: not in the store",
+			    smfs_id_hex(&f->c.id, hex));
+	if (r < 0 || !max || off >= loc.raw_len)
+		return r < 0 ? r : 0;
+	*out = (struct smfs_extent){.len = (uint32_t)MIN(loc.raw_len, f->c.size), .chunk = f->c.id};
+	return 1;
+}
+
+ssize_t smfs_file_extents(struct smfs_file *f, uint64_t off, uint64_t len, struct smfs_extent *out,
+			  size_t max, struct err *err)
+{
+	size_t got = 0;
+
+	if (off >= f->c.size || f->c.kind == SMFS_ZERO)
+		return 0;
+	uint64_t end = off + MIN(len, f->c.size - off);
+	if (f->c.kind == SMFS_CHUNK)
+		return chunk_extent(f, off, out, max, err);
+	for (uint64_t index = off / LEAF_SPAN; index * LEAF_SPAN < end && got < max; index++) {
+		cleanup_entry struct cache_entry *leaf = NULL;
+		int r = next_leaf(f, &index, &leaf, err);
+
+		if (r <= 0)
+			return r < 0 ? r : (ssize_t)got;
+		uint64_t base = index * LEAF_SPAN;
+		uint32_t i = off > base ? map_leaf_find(leaf->data, (uint32_t)(off - base)) : 0;
+		for (uint32_t n = map_count(leaf->data); i < n && got < max; i++) {
+			struct map_extent e;
+
+			map_leaf_at(leaf->data, i, &e);
+			if (base + e.off >= end)
+				break;
+			out[got++] = (struct smfs_extent){base + e.off, e.len, e.chunk_off, e.id};
+		}
+	}
+	return (ssize_t)got;
 }
 
 /* ---- usage ---- */

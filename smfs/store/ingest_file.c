@@ -115,24 +115,41 @@ static int copy_file(struct smfs_stream *st, struct source *src, struct err *err
 	return 0;
 }
 
-int smfs_ingest_fd(struct smfs_ingest *ing, int fd, const uint64_t *cuts, size_t ncuts,
-		   struct smfs_content *out, struct err *err)
+static int ingest_fd(struct smfs_ingest *ing, struct source *src, const struct smfs_content *base,
+		     struct smfs_content *out, struct err *err)
 {
-	struct source src = {.fd = fd, .cuts = cuts, .ncuts = cuts ? ncuts : 0};
 	struct smfs_stream *st;
 	struct stat sb;
+	int r;
 
-	if (fstat(fd, &sb) < 0)
+	if (fstat(src->fd, &sb) < 0)
 		return err_errno(err, "stat file to ingest");
 	if (!S_ISREG(sb.st_mode))
 		return err_set(err, EINVAL, "file to ingest is not a regular file");
-	src.size = (uint64_t)sb.st_size;
-	int r = smfs_stream_open(ing, 0, &st, err);
+	src->size = (uint64_t)sb.st_size;
+	r = base ? smfs_stream_open_diff(ing, base, 0, &st, err)
+		 : smfs_stream_open(ing, 0, &st, err);
 	if (r < 0)
 		return r;
-	r = copy_file(st, &src, err);
+	r = copy_file(st, src, err);
 	if (r == 0)
 		return smfs_stream_finish(st, out, err);
 	smfs_stream_abort(st);
 	return r;
+}
+
+int smfs_ingest_fd(struct smfs_ingest *ing, int fd, const uint64_t *cuts, size_t ncuts,
+		   struct smfs_content *out, struct err *err)
+{
+	struct source src = {.fd = fd, .cuts = cuts, .ncuts = cuts ? ncuts : 0};
+
+	return ingest_fd(ing, &src, NULL, out, err);
+}
+
+int smfs_ingest_fd_diff(struct smfs_ingest *ing, int fd, const struct smfs_content *base,
+			struct smfs_content *out, struct err *err)
+{
+	struct source src = {.fd = fd};
+
+	return ingest_fd(ing, &src, base, out, err);
 }

@@ -163,6 +163,43 @@ int object_map(struct smfs_store *s, const struct smfs_id *id, uint8_t level,
 	return 0;
 }
 
+int object_next_leaf(struct smfs_store *s, const struct smfs_content *c, uint64_t *index,
+		     struct smfs_id *id, struct err *err)
+{
+	uint64_t want = *index;
+
+restart:
+	if (want * LEAF_SPAN >= c->size)
+		return 0;
+	*id = c->id;
+	for (unsigned level = c->depth; level > 0; level--) {
+		cleanup_entry struct cache_entry *node = NULL;
+		int r = object_map(s, id, (uint8_t)level, &node, err);
+
+		if (r < 0)
+			return r;
+		unsigned shift = 8 * (level - 1);
+		uint32_t i = map_inner_find(node->data, (want >> shift) & (INNER_FANOUT - 1));
+		if (i == map_count(node->data)) {
+			/* Nothing more below this node: go on after its span. */
+			if (level == c->depth)
+				return 0;
+			want = ((want >> (8 * level)) + 1) << (8 * level);
+			goto restart;
+		}
+		struct map_child child;
+		map_inner_at(node->data, i, &child);
+		uint64_t at = ((want >> (8 * level)) << 8 | child.pos) << shift;
+		if (at > want)
+			want = at;
+		*id = child.id;
+	}
+	if (want * LEAF_SPAN >= c->size)
+		return 0;
+	*index = want;
+	return 1;
+}
+
 int object_dir(struct smfs_store *s, const struct smfs_id *id, uint8_t **out, size_t *len,
 	       struct err *err)
 {

@@ -23,6 +23,13 @@ int object_chunk_padded(struct smfs_store *s, const struct smfs_id *id, uint32_t
 int object_map(struct smfs_store *s, const struct smfs_id *id, uint8_t level,
 	       struct cache_entry **out, struct err *err);
 
+/*
+ * The first leaf of a map (content of kind SMFS_MAP) at or after *index, counted in LEAF_SPANs: 1
+ * with *index moved to it and its id, 0 when none follows. The leaf itself is not read.
+ */
+int object_next_leaf(struct smfs_store *s, const struct smfs_content *c, uint64_t *index,
+		     struct smfs_id *id, struct err *err);
+
 /* The bytes of a directory node, in memory the caller frees. */
 int object_dir(struct smfs_store *s, const struct smfs_id *id, uint8_t **out, size_t *len,
 	       struct err *err);

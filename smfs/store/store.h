@@ -130,6 +130,19 @@ SMFS_API int smfs_file_seek(struct smfs_file *f, uint64_t off, int whence, uint6
 SMFS_API int smfs_file_usage(struct smfs_file *f, uint64_t *data_bytes, uint64_t *stored_bytes,
 			     struct err *err);
 
+/*
+ * Where its bytes are: `len` bytes at `off` of the file are those from `chunk_off` of a chunk. What
+ * no extent covers is zero.
+ */
+struct smfs_extent {
+	uint64_t off;
+	uint32_t len, chunk_off;
+	struct smfs_id chunk;
+};
+/* The extents that overlap [off, off + len), whole, ascending; the first `max` of them. */
+SMFS_API ssize_t smfs_file_extents(struct smfs_file *f, uint64_t off, uint64_t len,
+				   struct smfs_extent *out, size_t max, struct err *err);
+
 /* ---- writing: ingest ---------------------------------------------------------------------- */
 
 SMFS_API int smfs_ingest_begin(struct smfs_store *s, struct smfs_ingest **out, struct err *err);
@@ -165,6 +178,27 @@ SMFS_API int smfs_stream_hole(struct smfs_stream *st, uint64_t len, struct err *
  * affect correctness.
  */
 SMFS_API int smfs_stream_cut(struct smfs_stream *st, struct err *err);
+/*
+ * DIFFS. A stream with a base: a file that differs from `base`, a committed content of this
+ * store, in some of its 4 KiB pages. smfs_stream_same() advances by bytes that equal the base's
+ * at the same offset and reads neither; what of the base is untouched costs no work and next to no
+ * space. Pages written are packed together, up to 64 KiB in a chunk, wherever they belong. Pages
+ * that are written but equal the base's or are zero are found by comparing, so a whole file
+ * may be written against a base; SMFS_STREAM_CHANGED says that what is written does differ, and
+ * saves reading the base. The result is a content like any other: it refers to the base's chunks
+ * and not to the base, so the base may be removed, and a diff of a diff costs a reader nothing.
+ *
+ * Any 64 KiB (aligned) of the file come from at most SMFS_DIFF_FRAMES chunks: where a diff
+ * would exceed that, the smallest contributions are packed anew with the changed pages.
+ *
+ * A base that is smaller than the new file counts as followed by zeros. smfs_stream_cut() does
+ * nothing in a diff.
+ */
+#define SMFS_STREAM_CHANGED 2u
+#define SMFS_DIFF_FRAMES    8u
+SMFS_API int smfs_stream_open_diff(struct smfs_ingest *ing, const struct smfs_content *base,
+				   unsigned flags, struct smfs_stream **out, struct err *err);
+SMFS_API int smfs_stream_same(struct smfs_stream *st, uint64_t len, struct err *err);
 /* Frees `st` in every case. */
 SMFS_API int smfs_stream_finish(struct smfs_stream *st, struct smfs_content *out, struct err *err);
 SMFS_API void smfs_stream_abort(struct smfs_stream *st);
@@ -178,6 +212,10 @@ SMFS_API int smfs_ingest_mem(struct smfs_ingest *ing, const void *buf, size_t le
  */
 SMFS_API int smfs_ingest_fd(struct smfs_ingest *ing, int fd, const uint64_t *cuts, size_t ncuts,
 			    struct smfs_content *out, struct err *err);
+
+/* The same as a diff against `base` (NULL: none). */
+SMFS_API int smfs_ingest_fd_diff(struct smfs_ingest *ing, int fd, const struct smfs_content *base,
+				 struct smfs_content *out, struct err *err);
 
 /* ---- directories -------------------------------------------------------------------------- */
 

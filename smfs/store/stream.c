@@ -209,9 +209,44 @@ static int emit_filled(struct smfs_stream *st, struct err *err)
 	return r;
 }
 
-static int grow(struct smfs_stream *st, uint64_t len, struct err *err)
+int stream_chunk(struct smfs_stream *st, const uint8_t *p, uint32_t len, struct err *err)
 {
-	if (!range_ok(st->start + st->fill, len, FILE_SIZE_MAX))
+	int r = need_job(st, true, err);
+
+	if (r < 0)
+		return r;
+	memcpy(st->job->buf + st->job->used, p, len);
+	st->fill = len;
+	return emit_filled(st, err);
+}
+
+int stream_pack(struct smfs_stream *st, const uint8_t *p, uint32_t len, const struct place *places,
+		unsigned n, struct err *err)
+{
+	struct place *packed = reallocarray(NULL, n, sizeof(*packed));
+	int r = packed ? need_job(st, true, err) : err_set(err, ENOMEM, "ingest: out of memory");
+
+	if (r < 0) {
+		free(packed);
+		return r;
+	}
+	memcpy(packed, places, n * sizeof(*packed));
+	for (unsigned i = 0; i < n; i++)
+		atomic_fetch_add(&packed[i].leaf->refs, 1);
+	struct job *j = st->job;
+	uint8_t *to = j->buf + j->used;
+	memcpy(to, p, len);
+	j->piece[j->n++] = (struct piece){.p = to, .len = len, .packed = packed, .npacked = n};
+	j->bytes += len;
+	j->used += align_up(len, 64);
+	return 0;
+}
+
+int stream_grow(struct smfs_stream *st, uint64_t len, struct err *err)
+{
+	uint32_t held = st->diff ? diff_held(st) : st->fill;
+
+	if (!range_ok(st->start + held, len, FILE_SIZE_MAX))
 		return err_set(err, EFBIG, "file larger than 64 PiB");
 	atomic_fetch_add(&st->ing->logical, len);
 	return 0;
@@ -219,6 +254,10 @@ static int grow(struct smfs_stream *st, uint64_t len, struct err *err)
 
 int stream_room(struct smfs_stream *st, uint8_t **p, size_t *len, struct err *err)
 {
+	if (st->diff) {
+		diff_room(st, p, len);
+		return 0;
+	}
 	int r = need_job(st, true, err);
 
 	if (r < 0)
@@ -236,12 +275,14 @@ static int filled(struct smfs_stream *st, size_t len, struct err *err)
 
 int stream_filled(struct smfs_stream *st, size_t len, struct err *err)
 {
-	int r = grow(st, len, err);
+	int r = stream_grow(st, len, err);
 
-	return r < 0 ? r : filled(st, len, err);
+	if (r < 0)
+		return r;
+	return st->diff ? diff_filled(st, len, err) : filled(st, len, err);
 }
 
-static void skip_zeros(struct smfs_stream *st, uint64_t len)
+void stream_skip(struct smfs_stream *st, uint64_t len)
 {
 	st->start += len;
 	st->chunks += (len + FRAME_SIZE - 1) / FRAME_SIZE;
@@ -275,7 +316,7 @@ static int write_whole(struct smfs_stream *st, const uint8_t *p, struct err *err
 	int r;
 
 	if (zero_trim(p, FRAME_SIZE) == 0) {
-		skip_zeros(st, FRAME_SIZE);
+		stream_skip(st, FRAME_SIZE);
 		return 0;
 	}
 	if (st->stable) {
@@ -296,7 +337,9 @@ static int write_some(struct smfs_stream *st, const uint8_t *p, size_t len, stru
 	int r = ingest_check(st->ing, err);
 
 	if (r == 0)
-		r = grow(st, len, err);
+		r = stream_grow(st, len, err);
+	if (r == 0 && st->diff)
+		return diff_write(st, p, len, err);
 	while (len && r == 0) {
 		if (st->fill == 0 && len >= FRAME_SIZE) {
 			n = FRAME_SIZE;
@@ -330,12 +373,14 @@ static int write_hole(struct smfs_stream *st, uint64_t len, struct err *err)
 	int r = ingest_check(st->ing, err);
 
 	if (r == 0)
-		r = grow(st, len, err);
+		r = stream_grow(st, len, err);
+	if (r == 0 && st->diff)
+		return diff_hole(st, len, err);
 	while (len && r == 0) {
 		if (st->fill == 0 && len >= FRAME_SIZE) {
 			uint64_t whole = align_down(len, FRAME_SIZE);
 
-			skip_zeros(st, whole);
+			stream_skip(st, whole);
 			len -= whole;
 			continue;
 		}
@@ -392,11 +437,13 @@ static int finish(struct smfs_stream *st, struct smfs_content *out, struct err *
 
 	if (r == 0 && st->failed)
 		r = err_set(err, EIO, "finish stream: an earlier write to it failed");
-	if (r == 0 && st->fill)
+	if (r == 0 && st->diff)
+		r = diff_finish(st, err);
+	else if (r == 0 && st->fill)
 		r = emit_filled(st, err);
 	if (r < 0)
 		return r;
-	if (st->chunks == 1 && st->job && st->job->n == 1)
+	if (!st->diff && st->chunks == 1 && st->job && st->job->n == 1)
 		return finish_single(st, out, err);
 	/* The last job is this thread's: it would only wait otherwise. */
 	if (st->job) {
@@ -426,10 +473,11 @@ void smfs_stream_abort(struct smfs_stream *st)
 		return;
 	atomic_store(&st->dropped, true);
 	for (unsigned i = 0; st->job && i < st->job->n; i++)
-		leaf_put(st->job->piece[i].leaf);
+		piece_drop(&st->job->piece[i]);
 	if (st->leaf)
 		leaf_put(st->leaf);
 	wait_idle(st);
+	diff_free(st);
 	job_put(st->ing, st->job);
 	pages_free(st->pages);
 	free(st->sealed);

@@ -16,6 +16,9 @@
  * until finish builds the inner nodes, and an origin (pages.h) for each chunk.
  *
  * A file that ends within its first job never meets another thread.
+ *
+ * A DIFF (stream_diff.c) stands before all this: it hands on chunks, packs of changed pages, which
+ * fill slots in several leaves, and extents of the base's chunks, whose slots are settled at once.
  */
 #ifndef SMFS_STORE_STREAM_H
 #define SMFS_STORE_STREAM_H
@@ -47,9 +50,17 @@ struct leaf {
 	struct slab *first, *last;
 };
 
+/* Where a part of a pack belongs. Its slot has all but the id. */
+struct place {
+	struct leaf *leaf;
+	struct slot *slot;
+};
+
 struct piece {
 	const uint8_t *p;
-	uint32_t len, off; /* off: in its span */
+	uint32_t len, off;    /* off: in its span */
+	struct place *packed; /* a pack's places, in malloc()ed memory, instead of all below */
+	unsigned npacked;
 	struct leaf *leaf;
 	struct origin *origin; /* to settle, or NULL */
 	unsigned nruns;	       /* 0: no runs, one slot */
@@ -85,6 +96,7 @@ struct smfs_stream {
 	struct leaf *leaf;
 	struct job *job;
 	struct pages *pages;
+	struct diff *diff; /* NULL: not a diff */
 
 	pthread_mutex_t lock;	/* of what follows and the origins' fields */
 	pthread_cond_t changed; /* `running` is 0, or an origin settled */
@@ -99,18 +111,42 @@ int stream_room(struct smfs_stream *st, uint8_t **p, size_t *len, struct err *er
 /* `len` bytes were put there. */
 int stream_filled(struct smfs_stream *st, size_t len, struct err *err);
 
+/* `len` bytes at `p`, copied, are the next chunk. */
+int stream_chunk(struct smfs_stream *st, const uint8_t *p, uint32_t len, struct err *err);
+/* They are a chunk whose parts belong at these places. */
+int stream_pack(struct smfs_stream *st, const uint8_t *p, uint32_t len, const struct place *places,
+		unsigned n, struct err *err);
+/* The file gets `len` more bytes: may it? */
+int stream_grow(struct smfs_stream *st, uint64_t len, struct err *err);
+/* The next `len` bytes are zeros. */
+void stream_skip(struct smfs_stream *st, uint64_t len);
+
+/* stream_diff.c */
+int diff_write(struct smfs_stream *st, const uint8_t *p, uint64_t len, struct err *err);
+int diff_hole(struct smfs_stream *st, uint64_t len, struct err *err);
+void diff_room(struct smfs_stream *st, uint8_t **p, size_t *len);
+int diff_filled(struct smfs_stream *st, size_t len, struct err *err);
+/* Bytes of the file the diff has taken that the stream does not know of yet. */
+uint32_t diff_held(const struct smfs_stream *st);
+int diff_finish(struct smfs_stream *st, struct err *err);
+void diff_free(struct smfs_stream *st);
+
 /* stream_piece.c */
 /* Trim, hash, store: the trimmed length in *len, 0 for zeros. */
 int piece_store(struct smfs_ingest *ing, const uint8_t *p, uint32_t *len, struct smfs_id *id,
 		struct err *err);
 /* Settle a piece's slots. Errors stay with the ingest. */
 void piece_run(struct smfs_stream *st, struct job *j, struct piece *pc);
+/* It will not be run. */
+void piece_drop(struct piece *pc);
 
 /* stream_leaf.c */
 int leaf_add(struct smfs_stream *st, uint64_t off, struct slot **slot, struct err *err);
 /* A slot of `leaf` is settled, or (the stream's reference) no more will be added. */
 void leaf_put(struct leaf *leaf);
 void leaf_discard(struct leaf *leaf);
+/* The span `index` is that leaf of the store, as it is. */
+int leaf_copy(struct smfs_stream *st, uint64_t index, const struct smfs_id *id, struct err *err);
 int stream_root(struct smfs_stream *st, struct smfs_content *out, struct err *err);
 
 #endif

@@ -119,6 +119,14 @@ int leaf_add(struct smfs_stream *st, uint64_t off, struct slot **slot, struct er
 	return 0;
 }
 
+int leaf_copy(struct smfs_stream *st, uint64_t index, const struct smfs_id *id, struct err *err)
+{
+	if (st->leaf)
+		leaf_put(st->leaf);
+	st->leaf = NULL;
+	return remember(st, index, id) < 0 ? err_set(err, ENOMEM, "map: out of memory") : 0;
+}
+
 static int by_index(const void *a, const void *b)
 {
 	const struct sealed *x = a, *y = b;

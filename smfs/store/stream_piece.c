@@ -89,8 +89,38 @@ static void store_runs(struct smfs_stream *st, const struct piece *pc)
 	atomic_fetch_add(&st->ing->zero, pc->len - covered);
 }
 
+static void run_packed(struct smfs_stream *st, struct piece *pc)
+{
+	uint32_t len = pc->len;
+	struct smfs_id id = {{0}};
+	int r = piece_store(st->ing, pc->p, &len, &id, NULL);
+
+	for (unsigned i = 0; i < pc->npacked; i++) {
+		struct map_extent *e = &pc->packed[i].slot->e;
+
+		/* The last page may end in zeros, which the chunk does not have. */
+		e->len = r == 0 && e->chunk_off < len ? MIN(e->len, len - e->chunk_off) : 0;
+		e->id = id;
+		leaf_put(pc->packed[i].leaf);
+	}
+	free(pc->packed);
+}
+
+void piece_drop(struct piece *pc)
+{
+	for (unsigned i = 0; i < pc->npacked; i++)
+		leaf_put(pc->packed[i].leaf);
+	free(pc->packed);
+	if (pc->leaf)
+		leaf_put(pc->leaf);
+}
+
 void piece_run(struct smfs_stream *st, struct job *j, struct piece *pc)
 {
+	if (pc->packed) {
+		run_packed(st, pc);
+		return;
+	}
 	if (pc->nruns && runs_hold(st, j, pc)) {
 		store_runs(st, pc);
 	} else {
