@@ -55,127 +55,9 @@ int index_txn_err(struct index_txn *txn, struct err *err, int rc, const char *wh
 static int follow_resize(struct index *ix)
 {
 	pthread_rwlock_wrlock(&ix->map_lock);
-	int rc = mdb_env_set_mapsize(ix->env, 0);
+	int rc = ix->env ? mdb_env_set_mapsize(ix->env, 0) : MDB_PANIC;
 	pthread_rwlock_unlock(&ix->map_lock);
 	return rc;
-}
-
-static int grow(struct index *ix, struct err *err)
-{
-	MDB_envinfo info;
-	int rc;
-
-	pthread_rwlock_wrlock(&ix->map_lock);
-	mdb_env_info(ix->env, &info);
-	if (info.me_mapsize >= MAP_SIZE_MAX)
-		rc = MDB_MAP_FULL;
-	else
-		rc = mdb_env_set_mapsize(ix->env, info.me_mapsize * 2);
-	pthread_rwlock_unlock(&ix->map_lock);
-	return rc ? index_err(err, rc, "grow") : 0;
-}
-
-static MDB_txn *kept_take(struct index *ix)
-{
-	MDB_txn *txn = NULL;
-
-	pthread_mutex_lock(&ix->kept_lock);
-	if (ix->nkept)
-		txn = ix->kept[--ix->nkept];
-	pthread_mutex_unlock(&ix->kept_lock);
-	return txn;
-}
-
-static int begin_once(struct index *ix, MDB_txn **out)
-{
-	MDB_txn *txn = kept_take(ix);
-
-	if (txn) {
-		int rc = mdb_txn_renew(txn);
-
-		if (rc == 0)
-			*out = txn;
-		else
-			mdb_txn_abort(txn);
-		return rc;
-	}
-	return mdb_txn_begin(ix->env, NULL, MDB_RDONLY, out);
-}
-
-int index_read_begin(struct index *ix, MDB_txn **txn, struct err *err)
-{
-	for (int tries = 0;; tries++) {
-		pthread_rwlock_rdlock(&ix->map_lock);
-		int rc = begin_once(ix, txn);
-		if (rc == 0)
-			return 0;
-		pthread_rwlock_unlock(&ix->map_lock);
-		if (rc == MDB_MAP_RESIZED && tries < 8)
-			rc = follow_resize(ix);
-		else if (rc == MDB_READERS_FULL && tries == 0)
-			rc = mdb_reader_check(ix->env, NULL);
-		if (rc != 0)
-			return index_err(err, rc, "read");
-	}
-}
-
-void index_read_end(struct index *ix, MDB_txn *txn)
-{
-	mdb_txn_reset(txn);
-	pthread_mutex_lock(&ix->kept_lock);
-	if (ix->nkept < READERS_KEPT) {
-		ix->kept[ix->nkept++] = txn;
-		txn = NULL;
-	}
-	pthread_mutex_unlock(&ix->kept_lock);
-	if (txn)
-		mdb_txn_abort(txn);
-	pthread_rwlock_unlock(&ix->map_lock);
-}
-
-static int write_begin(struct index *ix, struct index_txn *txn, struct err *err)
-{
-	for (int tries = 0;; tries++) {
-		pthread_rwlock_rdlock(&ix->map_lock);
-		int rc = mdb_txn_begin(ix->env, NULL, 0, &txn->txn);
-		if (rc == 0)
-			return 0;
-		pthread_rwlock_unlock(&ix->map_lock);
-		if (rc == MDB_MAP_RESIZED && tries < 8)
-			rc = follow_resize(ix);
-		if (rc != 0)
-			return index_err(err, rc, "begin update");
-	}
-}
-
-int index_update(struct index *ix, index_fn fn, void *arg, struct err *err)
-{
-	for (;;) {
-		struct index_txn txn = {.ix = ix};
-		int r = write_begin(ix, &txn, err);
-
-		if (r < 0)
-			return r;
-		/* Within the transaction: what is proven now differs after it by it alone. */
-		bool sealed = index_seal_holds(ix);
-		r = fn(&txn, arg, err);
-		if (r < 0) {
-			mdb_txn_abort(txn.txn);
-		} else {
-			int rc = mdb_txn_commit(txn.txn);
-
-			r = rc ? index_txn_err(&txn, err, rc, "commit") : 0;
-			if (r == 0 && sealed)
-				index_seal_write(ix);
-		}
-		pthread_rwlock_unlock(&ix->map_lock);
-		if (!txn.full)
-			return r;
-		err_clear(err);
-		r = grow(ix, err);
-		if (r < 0)
-			return r;
-	}
 }
 
 /*
@@ -214,7 +96,7 @@ static int open_dbs(struct index *ix, bool create, struct err *err)
 	MDB_txn *txn;
 	int rc = mdb_txn_begin(ix->env, NULL, ix->rdonly ? MDB_RDONLY : 0, &txn);
 
-	if (rc == MDB_MAP_RESIZED && (rc = follow_resize(ix)) == 0)
+	if (rc == MDB_MAP_RESIZED && (rc = mdb_env_set_mapsize(ix->env, 0)) == 0)
 		rc = mdb_txn_begin(ix->env, NULL, ix->rdonly ? MDB_RDONLY : 0, &txn);
 	if (rc)
 		return index_err(err, rc, "open");
@@ -233,8 +115,9 @@ static int open_dbs(struct index *ix, bool create, struct err *err)
 }
 
 /* The data and the note beside it, by descriptors of our own: LMDB shows none of its pages. */
-static int open_files(struct index *ix, const char *path, struct err *err)
+static int open_files(struct index *ix, struct err *err)
 {
+	const char *path = ix->path;
 	cleanup_fd int dir = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 
 	if (dir >= 0)
@@ -273,7 +156,7 @@ static int prove_pages(struct index *ix, struct err *err)
 		if (index_seal_holds(ix))
 			return 0;
 		int rc = mdb_txn_begin(ix->env, NULL, MDB_RDONLY, &txn);
-		if (rc == MDB_MAP_RESIZED && (rc = follow_resize(ix)) == 0)
+		if (rc == MDB_MAP_RESIZED && (rc = mdb_env_set_mapsize(ix->env, 0)) == 0)
 			rc = mdb_txn_begin(ix->env, NULL, MDB_RDONLY, &txn);
 		if (rc)
 			return index_err(err, rc, "open");
@@ -285,21 +168,14 @@ static int prove_pages(struct index *ix, struct err *err)
 	return r == -EAGAIN ? err_set(err, EBUSY, "open store index: written to all the time") : r;
 }
 
-static int env_open(const char *path, bool rdonly, bool create, struct index **out, struct err *err)
+static int env_start(struct index *ix, bool create, struct err *err)
 {
-	struct index *ix = calloc(1, sizeof(*ix));
-	int r = 0;
+	int r = create ? 0 : open_files(ix, err);
 
-	if (!ix)
-		return err_set(err, ENOMEM, "open store index: out of memory");
-	ix->rdonly = rdonly;
-	ix->datafd = ix->sealfd = -1;
-	pthread_rwlock_init(&ix->map_lock, NULL);
-	pthread_mutex_init(&ix->kept_lock, NULL);
-	if (!create && ((r = open_files(ix, path, err)) < 0 || (r = check_head(ix, err)) < 0)) {
-		index_close(ix);
+	if (r == 0 && !create)
+		r = check_head(ix, err);
+	if (r < 0)
 		return r;
-	}
 	int rc = mdb_env_create(&ix->env);
 	if (rc == 0)
 		rc = mdb_env_set_mapsize(ix->env, MAP_SIZE_MIN);
@@ -308,13 +184,198 @@ static int env_open(const char *path, bool rdonly, bool create, struct index **o
 	if (rc == 0)
 		rc = mdb_env_set_maxdbs(ix->env, MAX_DBS);
 	if (rc == 0)
-		rc = mdb_env_open(ix->env, path,
-				  MDB_NOTLS | MDB_NORDAHEAD | (rdonly ? MDB_RDONLY : 0), 0600);
-	r = rc ? index_err(err, rc, path) : create ? 0 : prove_pages(ix, err);
+		rc = mdb_env_open(ix->env, ix->path,
+				  MDB_NOTLS | MDB_NORDAHEAD | (ix->rdonly ? MDB_RDONLY : 0), 0600);
+	r = rc ? index_err(err, rc, ix->path) : create ? 0 : prove_pages(ix, err);
 	if (r == 0)
-		r = fit_file(ix, path, err);
-	if (r == 0)
-		r = open_dbs(ix, create, err);
+		r = fit_file(ix, ix->path, err);
+	return r < 0 ? r : open_dbs(ix, create, err);
+}
+
+/* No transaction of this process may be running. */
+static void env_stop(struct index *ix)
+{
+	while (ix->nkept)
+		mdb_txn_abort(ix->kept[--ix->nkept]);
+	if (ix->env)
+		mdb_env_close(ix->env);
+	if (ix->datafd >= 0)
+		close(ix->datafd);
+	if (ix->sealfd >= 0)
+		close(ix->sealfd);
+	ix->env = NULL;
+	ix->datafd = ix->sealfd = -1;
+}
+
+/*
+ * After a failed write of its meta page LMDB refuses every transaction, readers' too, for as long
+ * as the environment is open. Opened again it has the state before that update or after it.
+ * `opened` is what the caller saw: another thread may have been here first.
+ */
+static int reopen(struct index *ix, unsigned opened, struct err *err)
+{
+	int r = 0;
+
+	pthread_rwlock_wrlock(&ix->map_lock);
+	if (ix->opened == opened) {
+		env_stop(ix);
+		r = env_start(ix, false, err);
+		if (r < 0)
+			env_stop(ix);
+		else
+			ix->opened++;
+	}
+	pthread_rwlock_unlock(&ix->map_lock);
+	return r < 0 ? err_wrap(err, r, "open the store index again") : 0;
+}
+
+static int grow(struct index *ix, struct err *err)
+{
+	MDB_envinfo info = {0};
+	int rc;
+
+	pthread_rwlock_wrlock(&ix->map_lock);
+	if (!ix->env)
+		rc = MDB_PANIC;
+	else if (mdb_env_info(ix->env, &info), info.me_mapsize >= MAP_SIZE_MAX)
+		rc = MDB_MAP_FULL;
+	else
+		rc = mdb_env_set_mapsize(ix->env, info.me_mapsize * 2);
+	pthread_rwlock_unlock(&ix->map_lock);
+	return rc ? index_err(err, rc, "grow") : 0;
+}
+
+static MDB_txn *kept_take(struct index *ix)
+{
+	MDB_txn *txn = NULL;
+
+	pthread_mutex_lock(&ix->kept_lock);
+	if (ix->nkept)
+		txn = ix->kept[--ix->nkept];
+	pthread_mutex_unlock(&ix->kept_lock);
+	return txn;
+}
+
+static int begin_once(struct index *ix, MDB_txn **out)
+{
+	MDB_txn *txn = kept_take(ix);
+
+	if (!ix->env)
+		return MDB_PANIC;
+	if (txn) {
+		int rc = mdb_txn_renew(txn);
+
+		if (rc == 0)
+			*out = txn;
+		else
+			mdb_txn_abort(txn);
+		return rc;
+	}
+	return mdb_txn_begin(ix->env, NULL, MDB_RDONLY, out);
+}
+
+int index_read_begin(struct index *ix, MDB_txn **txn, struct err *err)
+{
+	for (int tries = 0;; tries++) {
+		pthread_rwlock_rdlock(&ix->map_lock);
+		int rc = begin_once(ix, txn), r;
+		if (rc == 0)
+			return 0;
+		unsigned opened = ix->opened;
+		pthread_rwlock_unlock(&ix->map_lock);
+		if (rc == MDB_PANIC && tries == 0) {
+			if ((r = reopen(ix, opened, err)) < 0)
+				return r;
+			continue;
+		}
+		if (rc == MDB_MAP_RESIZED && tries < 8)
+			rc = follow_resize(ix);
+		else if (rc == MDB_READERS_FULL && tries == 0)
+			rc = mdb_reader_check(ix->env, NULL);
+		if (rc != 0)
+			return index_err(err, rc, "read");
+	}
+}
+
+void index_read_end(struct index *ix, MDB_txn *txn)
+{
+	mdb_txn_reset(txn);
+	pthread_mutex_lock(&ix->kept_lock);
+	if (ix->nkept < READERS_KEPT) {
+		ix->kept[ix->nkept++] = txn;
+		txn = NULL;
+	}
+	pthread_mutex_unlock(&ix->kept_lock);
+	if (txn)
+		mdb_txn_abort(txn);
+	pthread_rwlock_unlock(&ix->map_lock);
+}
+
+static int write_begin(struct index *ix, struct index_txn *txn, struct err *err)
+{
+	for (int tries = 0;; tries++) {
+		pthread_rwlock_rdlock(&ix->map_lock);
+		int rc = ix->env ? mdb_txn_begin(ix->env, NULL, 0, &txn->txn) : MDB_PANIC, r;
+		if (rc == 0)
+			return 0;
+		unsigned opened = ix->opened;
+		pthread_rwlock_unlock(&ix->map_lock);
+		if (rc == MDB_PANIC && tries == 0) {
+			if ((r = reopen(ix, opened, err)) < 0)
+				return r;
+			continue;
+		}
+		if (rc == MDB_MAP_RESIZED && tries < 8)
+			rc = follow_resize(ix);
+		if (rc != 0)
+			return index_err(err, rc, "begin update");
+	}
+}
+
+int index_update(struct index *ix, index_fn fn, void *arg, struct err *err)
+{
+	for (;;) {
+		struct index_txn txn = {.ix = ix};
+		int r = write_begin(ix, &txn, err);
+
+		if (r < 0)
+			return r;
+		/* Within the transaction: what is proven now differs after it by it alone. */
+		bool sealed = index_seal_holds(ix);
+		r = fn(&txn, arg, err);
+		if (r < 0) {
+			mdb_txn_abort(txn.txn);
+		} else {
+			int rc = mdb_txn_commit(txn.txn);
+
+			r = rc ? index_txn_err(&txn, err, rc, "commit") : 0;
+			if (r == 0 && sealed)
+				index_seal_write(ix);
+		}
+		pthread_rwlock_unlock(&ix->map_lock);
+		if (!txn.full)
+			return r;
+		err_clear(err);
+		r = grow(ix, err);
+		if (r < 0)
+			return r;
+	}
+}
+
+static int index_new(const char *path, bool rdonly, bool create, struct index **out,
+		     struct err *err)
+{
+	struct index *ix = calloc(1, sizeof(*ix));
+
+	if (!ix)
+		return err_set(err, ENOMEM, "open store index: out of memory");
+	ix->rdonly = rdonly;
+	ix->datafd = ix->sealfd = -1;
+	ix->path = strdup(path);
+	pthread_rwlock_init(&ix->map_lock, NULL);
+	pthread_mutex_init(&ix->kept_lock, NULL);
+	int r = ix->path ? env_start(ix, create, err)
+			 : err_set(err, ENOMEM, "open store index: out of memory");
 	if (r < 0) {
 		index_close(ix);
 		return r;
@@ -325,31 +386,30 @@ static int env_open(const char *path, bool rdonly, bool create, struct index **o
 
 int index_open(const char *path, bool rdonly, struct index **out, struct err *err)
 {
-	return env_open(path, rdonly, false, out, err);
+	return index_new(path, rdonly, false, out, err);
 }
 
 int index_create(const char *path, struct err *err)
 {
 	struct index *ix;
-	int r = env_open(path, false, true, &ix, err);
+	int r = index_new(path, false, true, &ix, err);
 
-	if (r == 0)
-		index_close(ix);
-	return r;
+	if (r < 0)
+		return r;
+	index_close(ix);
+	/* LMDB syncs its file, but not the entry of it. */
+	cleanup_fd int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (fd < 0 || fsync(fd) < 0)
+		return err_errno(err, "sync %s", path);
+	return 0;
 }
 
 void index_close(struct index *ix)
 {
 	if (!ix)
 		return;
-	while (ix->nkept)
-		mdb_txn_abort(ix->kept[--ix->nkept]);
-	if (ix->env)
-		mdb_env_close(ix->env);
-	if (ix->datafd >= 0)
-		close(ix->datafd);
-	if (ix->sealfd >= 0)
-		close(ix->sealfd);
+	env_stop(ix);
+	free(ix->path);
 	pthread_rwlock_destroy(&ix->map_lock);
 	pthread_mutex_destroy(&ix->kept_lock);
 	free(ix);
@@ -357,5 +417,8 @@ void index_close(struct index *ix)
 
 void index_drop_stale_readers(struct index *ix)
 {
-	mdb_reader_check(ix->env, NULL);
+	pthread_rwlock_rdlock(&ix->map_lock);
+	if (ix->env)
+		mdb_reader_check(ix->env, NULL);
+	pthread_rwlock_unlock(&ix->map_lock);
 }

@@ -14,8 +14,11 @@ struct index {
 	int datafd, sealfd; /* index_seal.c; -1 = none */
 	MDB_dbi chunks, nodes, names, packs, meta;
 	bool rdonly;
-	/* Held shared for the length of every transaction; exclusively to move the mapping. */
+	char *path;
+	/* Held shared for the length of every transaction; exclusively to move the mapping, or env.
+	 */
 	pthread_rwlock_t map_lock;
+	unsigned opened; /* how often; env is NULL when it could not be opened again */
 	pthread_mutex_t kept_lock;
 	MDB_txn *kept[READERS_KEPT];
 	unsigned nkept;

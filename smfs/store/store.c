@@ -88,7 +88,19 @@ bad:
 
 static const char *const parts[] = {"lock", "packs", "index", "journal", "tmp"};
 
-/* Empty, or what an init that was interrupted left. */
+/* "<part>.tmp.<pid>": a part that write_file_atomic() did not finish. */
+static bool unfinished(const char *name)
+{
+	const char *tmp = strstr(name, ".tmp.");
+
+	return tmp && tmp[5 + strspn(tmp + 5, "0123456789")] == '\0' &&
+	       (strncmp(name, "journal.", 8) == 0 || strncmp(name, FORMAT_FILE ".", 7) == 0);
+}
+
+/*
+ * Empty, or what an init that was interrupted left: parts, which are completed, and unfinished
+ * files, which go. No other init is at work: the directory is locked.
+ */
 static int check_empty(int dirfd, const char *dir, struct err *err)
 {
 	int fd = openat(dirfd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -105,6 +117,8 @@ static int check_empty(int dirfd, const char *dir, struct err *err)
 			return err_set(err, EEXIST, "init %s: is a store already", dir);
 		for (size_t i = 0; i < ARRAY_SIZE(parts); i++)
 			ours |= strcmp(e->d_name, parts[i]) == 0;
+		if (unfinished(e->d_name) && unlinkat(dirfd, e->d_name, 0) == 0)
+			ours = true;
 		if (!ours)
 			return err_set(err, ENOTEMPTY, "init %s: not empty (%s)", dir, e->d_name);
 	}
@@ -114,12 +128,18 @@ static int check_empty(int dirfd, const char *dir, struct err *err)
 static int make_parts(int dirfd, const char *dir, const uint8_t uuid[UUID_LEN], struct err *err)
 {
 	static const char *const dirs[] = {"packs", "index", "tmp"};
+	static const char *const begun[] = {"index/data.mdb", "index/lock.mdb"};
 	uint8_t head[JOURNAL_HEAD_LEN];
 	cleanup_free char *index = NULL;
 
 	for (size_t i = 0; i < ARRAY_SIZE(dirs); i++)
 		if (mkdirat(dirfd, dirs[i], 0700) < 0 && errno != EEXIST)
 			return err_errno(err, "create %s/%s", dir, dirs[i]);
+	/* Not a store yet, so an index that is there is of an init that was interrupted: perhaps
+	 * half. */
+	for (size_t i = 0; i < ARRAY_SIZE(begun); i++)
+		if (unlinkat(dirfd, begun[i], 0) < 0 && errno != ENOENT)
+			return err_errno(err, "remove %s/%s", dir, begun[i]);
 	cleanup_fd int lock = openat(dirfd, "lock", O_RDWR | O_CREAT | O_CLOEXEC, 0600);
 	if (lock < 0)
 		return err_errno(err, "create %s/lock", dir);
