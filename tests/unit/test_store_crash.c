@@ -3,11 +3,7 @@
  * for byte, what it did not is not there or whole; and the store checks clean.
  *
  *   test_store_crash                    the test (CRASH_SEED=n repeats a run)
- *   test_store_crash init DIR           make a store
  *   test_store_crash write DIR FROM     write snapshots until killed, a line for each acknowledged
- *   test_store_crash verify DIR < LINES check the store and every acknowledged change
- *
- * tests/fs/test_crash.sh uses the last three around a file system that loses power.
  */
 #include "store_util.h"
 
@@ -227,38 +223,14 @@ static void acknowledged_survives_kill_and_the_rest_leaves_nothing(void **state)
 	free(buf);
 }
 
-static void verify_stdin(void **state)
-{
-	struct fixture f = {0};
-	struct run run = {0};
-	uint8_t *buf = malloc(LEN_MAX);
-
-	note_lines(&run, stdin);
-	assert_true(run.n > 1);
-	ok(&f, smfs_store_open(getenv("CRASH_DIR"), 0, &f.s, &f.err));
-	check_clean(&f, SMFS_FSCK_READ_DATA);
-	for (uint64_t k = 1; k < run.n; k++)
-		verify_one(&f, k, acked(&run, k), buf);
-	smfs_store_close(f.s);
-	free(run.acked);
-	free(buf);
-}
-
 int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(acknowledged_survives_kill_and_the_rest_leaves_nothing),
 	};
-	const struct CMUnitTest verify[] = {cmocka_unit_test(verify_stdin)};
 
-	if (argc == 3 && strcmp(argv[1], "init") == 0)
-		return smfs_store_init(argv[2], NULL) < 0;
 	if (argc == 4 && strcmp(argv[1], "write") == 0)
 		write_forever(argv[2], strtoull(argv[3], NULL, 10));
-	if (argc == 3 && strcmp(argv[1], "verify") == 0) {
-		setenv("CRASH_DIR", argv[2], 1);
-		return cmocka_run_group_tests(verify, NULL, NULL);
-	}
 	if (readlink("/proc/self/exe", self_path, sizeof(self_path) - 1) < 0)
 		return 1;
 	return cmocka_run_group_tests(tests, NULL, NULL);
