@@ -133,11 +133,11 @@ static inline unsigned shim_sync_class(const char *path)
 
 /* ---- unsynced files and directories ---- */
 
-/* What a power cut may take without harm: LMDB's lock table, our lock file, files being made. */
+/* What a power cut may take without harm: locks, a note of what was proven, files being made. */
 static inline bool shim_volatile(const char *path)
 {
-	return shim_ends(path, "/lock.mdb") || shim_ends(path, "/lock") || strstr(path, "/tmp/") ||
-	       shim_ends(path, "/tmp");
+	return shim_ends(path, "/lock.mdb") || shim_ends(path, "/seal") ||
+	       shim_ends(path, "/lock") || strstr(path, "/tmp/") || shim_ends(path, "/tmp");
 }
 
 static inline void shim_mark(const char *path, bool dirty)
