@@ -2,8 +2,8 @@
 #include "smfs/store/fsck_priv.h"
 
 #include "smfs/base/cleanup.h"
-#include "smfs/store/journal.h"
 #include "smfs/store/names_each.h"
+#include "smfs/store/nametab.h"
 #include "smfs/store/object.h"
 #include "smfs/store/walk.h"
 
@@ -48,26 +48,9 @@ static int note_frames(struct fsck *f, struct err *err)
 
 /* ---- names ---- */
 
-struct name_vec {
-	struct smfs_name *v;
-	size_t n, cap;
-};
-
 static int note_name(const struct smfs_name *n, void *arg, struct err *err)
 {
-	struct name_vec *x = arg;
-
-	if (x->n == x->cap) {
-		size_t cap = x->cap ? x->cap * 2 : 64;
-		struct smfs_name *v = reallocarray(x->v, cap, sizeof(*v));
-
-		if (!v)
-			return err_set(err, ENOMEM, "check names: out of memory");
-		x->v = v;
-		x->cap = cap;
-	}
-	x->v[x->n++] = *n;
-	return 0;
+	return nametab_put(arg, n) < 0 ? err_set(err, ENOMEM, "check names: out of memory") : 0;
 }
 
 struct name_walk {
@@ -177,6 +160,16 @@ static int check_name(struct fsck *f, const struct smfs_name *n, struct err *err
 	return r;
 }
 
+static int check_names(struct fsck *f, const struct nametab *names, struct err *err)
+{
+	cleanup_free struct smfs_name **v = nametab_sorted(names);
+	int r = v ? 0 : err_set(err, ENOMEM, "check names: out of memory");
+
+	for (size_t i = 0; i < names->n && r == 0; i++)
+		r = check_name(f, v[i], err);
+	return r;
+}
+
 static void check_unreached(struct fsck *f)
 {
 	for (size_t i = 0; i < f->frames.cap; i++) {
@@ -197,69 +190,48 @@ static void check_unreached(struct fsck *f)
 
 /* ---- journal ---- */
 
-static size_t find_name(const struct name_vec *x, enum smfs_kind kind, const char *name)
-{
-	for (size_t i = 0; i < x->n; i++)
-		if (x->v[i].kind == kind && strcmp(x->v[i].name, name) == 0)
-			return i;
-	return x->n;
-}
-
 static int replay(const struct journal_record *rec, void *arg, struct err *err)
 {
-	struct name_vec *x = arg;
+	const char *unknown;
 
-	for (size_t i = 0; i < rec->nchanges; i++) {
-		const struct journal_change *c = &rec->changes[i];
-		const char *old = c->op == OP_RENAME ? c->from : c->name.name;
-		size_t at = find_name(x, c->name.kind, old);
-
-		if (c->op != OP_PUBLISH && at == x->n)
-			return err_set(err, EBADMSG,
-				       "journal: record %" PRIu64 " speaks of %s, unknown",
-				       rec->seq, old);
-		if (at < x->n)
-			x->v[at] = x->v[--x->n];
-		int r = c->op == OP_REMOVE ? 0 : note_name(&c->name, x, err);
-		if (r < 0)
-			return r;
-	}
-	return 0;
+	if (nametab_apply(arg, rec, &unknown) < 0)
+		return err_set(err, ENOMEM, "check journal: out of memory");
+	return unknown ? err_set(err, EBADMSG, "journal: record %" PRIu64 " speaks of %s, unknown",
+				 rec->seq, unknown)
+		       : 0;
 }
 
-static bool same_name(const struct smfs_name *a, const struct smfs_name *b)
+static void compare(struct fsck *f, const struct nametab *journal, const struct nametab *index)
 {
-	return id_equal(&a->root, &b->root) && a->seq == b->seq && a->created == b->created &&
-	       a->logical_bytes == b->logical_bytes && a->mode == b->mode && a->uid == b->uid &&
-	       a->gid == b->gid && a->mtime == b->mtime;
-}
+	for (size_t i = 0; i < index->cap; i++) {
+		const struct smfs_name *n = index->v[i];
+		const struct smfs_name *other = n ? nametab_find(journal, n->kind, n->name) : NULL;
 
-static void compare(struct fsck *f, const struct name_vec *journal, const struct name_vec *index)
-{
-	for (size_t i = 0; i < index->n; i++) {
-		const struct smfs_name *n = &index->v[i];
-		size_t at = find_name(journal, n->kind, n->name);
-
-		if (at == journal->n || !same_name(&journal->v[at], n))
+		if (!n)
+			continue;
+		if (!other || !name_same(other, n))
 			fsck_report(f, "%s %s: the index and the journal differ",
 				    kind_word(n->kind), n->name);
 	}
-	for (size_t i = 0; i < journal->n; i++)
-		if (find_name(index, journal->v[i].kind, journal->v[i].name) == index->n)
+	for (size_t i = 0; i < journal->cap; i++) {
+		const struct smfs_name *n = journal->v[i];
+
+		if (n && !nametab_find(index, n->kind, n->name))
 			fsck_report(f, "%s %s: in the journal, not in the index",
-				    kind_word(journal->v[i].kind), journal->v[i].name);
+				    kind_word(n->kind), n->name);
+	}
 }
 
 /* List the names, and check the journal against them while no commit comes between. */
-static int check_journal(struct fsck *f, struct name_vec *names, struct err *err)
+static int check_journal(struct fsck *f, struct nametab *names, struct err *err)
 {
 	struct index_meta before = {0}, after = {0};
 	int r;
 
 	for (;;) {
-		struct name_vec replayed = {0};
+		struct nametab replayed = {0};
 
-		names->n = 0;
+		nametab_free(names);
 		r = index_meta(f->s->ix, &before, err);
 		if (r == 0)
 			r = names_each(f->s, note_name, names, err);
@@ -276,7 +248,7 @@ static int check_journal(struct fsck *f, struct name_vec *names, struct err *err
 			compare(f, &replayed, names);
 		else if (r == -EBADMSG)
 			fsck_report(f, "%s", err->msg);
-		free(replayed.v);
+		nametab_free(&replayed);
 		return r == -EBADMSG ? 0 : r;
 	}
 }
@@ -285,7 +257,7 @@ int smfs_fsck(struct smfs_store *s, unsigned flags, struct smfs_fsck *out, struc
 {
 	struct fsck f = {.s = s, .out = out, .read_data = flags & SMFS_FSCK_READ_DATA};
 	struct err local = ERR_INIT;
-	struct name_vec names = {0};
+	struct nametab names = {0};
 	int r;
 
 	out->packs = out->frames = out->nodes = out->names = 0;
@@ -293,11 +265,11 @@ int smfs_fsck(struct smfs_store *s, unsigned flags, struct smfs_fsck *out, struc
 	cache_clear(s->cache);
 	if ((r = check_journal(&f, &names, &local)) == 0 && (r = note_frames(&f, &local)) == 0)
 		r = fsck_packs(&f, &local);
-	for (size_t i = 0; i < names.n && r == 0; i++)
-		r = check_name(&f, &names.v[i], &local);
+	if (r == 0)
+		r = check_names(&f, &names, &local);
 	if (r == 0)
 		check_unreached(&f);
-	free(names.v);
+	nametab_free(&names);
 	idset_free(&f.frames);
 	if (r < 0) {
 		if (err)

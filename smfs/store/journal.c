@@ -132,6 +132,7 @@ int journal_append(int fd, uint64_t *len, const struct journal_record *rec, stru
 	return 0;
 }
 
+/* `seq` 0: any number. */
 static int decode(const uint8_t *p, size_t len, uint64_t seq, journal_fn fn, void *arg,
 		  struct err *err)
 {
@@ -142,7 +143,7 @@ static int decode(const uint8_t *p, size_t len, uint64_t seq, journal_fn fn, voi
 
 	rec.time = (int64_t)get_u64(&r);
 	rec.npacks = get_u32(&r);
-	if (rec.seq != seq || rec.npacks > PACKS_MAX || rec.npacks > r.left / 16)
+	if ((seq && rec.seq != seq) || rec.npacks > PACKS_MAX || rec.npacks > r.left / 16)
 		return -EBADMSG;
 	packs = calloc(rec.npacks + 1, sizeof(*packs));
 	for (size_t i = 0; packs && i < rec.npacks; i++)
@@ -168,37 +169,110 @@ static int decode(const uint8_t *p, size_t len, uint64_t seq, journal_fn fn, voi
 	return fn(&rec, arg, err);
 }
 
+/*
+ * The record at `off`: its length with its bytes in *out (caller frees), 0 if there is none that is
+ * whole, negative if it cannot be read.
+ */
+static ssize_t read_record(int fd, uint64_t off, uint64_t len, uint8_t **out, struct err *err)
+{
+	cleanup_free uint8_t *buf = NULL;
+	uint8_t head[RECORD_HEAD];
+	struct reader r = reader_of(head, sizeof(head));
+	int ret = 0;
+
+	*out = NULL;
+	if (!range_ok(off, RECORD_HEAD, len))
+		return 0;
+	ret = pread_full(fd, head, sizeof(head), off);
+	if (ret == 0 && get_u32(&r) == RECORD_MAGIC) {
+		uint32_t n = get_u32(&r);
+		uint64_t sum = get_u64(&r);
+
+		if (get_u64(&r) != 0 || n <= RECORD_HEAD || n > RECORD_MAX || n % 8 ||
+		    !range_ok(off, n, len))
+			return 0;
+		buf = malloc(n);
+		if (!buf)
+			return err_set(err, ENOMEM, "read journal: out of memory");
+		ret = pread_full(fd, buf, n, off);
+		if (ret == 0 && XXH3_64bits(buf + RECORD_HEAD, n - RECORD_HEAD) == sum) {
+			*out = steal_ptr(&buf);
+			return n;
+		}
+	}
+	/* Shorter than it should be: the record is not whole. */
+	if (ret == -EIO || ret == 0)
+		return 0;
+	errno = -ret;
+	return err_errno(err, "read journal at %" PRIu64, off);
+}
+
 int journal_each(int fd, uint64_t len, journal_fn fn, void *arg, struct err *err)
 {
 	uint64_t off = JOURNAL_HEAD_LEN, seq = 1;
 
 	while (off < len) {
 		cleanup_free uint8_t *buf = NULL;
-		uint8_t head[RECORD_HEAD];
-		struct reader r = reader_of(head, sizeof(head));
-		int ret = -EBADMSG;
+		ssize_t n = read_record(fd, off, len, &buf, err);
+		int r = -EBADMSG;
 
-		if (range_ok(off, RECORD_HEAD, len) &&
-		    pread_full(fd, head, sizeof(head), off) == 0 && get_u32(&r) == RECORD_MAGIC) {
-			uint32_t n = get_u32(&r);
-			uint64_t sum = get_u64(&r);
-
-			if (get_u64(&r) == 0 && n > RECORD_HEAD && n <= RECORD_MAX &&
-			    range_ok(off, n, len) && (buf = malloc(n)) &&
-			    pread_full(fd, buf, n, off) == 0 &&
-			    XXH3_64bits(buf + RECORD_HEAD, n - RECORD_HEAD) == sum) {
-				err_clear(err);
-				ret = decode(buf + RECORD_HEAD, n - RECORD_HEAD, seq++, fn, arg,
-					     err);
-				off += n;
-			}
-		}
-		if (ret == -EBADMSG && (!err || !err->code))
+		if (n < 0)
+			return (int)n;
+		err_clear(err);
+		if (n)
+			r = decode(buf + RECORD_HEAD, (size_t)n - RECORD_HEAD, seq, fn, arg, err);
+		if (r == -EBADMSG && (!err || !err->code))
 			return err_set(err, EBADMSG,
 				       "journal: record %" PRIu64 " at %" PRIu64 " does not parse",
 				       seq, off);
-		if (ret < 0)
-			return ret;
+		if (r < 0)
+			return r;
+		off += (uint64_t)n;
+		seq++;
 	}
 	return 0;
+}
+
+struct scan_at {
+	struct journal_scan *scan;
+	uint64_t off, len;
+};
+
+static int scanned(const struct journal_record *rec, void *arg, struct err *err)
+{
+	struct scan_at *at = arg;
+
+	return at->scan->record(at->scan, rec, at->off, at->len, err);
+}
+
+int journal_scan(int fd, uint64_t len, struct journal_scan *scan, struct err *err)
+{
+	uint64_t off = JOURNAL_HEAD_LEN, lost = 0;
+
+	while (off < len) {
+		cleanup_free uint8_t *buf = NULL;
+		ssize_t n = read_record(fd, off, len, &buf, err);
+		struct scan_at at = {scan, off, (uint64_t)n};
+		int r = 0;
+
+		if (n < 0)
+			return (int)n;
+		err_clear(err);
+		if (n && lost)
+			r = scan->lost(scan, lost, off, err);
+		if (n && r == 0)
+			r = decode(buf + RECORD_HEAD, (size_t)n - RECORD_HEAD, 0, scanned, &at,
+				   err);
+		/* Right by its sum and not parsed: of a newer program, or forged. No record. */
+		if (r == -EBADMSG && (!err || !err->code))
+			n = r = 0;
+		if (r < 0)
+			return r;
+		if (!n && !lost)
+			lost = off;
+		else if (n)
+			lost = 0;
+		off += n ? (uint64_t)n : 8;
+	}
+	return lost ? scan->lost(scan, lost, MAX(len, lost), err) : 0;
 }

@@ -45,4 +45,16 @@ int journal_append(int fd, uint64_t *len, const struct journal_record *rec, stru
 typedef int (*journal_fn)(const struct journal_record *rec, void *arg, struct err *err);
 int journal_each(int fd, uint64_t len, journal_fn fn, void *arg, struct err *err);
 
+/*
+ * The same for a journal that may be damaged: every record that is whole, wherever it is found in
+ * [JOURNAL_HEAD_LEN, len), with where it is; and through `lost` every stretch in which there is
+ * none. Sequence numbers are the caller's to check.
+ */
+struct journal_scan {
+	int (*record)(struct journal_scan *scan, const struct journal_record *rec, uint64_t off,
+		      uint64_t len, struct err *err);
+	int (*lost)(struct journal_scan *scan, uint64_t from, uint64_t to, struct err *err);
+};
+int journal_scan(int fd, uint64_t len, struct journal_scan *scan, struct err *err);
+
 #endif

@@ -357,6 +357,25 @@ SMFS_API int smfs_bundle_read(struct smfs_store *s, int fd, const char *as,
 			      const struct smfs_bundle_watch *watch, struct smfs_bundle_stat *stat,
 			      struct err *err);
 
+/* ---- journal ------------------------------------------------------------------------------ */
+
+/*
+ * Every change of names since the store was made, in order: the durable record that recovery
+ * reads. `packs` counts the packs its commit appended to.
+ */
+enum smfs_log_op { SMFS_LOG_NONE = 0, SMFS_LOG_PUBLISH, SMFS_LOG_REMOVE, SMFS_LOG_RENAME };
+struct smfs_log_entry {
+	uint64_t seq;
+	int64_t time; /* ns */
+	size_t packs;
+	enum smfs_log_op op;	      /* SMFS_LOG_NONE: a commit that changed no name */
+	const struct smfs_name *name; /* as it is after, or was before its removal */
+	const char *from;	      /* SMFS_LOG_RENAME: the old name */
+};
+/* A negative result of `fn` ends the walk and is returned. EBADMSG where the journal is damaged. */
+typedef int (*smfs_log_fn)(const struct smfs_log_entry *e, void *arg, struct err *err);
+SMFS_API int smfs_log(struct smfs_store *s, smfs_log_fn fn, void *arg, struct err *err);
+
 /* ---- fsck --------------------------------------------------------------------------------- */
 
 #define SMFS_FSCK_READ_DATA 1u /* decompress and rehash every frame, too */
