@@ -55,7 +55,7 @@ while [ $i -lt "$cycles" ]; do
 	wait
 	smfs rm snapshots/cycle$((i - 1)) 2>/dev/null
 	vm=cycle$i
-	report $vm || { echo "# $vm:"; grep -v '^ok' "$T/report.$vm" | sed 's/^/#   /'; }
+	report $vm || { echo "# $vm:"; grep -v '^ok' "$T/report.$vm" | sed 's/^/#   /'; job_state $vm; }
 	time_is_right $vm || wrong_times="$wrong_times $vm"
 	[ "$(fact $vm hostname)" = $vm ] || unnamed="$unnamed $vm"
 done

@@ -6,6 +6,7 @@
 #   vm_http VM [DATA]            GET / of the service in VM; with DATA, POST it to /warm
 #   vm_answers VM                wait until the service answers
 #   until_true SECONDS COMMAND   poll
+#   job_state [VM...]            what runners and guests are doing now, for whoever reads a failure
 #
 # $DISK is what machine_run was given; the store is $DISK/store. Sets $M, the mount. Everything of the job is gone at its end, the store excepted.
 . tests/lib/tap.sh
@@ -28,6 +29,38 @@ at_exit job_end
 
 seconds_now() { date +%s.%N; }
 
+# KVM's counters of a runner's VM that are not zero: which of them move tells what it waits for.
+kvm_counters() { # kvm_counters PID
+	for state_vm_dir in /sys/kernel/debug/kvm/"$1"-*; do
+		[ -d "$state_vm_dir" ] && (cd "$state_vm_dir" && grep -sv '^0$' exits halt_exits halt_wakeup io_exits mmio_exits \
+			irq_exits irq_injections irq_window_exits signal_exits hypercalls pf_taken) | tr '\n' ' ' && echo
+	done
+}
+# Where each thread of a process is, in the kernel and why.
+threads_of() { # threads_of PID
+	for state_task in /proc/"$1"/task/*; do
+		echo "thread ${state_task##*/} $(cat "$state_task/comm"), $(sed -n 's/^State:[[:space:]]*//p' "$state_task/status")," \
+			"in $(cat "$state_task/wchan"), system call $(cut -d ' ' -f 1 "$state_task/syscall")"
+		sed 's/^/    /' "$state_task/stack"
+	done 2>/dev/null
+}
+job_state() {
+	for state_json in "$SMVM_RUN_DIR"/*/vm.json; do
+		[ -f "$state_json" ] || continue
+		state_dir=${state_json%/*}
+		state_vm=$(jq -r .name "$state_json") state_pid=$(jq -r .pid "$state_json")
+		[ $# -eq 0 ] || case " $* " in *" $state_vm "*) ;; *) continue ;; esac
+		echo "== $state_vm, process $state_pid"
+		timeout 10 smvm-runner info "$state_vm" || echo "smvm-runner info: status $?"
+		kvm_counters "$state_pid"
+		threads_of "$state_pid"
+		sleep 1
+		echo 'a second later'
+		kvm_counters "$state_pid"
+		tail -n 25 "$state_dir/vmm.log" "$state_dir/console.log" 2>/dev/null
+	done | sed 's/^/# /'
+}
+
 step() {
 	step_what=$1
 	shift
@@ -36,9 +69,7 @@ step() {
 		{
 			echo "not ok - $step_what"
 			echo "# failed: $*"
-			for log in "$SMVM_RUN_DIR"/*/console.log; do
-				[ -f "$log" ] && echo "# $log" && tail -n 25 "$log" | sed 's/^/#   /'
-			done
+			job_state
 		} >&3
 		exit 1
 	fi

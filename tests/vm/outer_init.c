@@ -285,6 +285,7 @@ int main(void)
 	mount_or_fail("tmpfs", "/run", "tmpfs", 0, "mode=755");
 	mount_or_fail("tmpfs", "/tmp", "tmpfs", 0, "mode=1777,size=90%");
 	mount_or_fail("cgroup2", "/sys/fs/cgroup", "cgroup2", 0, NULL);
+	mount_or_fail("debugfs", "/sys/kernel/debug", "debugfs", 0, NULL);
 	symlink("/proc/self/fd", "/dev/fd");
 	symlink("/proc/self/fd/0", "/dev/stdin");
 	symlink("/proc/self/fd/1", "/dev/stdout");
