@@ -17,7 +17,7 @@ mode=${1:-check}
 [ $# -gt 0 ] && shift
 logs=$BUILD/test-logs
 mkdir -p "$logs"
-passed=0 failed=0 skipped=0
+passed=0 failed=0 skipped=0 died=0
 
 run() { # run SUITE-NAME COMMAND...
 	name=$1
@@ -38,6 +38,9 @@ run() { # run SUITE-NAME COMMAND...
 	[ $((p + f + s)) -gt 0 ] || { f=1; echo "not ok - $name ran no test" >>"$log"; }
 	printf '%-34s %3d passed, %d failed, %d skipped  (%d s)\n' "$name" "$p" "$f" "$s" $(($(date +%s) - start))
 	grep '# SKIP' "$log" | sed 's/^ok [0-9]* - /    skipped: /'
+	again='outer machine died, second attempt' # tests/vm/machine.sh
+	grep -x "$again" "$log" | sed 's/^/    /'
+	died=$((died + $(grep -cx "$again" "$log")))
 	if [ "$f" -gt 0 ]; then
 		grep '^not ok' "$log" | sed 's/^/    /'
 		echo "    --- last lines of $log"
@@ -75,5 +78,6 @@ for d in $folders; do
 		wanted "$b" "$@" && run "$b" sh "$t"
 	done
 done
+[ $died -eq 0 ] || echo "the emulated machine of a test died $died times; what it ran was run again"
 echo "$passed passed, $failed failed, $skipped skipped"
 [ "$failed" -eq 0 ]

@@ -50,7 +50,14 @@ else
 fi
 export OUTER_AWAKE=1
 MACHINE_TIMEOUT=${MACHINE_TIMEOUT:-600}
-if machine_run "$T/disk" tests/vm/mainjob.sh "$image"; then
+machine_run "$T/disk" tests/vm/mainjob.sh "$image"
+job=$?
+if [ $job -eq 125 ]; then
+	say 'The emulated machine died, as nested guests make QEMU do now and then: once more.'
+	machine_run "$T/disk" tests/vm/mainjob.sh "$image"
+	job=$?
+fi
+if [ $job -eq 0 ]; then
 	say 'All of it worked.'
 else
 	say 'quickstart FAILED; see above'

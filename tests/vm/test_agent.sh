@@ -12,7 +12,7 @@ mkdir "$T/disk"
 smfs init "$T/disk/store" || exit 1
 smvm-pull -q --store "$T/disk/store" --name localhost/agent:1 "oci:$T/image/base:1" || exit 1
 MACHINE_TIMEOUT=${MACHINE_TIMEOUT:-560}
-machine_run "$T/disk" tests/vm/agent_job.sh localhost/agent:1 >"$T/out" 2>&1
+machine_test "$T/out" "$T/disk" tests/vm/agent_job.sh localhost/agent:1
 status=$?
 cat "$T/out"
 check 'the job in the guests ended well' [ $status -eq 0 ]

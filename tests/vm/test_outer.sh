@@ -1,6 +1,7 @@
 #!/bin/sh
 # The outer machine does what its head promises: a working /dev/kvm, the status, the output, the deadline.
 . tests/lib/tap.sh
+. tests/vm/machine.sh
 
 outer() { BUILD=$B tests/vm/outer.sh "$@"; }
 says() { grep -qxF "$1" "$T/out"; }
@@ -28,6 +29,11 @@ check 'and in time' [ $(($(date +%s) - start)) -le 30 ]
 outer --timeout 60 --keep-log "$T/console" tests/vm/outer_job.sh crash >"$T/out" 2>&1
 check 'a machine that dies ends with status 125' [ $? -eq 125 ]
 check 'and its console log is kept' grep -q 'sysrq' "$T/console"
+
+mkdir "$T/none"
+OUTER=1 MACHINE_TIMEOUT=60 machine_test "$T/out" "$T/none" tests/vm/outer_job.sh crash
+check 'a test whose machine dies twice has failed' [ $? -eq 125 ]
+check 'and says that there were two' [ "$(grep -cx 'outer machine died, second attempt' "$T/out")" -eq 1 ]
 
 BUILD=$B tests/vm/outer.sh --timeout 60 tests/vm/outer_job.sh hang >"$T/out" 2>&1 &
 pid=$!

@@ -21,11 +21,11 @@ check 'guestcheck builds' cc -std=gnu11 -D_GNU_SOURCE -O2 -Wall -Wextra -Werror 
 MACHINE_TIMEOUT=${MACHINE_TIMEOUT:-1140}
 # The self-checking guest keeps both processors busy by itself, and does not get on beside the idlers.
 export OUTER_AWAKE=1
-machine_run "$T/disk" tests/vm/mainjob.sh "$image" >"$T/out" 2>&1
+machine_test "$T/out" "$T/disk" tests/vm/mainjob.sh "$image"
 main=$?
 unset OUTER_AWAKE
 cat "$T/out"
-machine_run "$T/disk" tests/vm/cycles.sh "$image" "${CYCLES:-6}" >"$T/out" 2>&1
+machine_test "$T/out" "$T/disk" tests/vm/cycles.sh "$image" "${CYCLES:-6}"
 cycles=$?
 cat "$T/out"
 check 'the main job ended well' [ $main -eq 0 ]
