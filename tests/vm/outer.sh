@@ -18,7 +18,7 @@
 # kernel in /boot and its modules; lo is up; there is no other network.
 #
 # Output of SCRIPT goes to standard output as it comes. Status: that of SCRIPT; 124 the time is up;
-# 125 the machine could not be set up or died under the script (the console log is then printed and kept).
+# 125 the machine died under the script (the console log is then printed and kept); 126 it could not be set up.
 #
 # How: QEMU without acceleration (TCG) emulates an AMD processor with SVM, so Debian's stock kernel and its
 # kvm-amd give real hardware virtualization semantics, slowly (4 s to boot, guest code 10-50 times slower
@@ -35,7 +35,7 @@ disks='' adds='' keep_log='' ram_file='' seconds=300 memory=4G
 
 die() { # die MESSAGE: the set-up failed
 	echo "outer: $*" >&2
-	exit 125
+	exit 126
 }
 
 while [ $# -gt 0 ]; do
@@ -150,7 +150,7 @@ trap 'exit 143' TERM HUP
 		rm -rf "$work/root" "$work/initramfs"
 		echo "$key" >"$cache/key"
 	fi
-) 9>"$cache/lock" || exit 125
+) 9>"$cache/lock" || exit 126
 
 # The tree: tests/ and the commands, and one script that starts the job.
 job=$work/job
@@ -210,7 +210,7 @@ console=$work/console.log
 # A standard input that never ends: at its end QEMU would take the port's host side for gone.
 mkfifo "$work/stdin"
 setpriv --pdeathsig TERM timeout -k 5 "$seconds" setpriv --pdeathsig KILL qemu-system-x86_64 -nodefaults -no-user-config -no-reboot -display none \
-	-machine pc,hpet=off -accel tcg,thread=multi,tb-size=1024 -cpu max -smp 2 -m "$memory" \
+	-machine pc,hpet=off -accel tcg,thread=multi,tb-size=1024 -cpu max,-la57 -smp 2 -m "$memory" \
 	-kernel "$kernel" -initrd "$cache/initramfs.cpio" \
 	-append "console=ttyS0 loglevel=${OUTER_LOGLEVEL:-4} panic=-1 mitigations=off tsc=reliable random.trust_cpu=on no_timer_check${OUTER_AWAKE:+ awake=1}" \
 	-serial "file:$console" -device virtio-rng-pci -device virtio-serial-pci \
