@@ -200,8 +200,8 @@ fuzz: $(FUZZ_BIN)
 	BUILD=$(BUILD) FUZZ_SECONDS=$(FUZZ_SECONDS) sh tests/fuzz/run.sh
 
 tidy:
-	clang-tidy --quiet $(SMFS_LIB) $(SMFS_CMD) $(SMVM_LIB) $(SMVM_CMD) $(AGENT) $(PULL_LIB) $(PULL_CMD) \
-	    -- $(CPPFLAGS) -std=gnu11 $$($(PKGCONF) --cflags fuse3)
+	@printf '%s\n' $(sort $(SMFS_LIB) $(SMFS_CMD) $(SMVM_LIB) $(SMVM_CMD) $(AGENT) $(PULL_LIB) $(PULL_CMD)) | \
+	    xargs -P $$(nproc) -I{} clang-tidy --quiet {} -- $(CPPFLAGS) -std=gnu11 $$($(PKGCONF) --cflags fuse3)
 
 format:
 	git ls-files '*.c' '*.h' | xargs clang-format -i

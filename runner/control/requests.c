@@ -29,7 +29,7 @@ static const char *entry_state(const struct agent_info *i)
 static json_t *agent_json(struct vmm *v)
 {
 	struct err err = ERR_INIT;
-	struct agent_info i;
+	struct agent_info i = {0};
 	struct agent *a;
 	int r = vmm_agent(v, INFO_WAIT_MS, &a, &err);
 

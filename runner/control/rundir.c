@@ -303,7 +303,7 @@ int rundir_list(struct rundir ***out, size_t *n, struct err *err)
 
 		if (!d)
 			continue;
-		struct rundir **more = realloc(all, (count + 1) * sizeof(*all));
+		struct rundir **more = reallocarray(all, count + 1, sizeof(struct rundir *));
 		if (!more) {
 			rundir_release(d);
 			break;
@@ -312,7 +312,7 @@ int rundir_list(struct rundir ***out, size_t *n, struct err *err)
 		all[count++] = d;
 	}
 	if (count)
-		qsort(all, count, sizeof(*all), by_age);
+		qsort(all, count, sizeof(struct rundir *), by_age);
 	*out = all;
 	*n = count;
 	return 0;

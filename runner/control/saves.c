@@ -108,12 +108,13 @@ static uint64_t minor_faults(void)
 static uint64_t default_limit(void)
 {
 	FILE *f = fopen("/proc/meminfo", "re");
-	unsigned long long kib = 0;
+	static const char key[] = "MemAvailable:";
+	uint64_t kib = 0;
 	char line[128];
 
-	while (f && fgets(line, sizeof(line), f))
-		if (sscanf(line, "MemAvailable: %llu kB", &kib) == 1)
-			break;
+	while (f && !kib && fgets(line, sizeof(line), f))
+		if (strncmp(line, key, sizeof(key) - 1) == 0)
+			kib = strtoull(line + sizeof(key) - 1, NULL, 10);
 	if (f)
 		fclose(f);
 	return kib ? kib * KIB / 2 : GIB;

@@ -172,7 +172,7 @@ static int dispatch(struct control *c, struct control_request *rq, const char *l
 	} else {
 		const struct control_op *o = c->ops;
 
-		while (o->name && strcmp(o->name, op))
+		while (o->name && strcmp(o->name, op) != 0)
 			o++;
 		r = o->name ? o->fn(c->arg, rq, body, reply, err)
 			    : err_set(err, EPROTO, "control request: unknown op '%s'", op);

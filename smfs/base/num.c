@@ -51,7 +51,7 @@ int parse_size(const char *s, uint64_t min, uint64_t max, uint64_t *out, struct 
 			mul = (uint64_t)1 << (10 * (u - units + 1));
 			end++;
 		}
-		if (strcasecmp(end, "") && strcasecmp(end, "B") && strcasecmp(end, "iB"))
+		if (*end && strcasecmp(end, "B") != 0 && strcasecmp(end, "iB") != 0)
 			return err_set(err, EINVAL, "'%s' is not a size such as 512M or 4G", s);
 	}
 	if (mul_overflow_u64(*out, mul, out) || *out < min || *out > max) {
