@@ -20,7 +20,9 @@
 #include "smfs/base/cleanup.h"
 #include "smfs/base/io.h"
 #include "smfs/base/log.h"
+#include "smfs/base/num.h"
 #include "smfs/cmd/cmd.h"
+#include "smfs/mount/hot_cache.h"
 #include "smfs/mount/mount.h"
 
 #define DEFAULT_LOG "/var/log/smfs.log"
@@ -31,7 +33,8 @@ struct job {
 	const char *log; /* background only */
 	bool log_given;
 	unsigned flags;
-	int ready; /* where the outcome goes, or -1 in the foreground */
+	uint64_t cache_size; /* or HOT_LIMIT_KEEP */
+	int ready;	     /* where the outcome goes, or -1 in the foreground */
 };
 
 /* What the child tells the parent: a struct err, code 0 for success. */
@@ -138,6 +141,18 @@ static int serve_until_unmounted(struct smfs_mount *m, int signals)
 	}
 }
 
+static int set_cache_size(const struct job *j, const struct smfs_store *s, struct err *err)
+{
+	struct hot_cache *cache;
+
+	if (j->cache_size == HOT_LIMIT_KEEP)
+		return 0;
+	int r = hot_cache_open(smfs_store_dir(s), 0, j->cache_size, &cache, err);
+	if (r == 0)
+		hot_cache_close(cache);
+	return r;
+}
+
 static int serve(struct job *j)
 {
 	cleanup_store struct smfs_store *s = NULL;
@@ -155,7 +170,7 @@ static int serve(struct job *j)
 		err_errno(&err, "signalfd");
 	else if (cmd_open_store(j->c, j->flags & SMFS_MOUNT_RDONLY ? SMFS_RDONLY : SMFS_CMD_CREATE,
 				&s, &err) == 0 &&
-		 make_mount_point(j->mnt, &err) == 0)
+		 make_mount_point(j->mnt, &err) == 0 && set_cache_size(j, s, &err) == 0)
 		smfs_mount_store(s, j->mnt, j->flags, &m, &err);
 	if (!err.code && j->ready >= 0)
 		leave_terminal(j, &err);
@@ -226,17 +241,31 @@ static int in_background(struct job *j)
 	return cmd_flush();
 }
 
+static bool parse_hot(const char *s, unsigned *flags)
+{
+	*flags &= ~(SMFS_MOUNT_ALWAYS_HOT | SMFS_MOUNT_NEVER_HOT);
+	if (strcmp(s, "always") == 0)
+		*flags |= SMFS_MOUNT_ALWAYS_HOT;
+	else if (strcmp(s, "never") == 0)
+		*flags |= SMFS_MOUNT_NEVER_HOT;
+	else
+		return strcmp(s, "auto") == 0;
+	return true;
+}
+
 static int run(struct cmd *c, int argc, char **argv)
 {
-	static const struct option own[] = {{"foreground", no_argument, NULL, 'f'},
-					    {"read-only", no_argument, NULL, 'r'},
-					    {"log", required_argument, NULL, 'L'},
-					    {0}};
+	static const struct option own[] = {
+		{"foreground", no_argument, NULL, 'f'},	      {"read-only", no_argument, NULL, 'r'},
+		{"log", required_argument, NULL, 'L'},	      {"hot", required_argument, NULL, 'H'},
+		{"cache-size", required_argument, NULL, 'S'}, {0}};
 	const char *env = getenv("SMFS_MOUNT");
 	struct job j = {.c = c,
 			.mnt = env && *env ? env : SMFS_DEFAULT_MOUNT,
 			.log = DEFAULT_LOG,
+			.cache_size = HOT_LIMIT_KEEP,
 			.ready = -1};
+	struct err err = ERR_INIT;
 	bool foreground = false;
 	int o, status;
 
@@ -250,7 +279,10 @@ static int run(struct cmd *c, int argc, char **argv)
 		else if (o == 'L') {
 			j.log = optarg;
 			j.log_given = true;
-		}
+		} else if (o == 'H' && !parse_hot(optarg, &j.flags))
+			return cmd_usage(c, "--hot %s: it is auto, always or never", optarg);
+		else if (o == 'S' && parse_size(optarg, 0, INT64_MAX, &j.cache_size, &err) < 0)
+			return cmd_usage(c, "--cache-size: %s", err.msg);
 	}
 	switch (argc - optind) {
 	case 2:
@@ -278,6 +310,10 @@ const struct command cmd_mount = {
 		"  -f, --foreground  serve from this process\n"
 		"  -r, --read-only   nothing can be copied in, renamed or removed\n"
 		"  --log FILE        of the background server (default: " DEFAULT_LOG ")\n"
+		"  --hot POLICY      which large files the kernel serves by itself, from plain\n"
+		"                    files in the store's cache: auto (default: those in use a\n"
+		"                    lot, and those of `smfs warm`), always, never\n"
+		"  --cache-size SIZE how much the cache may take from now on, as of `smfs warm`\n"
 		"The first SIGINT or SIGTERM detaches the mount and serves those who have files\n"
 		"open; the second ends it.\n",
 	.run = run,

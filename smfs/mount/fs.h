@@ -7,6 +7,7 @@
  *   node.c     the inode table                         control.c  .smfs/
  *   dircache.c parsed directories                      stage.c    snapshots being copied in
  *   hidden.c   half-removed snapshots                  publish.c  ... and made real
+ *   hot*.c     files the kernel serves by itself
  *
  * A request arrives in ops*.c, which finds the inode and calls its operation; an operation a kind
  * of inode lacks is EROFS (changes) or ENOTSUP. Operations return 0 or a negative errno and fill
@@ -37,6 +38,8 @@ struct stage_file;
 struct stage_area;
 struct readahead;
 struct readahead_pool;
+struct hot;
+struct hot_file;
 
 /* What an inode number is derived from (node_key.tag). */
 enum key_tag {
@@ -115,6 +118,7 @@ struct inode {
 	_Atomic(struct smfs_file *) file; /* opened on first use */
 	_Atomic int64_t blocks;		  /* -1 until known */
 	_Atomic uint64_t bad_range;	  /* last range reported bad, so as not to repeat it */
+	struct hot_file *hot;		  /* hot.c; NULL: never hot */
 	struct smfs_id dir, tree;	  /* directories: object, and root of the tree it is in */
 	_Atomic(struct dirobj *) obj;	  /* `dir`, read on first use */
 
@@ -131,14 +135,18 @@ struct inode {
 	struct stage_file *stage_file;
 };
 
+/* How an open file is served: settled with its open (hot.h). */
+enum handle_mode { HANDLE_PLAIN, HANDLE_COLD, HANDLE_HOT };
+
 /* One open file or directory. */
 struct handle {
 	struct handle *prev, *next; /* of the mount, under handles_lock */
 	struct inode *inode;	    /* referenced */
 	int flags;		    /* open(2)'s */
 	bool direct;		    /* no page cache */
-	bool listed;		    /* `listing` is filled */
-	pthread_mutex_t lock;	    /* `listing` */
+	enum handle_mode mode;
+	bool listed;	      /* `listing` is filled */
+	pthread_mutex_t lock; /* `listing` */
 	struct listing listing;
 	char *text; /* control.c */
 	size_t text_len;
@@ -174,6 +182,7 @@ struct smfs_mount {
 
 	struct stage_area *stages; /* NULL in a read-only mount */
 	struct readahead_pool *readahead;
+	struct hot *hot; /* NULL: everything is cold */
 
 	pthread_mutex_t handles_lock;
 	struct handle *handles; /* the kernel drops some unreleased when forced */

@@ -16,6 +16,7 @@
 #include "smfs/base/log.h"
 #include "smfs/base/num.h"
 #include "smfs/mount/fs.h"
+#include "smfs/mount/hot.h"
 #include "smfs/mount/readahead.h"
 
 /* ---- serving ------------------------------------------------------------------------------- */
@@ -135,6 +136,7 @@ static void mount_free(struct smfs_mount *m)
 {
 	/* Whoever still waits for a publication is answered, then requests are over. */
 	stage_area_drain(m->stages);
+	hot_stop(m->hot);
 	fs_close_all(m);
 	if (m->se)
 		fuse_session_destroy(m->se);
@@ -142,6 +144,7 @@ static void mount_free(struct smfs_mount *m)
 	node_table_free(&m->nodes);
 	stage_area_free(m->stages);
 	readahead_pool_free(m->readahead);
+	hot_free(m->hot);
 	dircache_free(&m->dirs);
 	if (m->ended_fd >= 0)
 		close(m->ended_fd);
@@ -238,7 +241,9 @@ int smfs_mount_store(struct smfs_store *s, const char *dir, unsigned flags, stru
 
 	if (r < 0)
 		return r;
-	r = names_root_new(m, &root, err);
+	r = hot_new(m, flags, &m->hot, err);
+	if (r == 0)
+		r = names_root_new(m, &root, err);
 	return mount_start(m, root, false, r, out, err);
 }
 

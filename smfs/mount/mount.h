@@ -27,6 +27,12 @@ extern "C" {
 struct smfs_mount;
 
 #define SMFS_MOUNT_RDONLY 1u /* nothing can be copied in, renamed or removed */
+/*
+ * Which large files are materialised, for the kernel to serve them by itself: hot.h. Neither: as
+ * they turn out to be worth it.
+ */
+#define SMFS_MOUNT_ALWAYS_HOT 2u
+#define SMFS_MOUNT_NEVER_HOT  4u
 
 /*
  * Mount the whole store on the existing, empty directory `dir`. On return 0 the mount answers.

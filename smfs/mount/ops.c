@@ -7,6 +7,7 @@
 
 #include "smfs/base/log.h"
 #include "smfs/base/num.h"
+#include "smfs/mount/hot.h"
 #include "smfs/mount/ops.h"
 
 /* "For ever" in seconds: the kernel turns it into jiffies, so not larger than this. */
@@ -107,6 +108,7 @@ static void op_init(void *userdata, struct fuse_conn_info *conn)
 	conn->want |= conn->capable &
 		      (FUSE_CAP_ASYNC_READ | FUSE_CAP_PARALLEL_DIROPS | FUSE_CAP_CACHE_SYMLINKS |
 		       FUSE_CAP_READDIRPLUS | FUSE_CAP_READDIRPLUS_AUTO | FUSE_CAP_ATOMIC_O_TRUNC);
+	hot_greet(userdata);
 }
 
 static void op_statfs(fuse_req_t req, fuse_ino_t ino)

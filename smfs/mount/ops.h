@@ -7,6 +7,7 @@
 
 #include <fuse3/fuse_lowlevel.h>
 
+#include "smfs/base/num.h"
 #include "smfs/mount/fs.h"
 
 static inline struct smfs_mount *mount_of(fuse_req_t req)
@@ -51,6 +52,8 @@ void ops_handle_free(struct smfs_mount *m, struct handle *h);
 int ops_open_inode(struct smfs_mount *m, struct inode *i, struct fuse_file_info *fi,
 		   struct err *err);
 void ops_close_handle(struct smfs_mount *m, struct handle *h);
+/* Answer an open: hot with backing file `backing`, or cold if that is 0. Any thread. */
+void ops_answer_open(fuse_req_t req, struct handle *h, int backing);
 /* For operations that end later, on the publisher's thread: `arg` is the request. */
 void ops_answer(void *arg, int r);
 

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "smfs/base/num.h"
+#include "smfs/mount/hot.h"
 #include "smfs/mount/ops.h"
 
 /* ---- open and close ------------------------------------------------------------------------ */
@@ -41,6 +42,14 @@ void ops_handle_free(struct smfs_mount *m, struct handle *h)
 	free(h);
 }
 
+static void describe(struct handle *h, struct fuse_file_info *fi)
+{
+	fi->fh = (uintptr_t)h;
+	fi->direct_io = h->direct;
+	fi->keep_cache = h->inode->keep_cache;
+	fi->noflush = !h->inode->ops->flush;
+}
+
 int ops_open_inode(struct smfs_mount *m, struct inode *i, struct fuse_file_info *fi,
 		   struct err *err)
 {
@@ -58,10 +67,7 @@ int ops_open_inode(struct smfs_mount *m, struct inode *i, struct fuse_file_info 
 		return r;
 	}
 	stats_add(&m->stats, COUNT_OPENS, 1);
-	fi->fh = (uintptr_t)h;
-	fi->direct_io = h->direct;
-	fi->keep_cache = i->keep_cache;
-	fi->noflush = !i->ops->flush;
+	describe(h, fi);
 	return 0;
 }
 
@@ -69,6 +75,7 @@ void ops_close_handle(struct smfs_mount *m, struct handle *h)
 {
 	if (h->inode->ops->release)
 		h->inode->ops->release(m, h);
+	hot_release(m, h);
 	ops_handle_free(m, h);
 }
 
@@ -87,10 +94,44 @@ void op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 	if (!i)
 		return;
 	int r = ops_open_inode(m, i, fi, &err);
-	if (r < 0)
+	if (r < 0) {
 		ops_fail(req, r, "open", i, "", &err);
-	else if (fuse_reply_open(req, fi) < 0)
-		ops_close_handle(m, handle_of(fi));
+		return;
+	}
+	int backing = hot_open(m, handle_of(fi), req);
+	if (backing != HOT_LATER)
+		ops_answer_open(req, handle_of(fi), backing);
+}
+
+/* struct fuse_open_out as of protocol 7.40: libfuse 3.14 knows no backing file. */
+struct open_out {
+	uint64_t fh;
+	uint32_t open_flags;
+	int32_t backing_id;
+};
+#define OPEN_NOFLUSH	 (1u << 5)
+#define OPEN_PASSTHROUGH (1u << 7)
+
+void ops_answer_open(fuse_req_t req, struct handle *h, int backing)
+{
+	struct smfs_mount *m = mount_of(req);
+	struct fuse_file_info fi = {0};
+	const struct open_out out = {
+		.fh = (uintptr_t)h,
+		/* The page cache is that of the backing file: there is none of ours to keep. */
+		.open_flags = OPEN_PASSTHROUGH | OPEN_NOFLUSH,
+		.backing_id = backing,
+	};
+	int r;
+
+	describe(h, &fi);
+	if (backing > 0)
+		r = fuse_reply_buf(req, (const char *)&out, sizeof(out));
+	else
+		r = fuse_reply_open(req, &fi);
+	/* Nobody waits for it any more. */
+	if (r < 0)
+		ops_close_handle(m, h);
 }
 
 void op_release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)

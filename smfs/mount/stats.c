@@ -5,6 +5,8 @@
 #include <stdlib.h>
 
 #include "smfs/mount/fs.h"
+#include "smfs/mount/hot.h"
+#include "smfs/mount/hot_cache.h"
 
 static const struct {
 	const char *name, *help;
@@ -22,6 +24,11 @@ static const struct {
 	[COUNT_IMPORT_FAILURES] = {"import_failures", "Snapshots copied in and refused."},
 	[COUNT_RENAMES] = {"renames", "Snapshots renamed."},
 	[COUNT_REMOVALS] = {"removals", "Snapshots removed."},
+	[COUNT_HOT_OPENS] = {"hot_opens", "Opens that the kernel serves from materialised files."},
+	[COUNT_HOT_REFUSED] = {"hot_refused", "Opens served cold because the kernel refused."},
+	[COUNT_HOT_MADE] = {"hot_made", "Files materialised."},
+	[COUNT_HOT_FAILURES] = {"hot_failures", "Files that could not be materialised."},
+	[COUNT_HOT_EVICTED] = {"hot_evicted", "Materialised files removed to make room."},
 };
 
 static void counter_out(FILE *f, const char *name, const char *help, uint64_t v)
@@ -41,6 +48,7 @@ static void gauge_out(FILE *f, const char *name, const char *help, uint64_t v)
 char *stats_text(struct smfs_mount *m, size_t *len)
 {
 	struct smfs_store_stat st;
+	struct hot_cache_stat cache;
 	char *text = NULL;
 	FILE *f = open_memstream(&text, len);
 
@@ -51,6 +59,12 @@ char *stats_text(struct smfs_mount *m, size_t *len)
 	gauge_out(f, "inodes", "Inodes the kernel holds.", node_table_count(&m->nodes));
 	gauge_out(f, "imports_in_progress", "Snapshots being copied in.",
 		  m->stages ? stage_area_count(m->stages) : 0);
+	if (m->hot && hot_cache_stat(hot_cache_of(m->hot), &cache, NULL) == 0) {
+		gauge_out(f, "hot_files_open", "Files the kernel serves now.", hot_count(m->hot));
+		gauge_out(f, "hot_cache_files", "Materialised files.", cache.files);
+		gauge_out(f, "hot_cache_bytes", "What they take.", cache.bytes);
+		gauge_out(f, "hot_cache_limit_bytes", "What they may take.", cache.limit);
+	}
 	if (smfs_store_stat(m->store, &st, NULL) == 0) {
 		gauge_out(f, "snapshots", "Snapshots in the store.", st.snapshots);
 		gauge_out(f, "images", "Images in the store.", st.images);

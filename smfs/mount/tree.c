@@ -14,6 +14,7 @@
 #include "smfs/base/log.h"
 #include "smfs/base/num.h"
 #include "smfs/mount/fs.h"
+#include "smfs/mount/hot.h"
 #include "smfs/mount/readahead.h"
 
 int tree_dir_new(struct smfs_mount *m, struct inode *parent, const char *name,
@@ -80,6 +81,7 @@ void tree_destroy(struct inode *i)
 {
 	if (i->file)
 		smfs_file_close(i->file);
+	hot_forget(i);
 	dircache_put(&i->mount->dirs, i->obj);
 	dircache_put(&i->mount->dirs, i->in);
 }
@@ -316,6 +318,8 @@ static ssize_t tree_read(struct smfs_mount *m, struct handle *h, void *buf, size
 	ssize_t n = readahead_pread(m, h, f, buf, len, off, err);
 	if (n == -EBADMSG)
 		report_bad(m, i, off, len, err);
+	else if (n > 0)
+		hot_note_read(m, i, (uint64_t)n);
 	return n;
 }
 
