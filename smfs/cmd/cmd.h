@@ -32,7 +32,7 @@ struct command {
 
 extern const struct command cmd_init, cmd_mount, cmd_unmount, cmd_ls, cmd_info, cmd_stat, cmd_rm,
 	cmd_mv, cmd_import, cmd_export, cmd_fsck, cmd_log;
-extern const struct command cmd_warm;
+extern const struct command cmd_warm, cmd_gc;
 
 /* ---- options ------------------------------------------------------------------------------- */
 

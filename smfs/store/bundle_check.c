@@ -61,7 +61,7 @@ static int check_chunk(struct smfs_ingest *ing, const struct smfs_id *id, uint64
 	if (r == 1 && (len < min || len > max))
 		return err_set(err, EBADMSG, "chunk %.12s: of another length than is referred to",
 			       smfs_id_hex(id, hex));
-	return r < 0 ? r : 0;
+	return r == 1 && !own ? ingest_refer(ing, FRAME_CHUNK, id, 0, err) : MIN(r, 0);
 }
 
 static int check_child(struct smfs_ingest *ing, const struct smfs_id *id, uint8_t level,
@@ -76,8 +76,10 @@ static int check_child(struct smfs_ingest *ing, const struct smfs_id *id, uint8_
 
 	if (r == 0)
 		return missing(err, "map node", id);
-	if (r == 1 && !own)
-		return object_map(ing->s, id, level, &node, err);
+	if (r == 1 && !own) {
+		r = object_map(ing->s, id, level, &node, err);
+		return r < 0 ? r : ingest_refer(ing, FRAME_MAP, id, level, err);
+	}
 	if (r == 1 && have != level)
 		return err_set(err, EBADMSG, "map node %.12s: of another level than is referred to",
 			       smfs_id_hex(id, hex));

@@ -91,8 +91,10 @@ static int fit_file(struct index *ix, const char *dir, struct err *err)
 
 static int open_dbs(struct index *ix, bool create, struct err *err)
 {
-	static const char *const names[] = {"chunks", "nodes", "names", "packs", "meta"};
-	MDB_dbi *const dbi[] = {&ix->chunks, &ix->nodes, &ix->names, &ix->packs, &ix->meta};
+	static const char *const names[] = {"chunks", "nodes", "names",
+					    "packs",  "meta",  "condemned"};
+	MDB_dbi *const dbi[] = {&ix->chunks, &ix->nodes, &ix->names,
+				&ix->packs,  &ix->meta,	 &ix->condemned};
 	MDB_txn *txn;
 	int rc = mdb_txn_begin(ix->env, NULL, ix->rdonly ? MDB_RDONLY : 0, &txn);
 

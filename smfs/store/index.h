@@ -3,7 +3,8 @@
  *
  * Databases: `chunks` and `nodes` (id -> place), two of them so that a chunk's id and a node's id
  * are never compared; `names` (kind, name -> record); `packs` (id -> durable length); `meta` (one
- * record: struct index_meta). All but names can be rebuilt from the packs, names from the journal.
+ * record: struct index_meta); `condemned` (index_gc.h). All but names can be rebuilt from the
+ * packs, names from the journal.
  *
  * Everything the index says is durable: an update commits only after the bytes it speaks of are
  * synced (see ingest_commit.c). So a pack or the journal beyond its length here is garbage of a
@@ -31,6 +32,8 @@ struct index_meta {
 	uint64_t journal_len;		  /* bytes of the journal that count */
 	uint64_t chunk_raw, chunk_stored; /* totals over the chunks database */
 	uint64_t node_stored;
+	uint64_t gc_gen;  /* counts condemnations, see gc.h */
+	uint64_t gc_busy; /* 1 while a collection condemns, or died doing so */
 };
 
 /* Make an empty index in the directory `path`, or complete one whose making was interrupted. */

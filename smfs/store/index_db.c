@@ -8,8 +8,7 @@
 #include <string.h>
 #include <xxhash.h>
 
-#define LOC_LEN	 (28u + RECORD_SUM_LEN)
-#define META_LEN (40u + RECORD_SUM_LEN)
+#define META_LEN (56u + RECORD_SUM_LEN)
 #define PACK_LEN (8u + RECORD_SUM_LEN)
 
 static const char meta_key[] = "state";
@@ -49,14 +48,14 @@ static struct reader reader_rec(const MDB_val *k, const MDB_val *v)
 	return reader_of(v->mv_data, good ? v->mv_size - RECORD_SUM_LEN : 0);
 }
 
-static MDB_dbi frame_dbi(struct index *ix, uint8_t kind)
+MDB_dbi index_frame_dbi(struct index *ix, uint8_t kind)
 {
 	return kind == FRAME_CHUNK ? ix->chunks : ix->nodes;
 }
 
 /* ---- frames ---- */
 
-static void loc_encode(const struct smfs_id *id, const struct frame_loc *loc, uint8_t out[LOC_LEN])
+void index_put_loc(const struct frame_loc *loc, uint8_t out[LOC_LEN])
 {
 	uint64_t q[2] = {htole64(loc->pack), htole64(loc->off)};
 	uint32_t d[2] = {htole32(loc->stored_len), htole32(loc->raw_len)};
@@ -66,27 +65,38 @@ static void loc_encode(const struct smfs_id *id, const struct frame_loc *loc, ui
 	memcpy(out + 16, d, 8);
 	out[24] = loc->kind;
 	out[25] = loc->codec;
-	index_record_seal(id->b, SMFS_ID_LEN, out, LOC_LEN);
 }
 
-static int loc_decode(const MDB_val *k, const MDB_val *v, struct frame_loc *loc)
+int index_get_loc(struct reader *r, struct frame_loc *loc)
 {
-	struct reader r = reader_rec(k, v);
-
-	loc->pack = get_u64(&r);
-	loc->off = get_u64(&r);
-	loc->stored_len = get_u32(&r);
-	loc->raw_len = get_u32(&r);
-	loc->kind = get_u8(&r);
-	loc->codec = get_u8(&r);
-	get_u16(&r);
-	if (!reader_done(&r) || loc->off % FRAME_ALIGN || loc->off > (uint64_t)INT64_MAX / 2 ||
+	loc->pack = get_u64(r);
+	loc->off = get_u64(r);
+	loc->stored_len = get_u32(r);
+	loc->raw_len = get_u32(r);
+	loc->kind = get_u8(r);
+	loc->codec = get_u8(r);
+	get_u16(r);
+	if (!reader_ok(r) || loc->off % FRAME_ALIGN || loc->off > (uint64_t)INT64_MAX / 2 ||
 	    loc->raw_len > frame_raw_max(loc->kind) || loc->stored_len > loc->raw_len)
 		return -EBADMSG;
 	return 0;
 }
 
-static int bad_record(struct err *err, const char *db)
+void index_frame_encode(const struct smfs_id *id, const struct frame_loc *loc,
+			uint8_t out[FRAME_REC_LEN])
+{
+	index_put_loc(loc, out);
+	index_record_seal(id->b, SMFS_ID_LEN, out, FRAME_REC_LEN);
+}
+
+int index_frame_decode(const MDB_val *k, const MDB_val *v, struct frame_loc *loc)
+{
+	struct reader r = reader_rec(k, v);
+
+	return index_get_loc(&r, loc) < 0 || !reader_done(&r) ? -EBADMSG : 0;
+}
+
+int index_bad_record(struct err *err, const char *db)
 {
 	return err_set(err, EBADMSG, "store index: a record of %s does not parse", db);
 }
@@ -100,9 +110,9 @@ int index_find(struct index *ix, uint8_t kind, const struct smfs_id *id, struct 
 
 	if (r < 0)
 		return r;
-	int rc = mdb_get(txn, frame_dbi(ix, kind), &k, &v);
+	int rc = mdb_get(txn, index_frame_dbi(ix, kind), &k, &v);
 	if (rc == 0)
-		r = loc_decode(&k, &v, out) < 0 ? bad_record(err, "frames") : 1;
+		r = index_frame_decode(&k, &v, out) < 0 ? index_bad_record(err, "frames") : 1;
 	else if (rc != MDB_NOTFOUND)
 		r = index_err(err, rc, "find frame");
 	index_read_end(ix, txn);
@@ -113,11 +123,11 @@ int index_find(struct index *ix, uint8_t kind, const struct smfs_id *id, struct 
 int index_txn_add(struct index_txn *txn, const struct smfs_id *id, const struct frame_loc *loc,
 		  struct err *err)
 {
-	uint8_t buf[LOC_LEN];
-	MDB_val k = val(id->b, SMFS_ID_LEN), v = val(buf, LOC_LEN);
+	uint8_t buf[FRAME_REC_LEN];
+	MDB_val k = val(id->b, SMFS_ID_LEN), v = val(buf, sizeof(buf));
 
-	loc_encode(id, loc, buf);
-	int rc = mdb_put(txn->txn, frame_dbi(txn->ix, loc->kind), &k, &v, MDB_NOOVERWRITE);
+	index_frame_encode(id, loc, buf);
+	int rc = mdb_put(txn->txn, index_frame_dbi(txn->ix, loc->kind), &k, &v, MDB_NOOVERWRITE);
 	if (rc == MDB_KEYEXIST)
 		return 0;
 	return rc ? index_txn_err(txn, err, rc, "add frame") : 1;
@@ -138,8 +148,8 @@ int index_each_frame(struct index *ix, bool nodes, index_frame_fn fn, void *arg,
 			struct frame_loc loc;
 			struct smfs_id id;
 
-			if (k.mv_size != SMFS_ID_LEN || loc_decode(&k, &v, &loc) < 0) {
-				r = bad_record(err, "frames");
+			if (k.mv_size != SMFS_ID_LEN || index_frame_decode(&k, &v, &loc) < 0) {
+				r = index_bad_record(err, "frames");
 				break;
 			}
 			memcpy(id.b, k.mv_data, SMFS_ID_LEN);
@@ -204,7 +214,7 @@ int index_pack_len(struct index *ix, uint64_t pack, uint64_t *len, struct err *e
 		return r;
 	int rc = mdb_get(txn, ix->packs, &k, &v);
 	if (rc == 0)
-		r = pack_decode(&k, &v, len) < 0 ? bad_record(err, "packs") : 1;
+		r = pack_decode(&k, &v, len) < 0 ? index_bad_record(err, "packs") : 1;
 	else if (rc != MDB_NOTFOUND)
 		r = index_err(err, rc, "find pack");
 	index_read_end(ix, txn);
@@ -236,7 +246,7 @@ int index_packs(struct index *ix, struct index_pack **out, size_t *n, struct err
 			}
 			struct reader kr = reader_of(mk.mv_data, mk.mv_size);
 			if (mk.mv_size != 8 || pack_decode(&mk, &mv, &v[count].len) < 0) {
-				r = bad_record(err, "packs");
+				r = index_bad_record(err, "packs");
 				break;
 			}
 			v[count++].id = be64toh(htole64(get_u64(&kr)));
@@ -271,7 +281,9 @@ static int meta_get(MDB_txn *txn, MDB_dbi dbi, struct index_meta *m, struct err 
 	m->chunk_raw = get_u64(&r);
 	m->chunk_stored = get_u64(&r);
 	m->node_stored = get_u64(&r);
-	return reader_done(&r) ? 0 : bad_record(err, "meta");
+	m->gc_gen = get_u64(&r);
+	m->gc_busy = get_u64(&r);
+	return reader_done(&r) ? 0 : index_bad_record(err, "meta");
 }
 
 int index_meta(struct index *ix, struct index_meta *out, struct err *err)
@@ -293,8 +305,9 @@ int index_txn_meta(struct index_txn *txn, struct index_meta *out, struct err *er
 
 int index_txn_set_meta(struct index_txn *txn, const struct index_meta *m, struct err *err)
 {
-	uint64_t q[] = {htole64(m->seq), htole64(m->journal_len), htole64(m->chunk_raw),
-			htole64(m->chunk_stored), htole64(m->node_stored)};
+	uint64_t q[] = {htole64(m->seq),	  htole64(m->journal_len), htole64(m->chunk_raw),
+			htole64(m->chunk_stored), htole64(m->node_stored), htole64(m->gc_gen),
+			htole64(m->gc_busy)};
 	uint8_t buf[META_LEN];
 	MDB_val k = val(meta_key, sizeof(meta_key) - 1), v = val(buf, sizeof(buf));
 
@@ -358,7 +371,7 @@ static int name_get(MDB_txn *txn, MDB_dbi dbi, enum smfs_kind kind, const char *
 		return 0;
 	if (rc)
 		return index_err(err, rc, "find name");
-	return name_decode(&k, &v, out) < 0 ? bad_record(err, "names") : 1;
+	return name_decode(&k, &v, out) < 0 ? index_bad_record(err, "names") : 1;
 }
 
 int index_name(struct index *ix, enum smfs_kind kind, const char *name, struct smfs_name *out,
@@ -405,7 +418,7 @@ ssize_t index_names(struct index *ix, enum smfs_kind kind, const char *after, st
 			if (k.mv_size == key.len && memcmp(k.mv_data, key.b, key.len) == 0)
 				continue;
 			if (name_decode(&k, &v, &out[n]) < 0) {
-				r = bad_record(err, "names");
+				r = index_bad_record(err, "names");
 				break;
 			}
 			n++;

@@ -12,7 +12,7 @@
 struct index {
 	MDB_env *env;
 	int datafd, sealfd; /* index_seal.c; -1 = none */
-	MDB_dbi chunks, nodes, names, packs, meta;
+	MDB_dbi chunks, nodes, names, packs, meta, condemned;
 	bool rdonly;
 	char *path;
 	/* Held shared for the length of every transaction; exclusively to move the mapping, or env.
@@ -54,6 +54,19 @@ bool index_seal_holds(const struct index *ix);
 void index_seal_write(struct index *ix);
 /* The newest transaction any note that can be read speaks of; 0 = none. */
 uint64_t index_seal_txnid(const struct index *ix);
+
+/* index_db.c: a place within a record, of LOC_LEN bytes. Decoding: -EBADMSG for what no writer
+ * wrote. */
+#define LOC_LEN 28u
+MDB_dbi index_frame_dbi(struct index *ix, uint8_t kind);
+void index_put_loc(const struct frame_loc *loc, uint8_t out[LOC_LEN]);
+int index_get_loc(struct reader *r, struct frame_loc *loc);
+int index_bad_record(struct err *err, const char *db);
+/* A whole record of `chunks` or `nodes`, with its sum. */
+#define FRAME_REC_LEN (LOC_LEN + RECORD_SUM_LEN)
+void index_frame_encode(const struct smfs_id *id, const struct frame_loc *loc,
+			uint8_t out[FRAME_REC_LEN]);
+int index_frame_decode(const MDB_val *k, const MDB_val *v, struct frame_loc *loc);
 
 int index_read_begin(struct index *ix, MDB_txn **txn, struct err *err);
 void index_read_end(struct index *ix, MDB_txn *txn);

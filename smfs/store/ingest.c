@@ -3,6 +3,8 @@
 
 #include "smfs/base/cleanup.h"
 #include "smfs/store/dir.h"
+#include "smfs/store/index_gc.h"
+#include "smfs/store/lease.h"
 
 #include <string.h>
 
@@ -18,7 +20,9 @@ int smfs_ingest_begin(struct smfs_store *s, struct smfs_ingest **out, struct err
 	pthread_cond_init(&ing->settled, NULL);
 	pthread_mutex_init(&ing->fail_lock, NULL);
 	pthread_mutex_init(&ing->jobs_lock, NULL);
-	int r = packw_new(s, &ing->packw, err);
+	int r = lease_pin(s, &ing->pin, &ing->gc_gen, err);
+	if (r == 0)
+		r = packw_new(s, &ing->packw, err);
 	if (r < 0) {
 		smfs_ingest_abort(ing);
 		return r;
@@ -33,6 +37,7 @@ void smfs_ingest_abort(struct smfs_ingest *ing)
 		return;
 	ingest_free_jobs(ing);
 	packw_free(ing->packw);
+	lease_drop(ing->s, ing->pin);
 	pthread_mutex_destroy(&ing->lock);
 	pthread_cond_destroy(&ing->settled);
 	pthread_mutex_destroy(&ing->fail_lock);
@@ -40,6 +45,7 @@ void smfs_ingest_abort(struct smfs_ingest *ing)
 	free(ing->pend);
 	free(ing->slots);
 	free(ing->staged);
+	idset_free(&ing->refs);
 	free(ing);
 }
 
@@ -294,7 +300,7 @@ int ingest_find_frame(struct smfs_ingest *ing, uint8_t kind, const struct smfs_i
 	pthread_mutex_unlock(&ing->lock);
 	if (*own)
 		return 1;
-	int r = index_find(ing->s->ix, kind, id, &loc, err);
+	int r = index_find_any(ing->s->ix, kind, id, &loc, err);
 	if (r == 1)
 		*raw_len = loc.raw_len;
 	return r;
@@ -326,7 +332,7 @@ int ingest_chunk_loc(struct smfs_ingest *ing, const struct smfs_id *id, struct f
 	if (written)
 		*loc = p->loc;
 	pthread_mutex_unlock(&ing->lock);
-	return written ? 1 : index_find(ing->s->ix, FRAME_CHUNK, id, loc, NULL);
+	return written ? 1 : index_find_any(ing->s->ix, FRAME_CHUNK, id, loc, NULL);
 }
 
 int ingest_has_content(struct smfs_ingest *ing, const struct smfs_content *c, struct err *err)
@@ -337,11 +343,11 @@ int ingest_has_content(struct smfs_ingest *ing, const struct smfs_content *c, st
 
 	if (c->kind == SMFS_ZERO || pend_has(ing, kind, &c->id, NULL))
 		return 0;
-	int r = index_find(ing->s->ix, kind, &c->id, &loc, err);
+	int r = index_find_any(ing->s->ix, kind, &c->id, &loc, err);
 	if (r == 0)
 		return err_set(err, EINVAL, "content %.12s: not in the store nor in this ingest",
 			       smfs_id_hex(&c->id, hex));
-	return r < 0 ? r : 0;
+	return r < 0 ? r : ingest_refer(ing, kind, &c->id, c->depth, err);
 }
 
 int ingest_has_dir(struct smfs_ingest *ing, const struct smfs_id *id, uint64_t *logical,
@@ -354,7 +360,7 @@ int ingest_has_dir(struct smfs_ingest *ing, const struct smfs_id *id, uint64_t *
 
 	if (pend_has(ing, FRAME_DIR, id, logical))
 		return 0;
-	int r = index_find(ing->s->ix, FRAME_DIR, id, &loc, err);
+	int r = index_find_any(ing->s->ix, FRAME_DIR, id, &loc, err);
 	if (r == 0)
 		return err_set(err, EINVAL, "directory %.12s: not in the store nor in this ingest",
 			       smfs_id_hex(id, hex));
@@ -362,5 +368,5 @@ int ingest_has_dir(struct smfs_ingest *ing, const struct smfs_id *id, uint64_t *
 		r = object_dir(ing->s, id, &raw, &len, err);
 	if (r == 0)
 		r = dir_logical(raw, len, logical, err);
-	return r;
+	return r < 0 ? r : ingest_refer(ing, FRAME_DIR, id, 0, err);
 }

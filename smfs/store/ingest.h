@@ -6,12 +6,19 @@
  * A second thread that meets the same id counts it as present already: should the first
  * fail to write it, the whole ingest has failed (below) and nothing refers to it.
  *
+ * COLLECTION. The ingest pins what is in the index when it begins (lease.h), so that what it finds
+ * there stays readable until it ends. But the collector may meanwhile take an entry that was
+ * PEND_INDEXED out of the index; the commit then brings it back (ingest_commit.c). A frame that is
+ * referred to without being put (of a base, or of a content the caller knows) has to be in `refs`
+ * instead: the commit then looks at everything below it, too.
+ *
  * FAILURE IS STICKY. The first error of any thread is kept; from then on every call returns it, and
  * commit refuses. So no frame, node or name can become visible that refers to what was not written.
  */
 #ifndef SMFS_STORE_INGEST_H
 #define SMFS_STORE_INGEST_H
 
+#include "smfs/store/idset.h"
 #include "smfs/store/journal.h"
 #include "smfs/store/packw.h"
 
@@ -38,6 +45,8 @@ struct job;
 struct smfs_ingest {
 	struct smfs_store *s;
 	struct packw *packw;
+	uint32_t pin;	 /* a lease */
+	uint64_t gc_gen; /* the index's when the pin began */
 
 	pthread_mutex_t lock;	/* of the pending table and the staged names */
 	pthread_cond_t settled; /* a claimed entry is, or the ingest failed */
@@ -47,6 +56,7 @@ struct smfs_ingest {
 	size_t nslots;	 /* power of two */
 	struct staged *staged;
 	size_t nstaged;
+	struct idset refs; /* bits: a map node's level */
 
 	pthread_mutex_t fail_lock;
 	atomic_bool failed;
@@ -99,6 +109,23 @@ int ingest_has_content(struct smfs_ingest *ing, const struct smfs_content *c, st
 /* The same for a directory; its tree's bytes in *logical. */
 int ingest_has_dir(struct smfs_ingest *ing, const struct smfs_id *id, uint64_t *logical,
 		   struct err *err);
+
+/*
+ * This ingest will refer to a frame that is in the store, without putting it. `level` is a map
+ * node's. Any thread.
+ */
+int ingest_refer(struct smfs_ingest *ing, uint8_t kind, const struct smfs_id *id, uint8_t level,
+		 struct err *err);
+/* All that was referred to and all below it, into `out`. */
+int ingest_refs_below(struct smfs_ingest *ing, struct idset *out, struct err *err);
+
+/*
+ * ingest_commit.c, for any change the journal tells: the index's state with the next sequence
+ * number, and step 5 and the bookkeeping of 6.
+ */
+int commit_next(struct index_txn *txn, struct index_meta *m, struct err *err);
+int commit_record(struct smfs_store *s, struct index_txn *txn, struct index_meta *m,
+		  struct journal_record *rec, struct err *err);
 
 /* stream.c: memory of idle jobs. */
 void ingest_free_jobs(struct smfs_ingest *ing);

@@ -16,10 +16,17 @@
  * after 6 only. A record that reached the journal at 5 while 6 did not happen is complete and
  * true (its packs are synced); a rebuild from the journal may therefore bring back a
  * commit whose outcome its caller never learnt, but never half of one.
+ *
+ * COLLECTION. The generation of the index tells whether garbage was condemned since the ingest
+ * began (gc.h). If so, within the transaction each frame that the ingest found in the index, and
+ * each below what it refers to, is looked up again and brought back if it was condemned. It is
+ * still there: the ingest's pin keeps the collector from forgetting it. In the usual case, no
+ * collection meanwhile, nothing of this is done.
  */
 #include "smfs/store/ingest.h"
 
 #include "smfs/base/cleanup.h"
+#include "smfs/store/index_gc.h"
 
 #include <string.h>
 
@@ -72,9 +79,8 @@ int smfs_ingest_name(struct smfs_ingest *ing, enum smfs_kind kind, const char *n
 	return r;
 }
 
-/* Steps 5 and the bookkeeping of 6 for any change of names. */
-static int record_changes(struct smfs_store *s, struct index_txn *txn, struct index_meta *m,
-			  struct journal_record *rec, struct err *err)
+int commit_record(struct smfs_store *s, struct index_txn *txn, struct index_meta *m,
+		  struct journal_record *rec, struct err *err)
 {
 	rec->seq = m->seq;
 	rec->time = now_ns();
@@ -82,7 +88,7 @@ static int record_changes(struct smfs_store *s, struct index_txn *txn, struct in
 	return r < 0 ? r : index_txn_set_meta(txn, m, err);
 }
 
-static int next_meta(struct index_txn *txn, struct index_meta *m, struct err *err)
+int commit_next(struct index_txn *txn, struct index_meta *m, struct err *err)
 {
 	int r = index_txn_meta(txn, m, err);
 
@@ -98,11 +104,67 @@ struct commit {
 	struct smfs_ingest *ing;
 	struct index_pack *packs;
 	struct journal_change *changes;
+	struct idset below; /* all that is referred to, once looked for */
+	bool looked;
 };
+
+/* A result of commit_txn() beside errno's: look below the references first, then again. */
+#define LOOK_BELOW (-4096)
 
 static int by_id(const void *a, const void *b)
 {
 	return memcmp(((const struct pend *)a)->id.b, ((const struct pend *)b)->id.b, SMFS_ID_LEN);
+}
+
+static void count_frame(struct index_meta *m, const struct frame_loc *loc)
+{
+	if (loc->kind == FRAME_CHUNK) {
+		m->chunk_raw += loc->raw_len;
+		m->chunk_stored += frame_disk_len(loc->stored_len);
+	} else {
+		m->node_stored += frame_disk_len(loc->stored_len);
+	}
+}
+
+static bool collected_since(const struct smfs_ingest *ing, const struct index_meta *m)
+{
+	return m->gc_gen != ing->gc_gen || m->gc_busy;
+}
+
+static int keep_found(struct index_txn *txn, struct index_meta *m, uint8_t kind,
+		      const struct smfs_id *id, struct err *err)
+{
+	struct frame_loc loc;
+	char hex[65];
+	int r = index_txn_revive(txn, kind, id, &loc, err);
+
+	if (r == 0)
+		return err_set(err, ESTALE,
+			       "frame %.12s, found in the store by this ingest, is gone; run "
+			       "`smfs fsck`",
+			       smfs_id_hex(id, hex));
+	if (r == 2)
+		count_frame(m, &loc);
+	return r < 0 ? r : 0;
+}
+
+static int commit_found(struct commit *c, struct index_txn *txn, struct index_meta *m,
+			struct err *err)
+{
+	struct smfs_ingest *ing = c->ing;
+	int r = 0;
+
+	if (!collected_since(ing, m))
+		return 0;
+	if (ing->refs.n && !c->looked)
+		return LOOK_BELOW;
+	for (size_t i = 0; i < ing->npend && r == 0; i++)
+		if (ing->pend[i].state == PEND_INDEXED)
+			r = keep_found(txn, m, ing->pend[i].loc.kind, &ing->pend[i].id, err);
+	for (size_t i = 0; i < c->below.cap && r == 0; i++)
+		if (c->below.v[i].kind)
+			r = keep_found(txn, m, c->below.v[i].kind, &c->below.v[i].id, err);
+	return r;
 }
 
 static int commit_frames(struct commit *c, struct index_txn *txn, struct index_meta *m,
@@ -122,12 +184,7 @@ static int commit_frames(struct commit *c, struct index_txn *txn, struct index_m
 		 */
 		if (r == 0)
 			continue;
-		if (p->loc.kind == FRAME_CHUNK) {
-			m->chunk_raw += p->loc.raw_len;
-			m->chunk_stored += frame_disk_len(p->loc.stored_len);
-		} else {
-			m->node_stored += frame_disk_len(p->loc.stored_len);
-		}
+		count_frame(m, &p->loc);
 	}
 	for (size_t i = 0; i < packw_count(ing->packw); i++) {
 		int r = index_txn_set_pack(txn, c->packs[i].id, c->packs[i].len, err);
@@ -168,8 +225,8 @@ static int commit_txn(struct index_txn *txn, void *arg, struct err *err)
 	int r;
 
 	/* Names first: a taken one is found before any work. */
-	if ((r = next_meta(txn, &m, err)) < 0 || (r = commit_names(c, txn, &m, err)) < 0 ||
-	    (r = commit_frames(c, txn, &m, err)) < 0)
+	if ((r = commit_next(txn, &m, err)) < 0 || (r = commit_names(c, txn, &m, err)) < 0 ||
+	    (r = commit_found(c, txn, &m, err)) < 0 || (r = commit_frames(c, txn, &m, err)) < 0)
 		return r;
 	struct journal_record rec = {
 		.packs = c->packs,
@@ -177,7 +234,7 @@ static int commit_txn(struct index_txn *txn, void *arg, struct err *err)
 		.changes = c->changes,
 		.nchanges = c->ing->nstaged,
 	};
-	r = record_changes(c->ing->s, txn, &m, &rec, err);
+	r = commit_record(c->ing->s, txn, &m, &rec, err);
 	/*
 	 * From here on the frames stay, whatever is reported: a failed sync of the index may still
 	 * have reached the disk, and then it refers to them.
@@ -187,12 +244,19 @@ static int commit_txn(struct index_txn *txn, void *arg, struct err *err)
 	return r;
 }
 
+static int look_below(struct commit *c, struct err *err)
+{
+	c->looked = true;
+	return ingest_refs_below(c->ing, &c->below, err);
+}
+
 static int commit(struct smfs_ingest *ing, struct err *err)
 {
 	size_t npacks = packw_count(ing->packw);
 	cleanup_free struct index_pack *packs = calloc(npacks + 1, sizeof(*packs));
 	cleanup_free struct journal_change *changes = calloc(ing->nstaged + 1, sizeof(*changes));
-	struct commit c = {ing, packs, changes};
+	struct commit c = {.ing = ing, .packs = packs, .changes = changes};
+	struct index_meta m;
 	int r = ingest_check(ing, err);
 
 	if (r < 0)
@@ -204,9 +268,20 @@ static int commit(struct smfs_ingest *ing, struct err *err)
 		return r;
 	for (size_t i = 0; i < npacks; i++)
 		packw_at(ing->packw, i, &packs[i].id, &packs[i].len);
+	r = index_meta(ing->s->ix, &m, err);
+	if (r < 0)
+		return r;
+	if (collected_since(ing, &m))
+		r = look_below(&c, err);
 	/* In the order of the index's pages, each is visited once. */
-	qsort(ing->pend, ing->npend, sizeof(*ing->pend), by_id);
-	return index_update(ing->s->ix, commit_txn, &c, err);
+	if (ing->npend)
+		qsort(ing->pend, ing->npend, sizeof(*ing->pend), by_id);
+	if (r == 0)
+		r = index_update(ing->s->ix, commit_txn, &c, err);
+	if (r == LOOK_BELOW && (r = look_below(&c, err)) == 0)
+		r = index_update(ing->s->ix, commit_txn, &c, err);
+	idset_free(&c.below);
+	return r;
 }
 
 int smfs_ingest_commit(struct smfs_ingest *ing, struct err *err)
@@ -243,10 +318,10 @@ static int remove_txn(struct index_txn *txn, void *arg, struct err *err)
 	struct index_meta m;
 	int r;
 
-	if ((r = next_meta(txn, &m, err)) < 0 || (r = get_name(txn, c, &jc.name, err)) < 0 ||
+	if ((r = commit_next(txn, &m, err)) < 0 || (r = get_name(txn, c, &jc.name, err)) < 0 ||
 	    (r = index_txn_del_name(txn, c->kind, c->from, err)) < 0)
 		return r;
-	return record_changes(c->s, txn, &m, &rec, err);
+	return commit_record(c->s, txn, &m, &rec, err);
 }
 
 static int rename_txn(struct index_txn *txn, void *arg, struct err *err)
@@ -258,7 +333,7 @@ static int rename_txn(struct index_txn *txn, void *arg, struct err *err)
 	struct index_meta m;
 	int r;
 
-	if ((r = next_meta(txn, &m, err)) < 0 || (r = get_name(txn, c, &jc.name, err)) < 0)
+	if ((r = commit_next(txn, &m, err)) < 0 || (r = get_name(txn, c, &jc.name, err)) < 0)
 		return r;
 	r = index_txn_name(txn, c->kind, c->to, &taken, err);
 	if (r != 0)
@@ -268,7 +343,7 @@ static int rename_txn(struct index_txn *txn, void *arg, struct err *err)
 	if ((r = index_txn_del_name(txn, c->kind, c->from, err)) < 0 ||
 	    (r = index_txn_set_name(txn, &jc.name, err)) < 0)
 		return r;
-	return record_changes(c->s, txn, &m, &rec, err);
+	return commit_record(c->s, txn, &m, &rec, err);
 }
 
 int smfs_name_remove(struct smfs_store *s, enum smfs_kind kind, const char *name, struct err *err)

@@ -1,6 +1,7 @@
 #include "smfs/store/object.h"
 
 #include "smfs/base/cleanup.h"
+#include "smfs/store/index_gc.h"
 #include "smfs/store/map.h"
 
 #include <inttypes.h>
@@ -15,7 +16,7 @@ static int locate(struct smfs_store *s, uint8_t kind, const struct smfs_id *id,
 		  struct frame_loc *loc, struct err *err)
 {
 	char hex[65];
-	int r = index_find(s->ix, kind, id, loc, err);
+	int r = index_find_any(s->ix, kind, id, loc, err);
 
 	if (r == 0)
 		return err_set(err, EBADMSG, "%s %.12s: not in the store", kind_word(kind),
@@ -57,14 +58,44 @@ int object_read_at(struct smfs_store *s, const struct frame_loc *loc, const stru
 	return 0;
 }
 
-static int chunk_entry(struct smfs_store *s, const struct smfs_id *id, const struct frame_loc *loc,
+/* How often one frame may move while it is being read. */
+#define MOVES_MAX 64
+
+/*
+ * object_read_at() for a place just looked up. The collector moves frames and then cuts their old
+ * pack off (gc.h): whoever looked a place up before that finds no frame there, and looks again. It
+ * is damage only if the frame is still said to be there.
+ */
+static int read_located(struct smfs_store *s, struct frame_loc *loc, const struct smfs_id *id,
+			bool rehash, uint8_t *raw, struct err *err)
+{
+	struct err local = ERR_INIT;
+	int r = object_read_at(s, loc, id, rehash, raw, &local);
+
+	for (int moves = 0; r == -EBADMSG && moves < MOVES_MAX; moves++) {
+		struct frame_loc now;
+
+		if (index_find_any(s->ix, loc->kind, id, &now, NULL) != 1 ||
+		    now.raw_len != loc->raw_len || (now.pack == loc->pack && now.off == loc->off))
+			break;
+		packs_forget(s->packs, loc->pack);
+		*loc = now;
+		err_clear(&local);
+		r = object_read_at(s, loc, id, rehash, raw, &local);
+	}
+	if (r < 0 && err)
+		*err = local;
+	return r;
+}
+
+static int chunk_entry(struct smfs_store *s, const struct smfs_id *id, struct frame_loc *loc,
 		       struct cache_entry **out, struct err *err)
 {
 	struct cache_entry *e = cache_entry_new(false, id, loc->raw_len);
 
 	if (!e)
 		return err_set(err, ENOMEM, "read chunk: out of memory");
-	int r = object_read_at(s, loc, id, false, e->data, err);
+	int r = read_located(s, loc, id, false, e->data, err);
 	if (r < 0) {
 		cache_put(e);
 		return r;
@@ -86,7 +117,7 @@ static int chunk_range(struct smfs_store *s, const struct smfs_id *id, uint32_t 
 		if (r < 0)
 			return r;
 		if (off == 0 && len >= loc.raw_len && (len == loc.raw_len || padded)) {
-			r = object_read_at(s, &loc, id, false, buf, err);
+			r = read_located(s, &loc, id, false, buf, err);
 			if (r == 0)
 				memset(buf + loc.raw_len, 0, len - loc.raw_len);
 			return r;
@@ -141,7 +172,7 @@ int object_map(struct smfs_store *s, const struct smfs_id *id, uint8_t level,
 		e = cache_entry_new(true, id, loc.raw_len);
 		if (!e)
 			return err_set(err, ENOMEM, "read map: out of memory");
-		r = object_read_at(s, &loc, id, true, e->data, err);
+		r = read_located(s, &loc, id, true, e->data, err);
 		/* Only nodes that are well-formed at the level first asked for are ever cached. */
 		if (r == 0 && map_check(e->data, e->len, level) < 0)
 			r = err_set(err, EBADMSG, "map node %.12s: does not parse",
@@ -211,7 +242,7 @@ int object_dir(struct smfs_store *s, const struct smfs_id *id, uint8_t **out, si
 	cleanup_free uint8_t *buf = malloc(loc.raw_len);
 	if (!buf)
 		return err_set(err, ENOMEM, "read directory: out of memory");
-	r = object_read_at(s, &loc, id, true, buf, err);
+	r = read_located(s, &loc, id, true, buf, err);
 	if (r < 0)
 		return r;
 	*out = steal_ptr(&buf);

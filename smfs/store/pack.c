@@ -188,6 +188,26 @@ void pack_unref(struct packs *p, struct pack_ref *r)
 		ref_free(r);
 }
 
+void packs_forget(struct packs *p, uint64_t id)
+{
+	struct pack_ref *drop = NULL;
+
+	pthread_mutex_lock(&p->lock);
+	for (int i = 0; i < OPEN_MAX_PACKS; i++) {
+		struct pack_ref *r = p->open[i];
+
+		if (!r || r->id != id)
+			continue;
+		p->open[i] = NULL;
+		r->kept = false;
+		drop = r->refs == 0 ? r : NULL;
+		break;
+	}
+	pthread_mutex_unlock(&p->lock);
+	if (drop)
+		ref_free(drop);
+}
+
 int pack_fd(const struct pack_ref *r)
 {
 	return r->fd;

@@ -1,8 +1,9 @@
 /*
  * pack.h - pack files, for reading: open descriptors by pack id, and one frame at a place.
  *
- * A pack is a header and frames, appended and never changed (format.h). Descriptors are kept open,
- * a bounded number of them. Any thread.
+ * A pack is a header and frames, appended and never changed (format.h), until the collector has moved
+ * what lives in it elsewhere and cuts it off. Descriptors are kept open, a bounded number of them.
+ * Any thread.
  */
 #ifndef SMFS_STORE_PACK_H
 #define SMFS_STORE_PACK_H
@@ -27,6 +28,8 @@ bool pack_name_parse(const char *name, uint64_t *id);
 /* The open pack, whose header was checked. Close it with pack_unref(). */
 int pack_ref(struct packs *p, uint64_t id, struct pack_ref **out, struct err *err);
 void pack_unref(struct packs *p, struct pack_ref *r);
+/* Close the descriptor kept for a pack that is no more, as soon as nobody uses it. */
+void packs_forget(struct packs *p, uint64_t id);
 int pack_fd(const struct pack_ref *r);
 
 /*

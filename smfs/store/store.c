@@ -6,6 +6,7 @@
 #include "smfs/base/io.h"
 #include "smfs/base/workers.h"
 #include "smfs/store/journal.h"
+#include "smfs/store/lease.h"
 #include "smfs/store/names_each.h"
 #include "smfs/store/packw.h"
 
@@ -242,7 +243,8 @@ static int open_parts(struct smfs_store *s, struct err *err)
 	s->cache = cache_new(CACHE_BUDGET);
 	if (!s->cache || asprintf(&index, "%s/index", s->dir) < 0)
 		return err_set(err, ENOMEM, "open store %s: out of memory", s->dir);
-	return index_open(index, s->rdonly, &s->ix, err);
+	r = index_open(index, s->rdonly, &s->ix, err);
+	return r < 0 ? r : leases_open(s, err);
 }
 
 int smfs_store_open(const char *dir, unsigned flags, struct smfs_store **out, struct err *err)
@@ -276,6 +278,7 @@ void smfs_store_close(struct smfs_store *s)
 	if (!s)
 		return;
 	workers_free(s->workers);
+	leases_close(s);
 	index_close(s->ix);
 	cache_free(s->cache);
 	packs_free(s->packs);

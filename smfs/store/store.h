@@ -376,6 +376,65 @@ struct smfs_log_entry {
 typedef int (*smfs_log_fn)(const struct smfs_log_entry *e, void *arg, struct err *err);
 SMFS_API int smfs_log(struct smfs_store *s, smfs_log_fn fn, void *arg, struct err *err);
 
+/* ---- leases -------------------------------------------------------------------------------- */
+
+/*
+ * What a name leads to may be read as long as the name exists. What outlives names is leased, or
+ * smfs_gc() of whatever process frees it:
+ *   - an open handle keeps all that is there when it is opened, and later ingests' until they
+ *     are removed; so a program that opens, reads and closes need do nothing. One that keeps a
+ *     handle open long calls smfs_store_unpin(), as mounts do, and leases what it reads;
+ *   - an ingest keeps all that was there when it began;
+ *   - a leased root directory keeps everything below it.
+ * Leases end with the process, however it ends.
+ */
+typedef uint32_t smfs_lease; /* 0 = none */
+/* smfs_name_get() and a lease of its root in one: the name was there when the lease began. */
+SMFS_API int smfs_lease_name(struct smfs_store *s, enum smfs_kind kind, const char *name,
+			     struct smfs_name *out, smfs_lease *lease, struct err *err);
+/* Of a root that something else protects now. */
+SMFS_API int smfs_lease_root(struct smfs_store *s, const struct smfs_id *root, smfs_lease *lease,
+			     struct err *err);
+SMFS_API void smfs_lease_drop(struct smfs_store *s, smfs_lease lease); /* 0 is fine */
+/* End the handle's own lease on all that was there when it was opened. */
+SMFS_API void smfs_store_unpin(struct smfs_store *s);
+/*
+ * All leases of the handle hold as long as any process has this descriptor open: one that takes a
+ * server's work over keeps it until the new server has leased anew. -1: there is none.
+ */
+SMFS_API int smfs_lease_fd(const struct smfs_store *s);
+
+/* ---- garbage collection -------------------------------------------------------------------- */
+
+#define SMFS_GC_DRY_RUN 1u	/* count, change nothing */
+#define SMFS_GC_COMPACT_DEFAULT 25
+struct smfs_gc {
+	/* In. Packs of which at least this per cent is dead are rewritten; above 100: none. */
+	unsigned compact_percent;
+	/* Asked often: true ends the collection early, the store is consistent at any time. */
+	bool (*stop)(void *arg);
+	void *arg;
+	/* Out. Bytes are as stored in packs, headers included. */
+	uint64_t names, leased_roots, holders; /* what the walk began with; handles with leases */
+	uint64_t marked, mark_us;	       /* references followed, and the time it took */
+	uint64_t live_frames, live_bytes;
+	uint64_t condemned_frames, condemned_bytes; /* found unreachable, by this run */
+	uint64_t freed_frames, freed_bytes;	    /* forgotten, by this run */
+	uint64_t waiting_frames, waiting_bytes;	    /* kept for those that began before */
+	uint64_t packs, packs_removed, packs_compacted, packs_busy;
+	uint64_t copied_bytes;	 /* to other packs */
+	uint64_t returned_bytes; /* of disk, net of what was copied */
+	uint64_t dead_bytes;	 /* left in packs that are mostly alive, or busy */
+	uint64_t longest_update_us; /* an index transaction: what a commit may have waited */
+};
+/*
+ * Free what no name, no lease and no ingest needs. Any other process may go on reading, writing
+ * and removing meanwhile. The handle's own lease ends and begins anew. -EBUSY: another collection,
+ * or a check, is at work. -EBADMSG: a name is damaged, so that what is below it is not known;
+ * nothing is freed. -EINTR: stopped.
+ */
+SMFS_API int smfs_gc(struct smfs_store *s, unsigned flags, struct smfs_gc *g, struct err *err);
+
 /* ---- fsck --------------------------------------------------------------------------------- */
 
 #define SMFS_FSCK_READ_DATA 1u /* decompress and rehash every frame, too */

@@ -10,6 +10,7 @@
  *     ingest*.c stream.c dir.c  writing
  *     file.c dir.c   reading
  *     name.c usage.c fsck.c
+ *     lease*.c       what is needed beyond names; gc*.c collects the rest
  */
 #ifndef SMFS_STORE_STORE_PRIV_H
 #define SMFS_STORE_STORE_PRIV_H
@@ -23,6 +24,7 @@
 #include <pthread.h>
 
 struct workers;
+struct leases;
 
 struct smfs_store {
 	char *dir;
@@ -36,6 +38,7 @@ struct smfs_store {
 	struct packs *packs;
 	struct cache *cache;
 	struct scratch_pool scratch;
+	struct leases *leases;
 	pthread_mutex_t workers_lock;
 	struct workers *workers; /* started by the first ingest that has work for them */
 };

@@ -348,7 +348,9 @@ static int copy_extent(struct smfs_stream *st, const struct frag *f, struct err 
 		e->len += f->len;
 		return 0;
 	}
-	int r = leaf_add(st, off, &slot, err);
+	int r = ingest_refer(st->ing, FRAME_CHUNK, &f->id, 0, err);
+	if (r == 0)
+		r = leaf_add(st, off, &slot, err);
 	if (r < 0)
 		return r;
 	slot->e.len = f->len;
@@ -480,7 +482,9 @@ static int copy_spans(struct smfs_stream *st, uint64_t len, uint64_t *done, stru
 		return r;
 	if (r == 1 && found == index) {
 		*done = LEAF_SPAN;
-		r = leaf_copy(st, index, &id, err);
+		r = ingest_refer(st->ing, FRAME_MAP, &id, 0, err);
+		if (r == 0)
+			r = leaf_copy(st, index, &id, err);
 	} else {
 		*done = r == 0 ? len : MIN(len, (found - index) * LEAF_SPAN);
 		r = 0;

@@ -139,13 +139,24 @@ static int walk_dir(struct walk *w, const struct smfs_id *id, unsigned depth, st
 	return r;
 }
 
-int walk_tree(struct walk *w, const struct smfs_id *root, struct err *err)
+static void at_root(struct walk *w)
 {
 	w->path_len = 0;
 	if (w->path)
 		w->path[0] = '\0';
 	w->in_file = false;
+}
+
+int walk_tree(struct walk *w, const struct smfs_id *root, struct err *err)
+{
+	at_root(w);
 	return walk_dir(w, root, 0, err);
+}
+
+int walk_node(struct walk *w, const struct smfs_id *id, uint8_t level, struct err *err)
+{
+	at_root(w);
+	return walk_map(w, id, level, 0, map_span(level), err);
 }
 
 void walk_fini(struct walk *w)

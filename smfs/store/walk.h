@@ -34,6 +34,8 @@ struct walk {
 };
 
 int walk_tree(struct walk *w, const struct smfs_id *root, struct err *err);
+/* A map node of that level, as if of the largest file it can be in. */
+int walk_node(struct walk *w, const struct smfs_id *id, uint8_t level, struct err *err);
 void walk_fini(struct walk *w);
 
 #endif
