@@ -76,7 +76,7 @@ static int import(struct cmd *c, struct smfs_store *s, const char *name, struct 
 	if (r < 0)
 		return r;
 	struct cmd_progress *p = cmd_progress_start(c, "importing", src->bytes, bytes_in, ing);
-	r = snapshot_stage(ing, name, src->files, src->n, err);
+	r = snapshot_stage(ing, name, src->files, src->n, NULL, err);
 	cmd_progress_stop(p);
 	if (r < 0) {
 		smfs_ingest_abort(ing);

@@ -575,6 +575,7 @@ int channel_serve(struct channel *ch, struct err *err)
 	atomic_store(&ch->idle, 0);
 	if (ch->resumed)
 		r = resend(ch, err);
+	ch->resumed = false;
 	pthread_mutex_lock(&ch->lock);
 	ch->started = 0;
 	if (r == 0)
@@ -618,7 +619,6 @@ void channel_drain(struct channel *ch)
 		if (any)
 			nanosleep(&pause, NULL);
 	}
-	channel_wait(ch);
 }
 
 bool channel_draining(const struct channel *ch)

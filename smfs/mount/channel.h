@@ -134,8 +134,9 @@ int channel_serve(struct channel *ch, struct err *err);
 void channel_wait(struct channel *ch);
 
 /*
- * Take no further requests; those taken are finished. Returns when the threads have ended. Needs
- * channel_interruptible() before channel_serve(). channel_serve() may be called again.
+ * Take no further requests; those taken are finished. Returns when the threads have ended, which
+ * are still to be waited for; then channel_serve() may be called again. Needs
+ * channel_interruptible() before channel_serve().
  */
 #define CHANNEL_SIGNAL SIGUSR2
 int channel_interruptible(struct channel *ch, struct err *err);

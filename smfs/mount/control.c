@@ -131,6 +131,13 @@ static int control_open(struct smfs_mount *m, struct inode *i, struct handle *h,
 static ssize_t control_read(struct smfs_mount *m, struct handle *h, void *buf, size_t len,
 			    uint64_t off, struct err *err)
 {
+	/* Opened with an earlier server: as of now, then. */
+	pthread_mutex_lock(&h->lock);
+	if (!h->text)
+		h->text = files[h->inode->control].text(m, &h->text_len);
+	pthread_mutex_unlock(&h->lock);
+	if (!h->text)
+		return err_set(err, ENOMEM, "read .smfs/%s: out of memory", h->inode->name);
 	if (off >= h->text_len)
 		return 0;
 	size_t n = MIN(len, h->text_len - (size_t)off);

@@ -30,6 +30,7 @@
 #include "smfs/mount/mount.h"
 #include "smfs/mount/node.h"
 #include "smfs/mount/stats.h"
+#include "smfs/mount/takeover.h"
 
 struct inode;
 struct handle;
@@ -102,8 +103,14 @@ struct inode_ops {
 
 struct inode {
 	struct node node; /* first: the table sees only this */
-	const struct inode_ops *ops;
+	/*
+	 * Left by an earlier server and not needed since: only what is above `ops` is filled, and
+	 * inode_wake() is to be called before the rest is used.
+	 */
+	_Atomic bool asleep;
 	struct smfs_mount *mount;
+	struct hot_file *hot; /* hot.c; NULL: never hot */
+	const struct inode_ops *ops;
 	char *name; /* last component it was first found by, for messages */
 	/* May change, or its name may come to mean something else: the kernel asks every time. */
 	bool volatile_attr, volatile_name;
@@ -118,7 +125,6 @@ struct inode {
 	_Atomic(struct smfs_file *) file; /* opened on first use */
 	_Atomic int64_t blocks;		  /* -1 until known */
 	_Atomic uint64_t bad_range;	  /* last range reported bad, so as not to repeat it */
-	struct hot_file *hot;		  /* hot.c; NULL: never hot */
 	struct smfs_id dir, tree;	  /* directories: object, and root of the tree it is in */
 	_Atomic(struct dirobj *) obj;	  /* `dir`, read on first use */
 
@@ -141,6 +147,7 @@ enum handle_mode { HANDLE_PLAIN, HANDLE_COLD, HANDLE_HOT };
 /* One open file or directory. */
 struct handle {
 	struct handle *prev, *next; /* of the mount, under handles_lock */
+	uint64_t fh;		    /* what the kernel calls it */
 	struct inode *inode;	    /* referenced */
 	int flags;		    /* open(2)'s */
 	bool direct;		    /* no page cache */
@@ -157,13 +164,7 @@ struct handle {
 };
 
 /* Entries of a published snapshot unlinked through this mount, on the way to its rmdir. */
-#define HIDDEN_MAX   1024
 #define HIDDEN_FILES 64
-struct hidden {
-	uint64_t seq, mask;
-};
-
-#define IMPORTED_MAX 64
 
 struct smfs_mount {
 	struct smfs_store *store;
@@ -174,8 +175,15 @@ struct smfs_mount {
 	struct inode *root;
 	struct stats stats;
 
-	pthread_mutex_t names_lock; /* the four below */
-	struct hidden *hidden;
+	/* What the next server must know; see takeover.h. */
+	struct takeover *takeover;
+	struct takeover_area *area;
+	pthread_mutex_t wake_lock;
+	/* Copies an earlier server had published without telling who waited. */
+	uint64_t told_late[TAKEOVER_STAGES];
+	size_t ntold_late;
+
+	pthread_mutex_t names_lock; /* the three below, and area->hidden */
 	size_t nhidden;
 	uint64_t names_seq; /* of the store, when last looked at */
 	struct timespec names_changed;
@@ -185,7 +193,8 @@ struct smfs_mount {
 	struct hot *hot; /* NULL: everything is cold */
 
 	pthread_mutex_t handles_lock;
-	struct handle *handles; /* the kernel drops some unreleased when forced */
+	struct handle *handles;		   /* the kernel drops some unreleased when forced */
+	_Atomic(struct handle *) *by_slot; /* TAKEOVER_HANDLES; set under the lock */
 
 	pthread_key_t buffers; /* of each serving thread: FS_IO_MAX bytes */
 
@@ -195,6 +204,7 @@ struct smfs_mount {
 	pthread_t server;
 	pthread_mutex_t state_lock; /* `ended` */
 	bool ended;
+	bool kept; /* another process may go on from here */
 	int ended_fd;
 };
 
@@ -214,12 +224,27 @@ static inline struct inode *inode_parent(const struct inode *i)
 #define INODE_PATH_MAX 1024
 const char *inode_path(const struct inode *i, char buf[INODE_PATH_MAX]);
 
+/* ---- takeover_wake.c ----------------------------------------------------------------------- */
+
+/* Fill in an inode that is asleep, and its parents. From request handlers only. */
+int inode_wake(struct smfs_mount *m, struct inode *i, struct err *err);
+/* All that an earlier server left: before the first request, after the root is set. */
+int takeover_restore(struct smfs_mount *m, struct err *err);
+/* node_table.describe */
+size_t takeover_describe(const struct node *n, uint8_t *out);
+
 /* ---- tree.c -------------------------------------------------------------------------------- */
 
 /* The stored directory `id` as an inode of the given key; `tree` is the root of its tree. */
 int tree_dir_new(struct smfs_mount *m, struct inode *parent, const char *name,
 		 const struct node_key *key, enum place place, const struct smfs_id *id,
 		 const struct smfs_id *tree, struct inode **out, struct err *err);
+/* Entry `index` of a directory as a new inode; -ESTALE if there is none. */
+int tree_child(struct smfs_mount *m, struct inode *dir, size_t index, struct inode **out,
+	       struct err *err);
+/* A file of a snapshot or an image by its key alone. */
+int tree_blob(struct smfs_mount *m, struct inode *parent, const char *name,
+	      const struct node_key *key, struct inode **out, struct err *err);
 /* The parsed directory; owned by the inode. */
 int tree_dir(struct smfs_mount *m, struct inode *i, struct smfs_dir **out, struct err *err);
 void tree_destroy(struct inode *i);
@@ -244,6 +269,12 @@ int names_root_new(struct smfs_mount *m, struct inode **out, struct err *err);
 /* The published snapshot `name` as an inode. -ENOENT. */
 int names_find(struct smfs_mount *m, struct inode *parent, enum smfs_kind kind, const char *name,
 	       struct inode **out, struct err *err);
+/* The same, from its record. */
+int names_inode(struct smfs_mount *m, struct inode *parent, const struct smfs_name *n,
+		struct inode **out, struct err *err);
+/* The directory of a part of a reference. */
+int names_prefix_new(struct smfs_mount *m, struct inode *dir, const char *name, const char *path,
+		     struct inode **out, struct err *err);
 /* Entry `index` of the snapshot published as `seq` was unlinked here. */
 bool names_is_hidden(struct smfs_mount *m, uint64_t seq, size_t index);
 int names_hide(struct smfs_mount *m, uint64_t seq, size_t index, struct err *err);
@@ -259,6 +290,8 @@ int control_dir_new(struct smfs_mount *m, struct inode *parent, struct inode **o
 int stage_area_new(struct smfs_mount *m, struct stage_area **out, struct err *err);
 /* Publish no more, and wait for what is being published. */
 void stage_area_drain(struct stage_area *a);
+/* This process is the one that serves from here on: number what is copied in accordingly. */
+void stage_area_begin(struct stage_area *a);
 void stage_area_free(struct stage_area *a);
 size_t stage_area_count(struct stage_area *a);
 /* The directory being copied in as `name`: a new inode. -ENOENT. */
@@ -283,5 +316,7 @@ struct fuse_lowlevel_ops;
 extern const struct fuse_lowlevel_ops fs_ops;
 /* Release what the kernel has not: no request may be in flight. */
 void fs_close_all(struct smfs_mount *m);
+/* An open file as an earlier server left it. */
+int fs_restore_handle(struct smfs_mount *m, struct inode *i, int flags, unsigned mode, uint64_t fh);
 
 #endif

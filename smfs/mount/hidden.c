@@ -5,15 +5,16 @@
  * with its name. Until then the unlinked files are out of sight here, and nowhere else: if the
  * removal stops half-way, the next mount shows the snapshot complete.
  */
-#include <stdlib.h>
-
 #include "smfs/mount/fs.h"
 
-static struct hidden *find(struct smfs_mount *m, uint64_t seq)
+/* With names_lock held. */
+static struct takeover_hidden *find(struct smfs_mount *m, uint64_t seq)
 {
-	for (size_t i = 0; i < m->nhidden; i++)
-		if (m->hidden[i].seq == seq)
-			return &m->hidden[i];
+	struct takeover_hidden *h = m->area->hidden;
+
+	for (size_t i = 0; i < TAKEOVER_HIDDEN; i++)
+		if (atomic_load(&h[i].seq) == seq)
+			return &h[i];
 	return NULL;
 }
 
@@ -23,9 +24,9 @@ bool names_is_hidden(struct smfs_mount *m, uint64_t seq, size_t index)
 
 	pthread_mutex_lock(&m->names_lock);
 	if (m->nhidden && index < HIDDEN_FILES) {
-		const struct hidden *h = find(m, seq);
+		const struct takeover_hidden *h = find(m, seq);
 
-		is = h && (h->mask >> index & 1);
+		is = h && (atomic_load(&h->mask) >> index & 1);
 	}
 	pthread_mutex_unlock(&m->names_lock);
 	return is;
@@ -33,7 +34,7 @@ bool names_is_hidden(struct smfs_mount *m, uint64_t seq, size_t index)
 
 int names_hide(struct smfs_mount *m, uint64_t seq, size_t index, struct err *err)
 {
-	struct hidden *h;
+	struct takeover_hidden *h;
 	int r = 0;
 
 	if (index >= HIDDEN_FILES)
@@ -41,21 +42,18 @@ int names_hide(struct smfs_mount *m, uint64_t seq, size_t index, struct err *err
 			       "remove a snapshot's file: it has too many; use `smfs rm`");
 	pthread_mutex_lock(&m->names_lock);
 	h = find(m, seq);
-	if (!h && m->nhidden < HIDDEN_MAX) {
-		struct hidden *more = realloc(m->hidden, (m->nhidden + 1) * sizeof(*more));
-
-		if (more) {
-			m->hidden = more;
-			h = &m->hidden[m->nhidden++];
-			*h = (struct hidden){.seq = seq};
-		}
-	}
-	if (h)
-		h->mask |= (uint64_t)1 << index;
-	else
+	if (h) {
+		atomic_fetch_or(&h->mask, (uint64_t)1 << index);
+	} else if ((h = find(m, 0))) {
+		/* The mask first: from `seq` on it counts, also for the next server. */
+		atomic_store(&h->mask, (uint64_t)1 << index);
+		atomic_store(&h->seq, seq);
+		m->nhidden++;
+	} else {
 		r = err_set(err, ENOSPC,
 			    "remove a snapshot's file: too many removals were left unfinished; "
 			    "finish them or use `smfs rm`");
+	}
 	pthread_mutex_unlock(&m->names_lock);
 	return r;
 }
@@ -63,8 +61,10 @@ int names_hide(struct smfs_mount *m, uint64_t seq, size_t index, struct err *err
 void names_unhide(struct smfs_mount *m, uint64_t seq)
 {
 	pthread_mutex_lock(&m->names_lock);
-	struct hidden *h = find(m, seq);
-	if (h)
-		*h = m->hidden[--m->nhidden];
+	struct takeover_hidden *h = find(m, seq);
+	if (h) {
+		atomic_store(&h->seq, 0);
+		m->nhidden--;
+	}
 	pthread_mutex_unlock(&m->names_lock);
 }

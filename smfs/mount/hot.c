@@ -160,6 +160,13 @@ static struct hot_file *file_of(struct inode *i)
 	return i->hot;
 }
 
+/* Written down before the kernel is told, for the next server not to tell it otherwise. */
+static void settle(struct hot *hot, struct handle *h, enum handle_mode mode)
+{
+	h->mode = mode;
+	takeover_set_mode(hot->mount->takeover, h->fh, mode);
+}
+
 /* With the lock held. The mode of a handle is settled once, when its open is answered. */
 int hot_settle(struct hot *hot, struct handle *h)
 {
@@ -175,15 +182,16 @@ int hot_settle(struct hot *hot, struct handle *h)
 		else if (fd != -ENOENT)
 			log_warn("%s is served cold: %s", i->name, err.msg);
 		hot->nhot += f->backing > 0;
+		node_set_backing(&hot->mount->nodes, &i->node, f->backing);
 	}
 	if (f->backing > 0) {
 		f->hot++;
-		h->mode = HANDLE_HOT;
+		settle(hot, h, HANDLE_HOT);
 		stats_add(&hot->mount->stats, COUNT_HOT_OPENS, 1);
 		return f->backing;
 	}
 	f->cold++;
-	h->mode = HANDLE_COLD;
+	settle(hot, h, HANDLE_COLD);
 	return 0;
 }
 
@@ -257,11 +265,36 @@ void hot_release(struct smfs_mount *m, struct handle *h)
 	if (h->mode == HANDLE_COLD) {
 		f->cold--;
 	} else if (--f->hot == 0) {
+		node_set_backing(&m->nodes, &h->inode->node, 0);
 		backing_close(hot, f->backing);
 		f->backing = 0;
 		hot->nhot--;
 	}
 	pthread_mutex_unlock(&hot->lock);
+}
+
+int hot_restore(struct smfs_mount *m, struct handle *h, enum handle_mode mode)
+{
+	struct hot *hot = m->hot;
+	struct inode *i = h->inode;
+	int r = 0;
+
+	if (!hot || mode == HANDLE_PLAIN)
+		return 0;
+	pthread_mutex_lock(&hot->lock);
+	if (!i->hot)
+		i->hot = calloc(1, sizeof(*i->hot));
+	if (!i->hot) {
+		r = -ENOMEM;
+	} else if (mode == HANDLE_COLD) {
+		i->hot->cold++;
+	} else if (i->hot->hot++ == 0) {
+		i->hot->backing = node_backing(&m->nodes, &i->node);
+		hot->nhot++;
+	}
+	h->mode = mode;
+	pthread_mutex_unlock(&hot->lock);
+	return r;
 }
 
 void hot_note_read(struct smfs_mount *m, struct inode *i, uint64_t n)

@@ -55,6 +55,8 @@ void hot_greet(struct smfs_mount *m);
 #define HOT_LATER (-1)
 int hot_open(struct smfs_mount *m, struct handle *h, fuse_req_t req);
 void hot_release(struct smfs_mount *m, struct handle *h);
+/* An open file that an earlier server left, in that mode. -ENOMEM. */
+int hot_restore(struct smfs_mount *m, struct handle *h, enum handle_mode mode);
 /* `n` bytes of it were read cold. */
 void hot_note_read(struct smfs_mount *m, struct inode *i, uint64_t n);
 /* Of an inode that goes. */

@@ -102,7 +102,7 @@ static int check(const struct snapshot_source *src, size_t n, struct err *err)
 }
 
 int snapshot_stage(struct smfs_ingest *ing, const char *name, const struct snapshot_source *src,
-		   size_t n, struct err *err)
+		   size_t n, struct smfs_id *root_out, struct err *err)
 {
 	struct smfs_entry e[SNAPSHOT_FILES_MAX];
 	struct smfs_id root;
@@ -118,5 +118,7 @@ int snapshot_stage(struct smfs_ingest *ing, const char *name, const struct snaps
 		r = smfs_ingest_dir(ing, e, n, &root, err);
 	if (r == 0)
 		r = smfs_ingest_name(ing, SMFS_SNAPSHOT, name, &root, NULL, 0, err);
+	if (r == 0 && root_out)
+		*root_out = root;
 	return r;
 }

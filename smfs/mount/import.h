@@ -12,13 +12,14 @@ struct snapshot_source {
 };
 
 /*
- * Check the files, store them in `ing`, and stage snapshot `name`: the caller commits. There must
+ * Check the files, store them in `ing`, and stage snapshot `name`: the caller commits. `root` (may
+ * be NULL) is given its directory. There must
  * be a `meta`, a `ram` and a `vcpu`; `meta` must be a JSON object, and the sizes it gives for the
  * other two must be theirs, so that a copy cut short is refused instead of published.
  */
 #define SNAPSHOT_FILES_MAX 16
 
 int snapshot_stage(struct smfs_ingest *ing, const char *name, const struct snapshot_source *src,
-		   size_t n, struct err *err);
+		   size_t n, struct smfs_id *root, struct err *err);
 
 #endif

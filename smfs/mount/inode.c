@@ -51,7 +51,7 @@ const char *inode_path(const struct inode *i, char buf[INODE_PATH_MAX])
 	size_t at = INODE_PATH_MAX - 1;
 
 	buf[at] = '\0';
-	for (; i && i->node.parent; i = inode_parent(i)) {
+	for (; i && i->node.parent && !atomic_load(&i->asleep); i = inode_parent(i)) {
 		size_t n = strlen(i->name);
 
 		if (n + 1 > at) {

@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/mman.h>
 #include <sys/mount.h>
 
 #include "smfs/base/cleanup.h"
@@ -18,6 +19,9 @@
 #include "smfs/mount/fs.h"
 #include "smfs/mount/hot.h"
 #include "smfs/mount/readahead.h"
+
+/* Address space; pages are there where files are open. */
+#define SLOTS_BYTES (TAKEOVER_HANDLES * sizeof(struct handle *))
 
 /* ---- serving ------------------------------------------------------------------------------- */
 
@@ -28,6 +32,8 @@ static void *serve(void *arg)
 	uint64_t one = 1;
 
 	channel_wait(m->channel);
+	if (channel_draining(m->channel))
+		return NULL;
 	pthread_mutex_lock(&m->state_lock);
 	m->ended = true;
 	pthread_mutex_unlock(&m->state_lock);
@@ -152,14 +158,52 @@ static void mount_free(struct smfs_mount *m)
 	pthread_mutex_destroy(&m->names_lock);
 	pthread_mutex_destroy(&m->handles_lock);
 	pthread_mutex_destroy(&m->state_lock);
-	free(m->hidden);
+	if (m->by_slot)
+		munmap(m->by_slot, SLOTS_BYTES);
+	takeover_unmap(m->takeover);
+	pthread_mutex_destroy(&m->wake_lock);
 	free(m->dir);
 	free(m->store_dir);
 	free(m);
 }
 
-static int mount_new(struct smfs_store *s, const char *dir, unsigned flags, struct smfs_mount **out,
-		     struct err *err)
+/* What is the same for every kind of mount; `line` NULL: nobody goes on after this process. */
+static int set_up(struct smfs_mount *m, const struct mount_line *line, struct err *err)
+{
+	int r = takeover_map(line ? line->table : -1, &m->takeover, err);
+
+	if (r < 0)
+		return r;
+	m->area = takeover_area(m->takeover);
+	m->kept = line;
+	if (line) {
+		m->nodes.takeover = m->takeover;
+		m->nodes.describe = takeover_describe;
+	}
+	m->by_slot = mmap(NULL, SLOTS_BYTES, PROT_READ | PROT_WRITE,
+			  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (m->by_slot == MAP_FAILED) {
+		m->by_slot = NULL;
+		return err_errno(err, "mount: map the table of open files");
+	}
+	m->ended_fd = eventfd(0, EFD_CLOEXEC);
+	if (m->ended_fd < 0)
+		return err_errno(err, "mount: eventfd");
+	m->store_dir = realpath(smfs_store_dir(m->store), NULL);
+	if (!m->store_dir)
+		return err_errno(err, "resolve %s", smfs_store_dir(m->store));
+	r = channel_new(line ? line->dev : NULL, line ? &m->area->channel : NULL, &m->channel, err);
+	if (r == 0 && line)
+		r = channel_interruptible(m->channel, err);
+	if (r == 0)
+		r = readahead_pool_new(&m->readahead, err);
+	if (r == 0 && !m->read_only)
+		r = stage_area_new(m, &m->stages, err);
+	return r;
+}
+
+static int mount_new(struct smfs_store *s, const char *dir, unsigned flags,
+		     const struct mount_line *line, struct smfs_mount **out, struct err *err)
 {
 	struct smfs_mount *m = calloc(1, sizeof(*m));
 	int r;
@@ -177,25 +221,15 @@ static int mount_new(struct smfs_store *s, const char *dir, unsigned flags, stru
 	}
 	m->store = s;
 	m->read_only = flags & SMFS_MOUNT_RDONLY;
+	m->ended_fd = -1;
 	m->names_seq = smfs_store_seq(s);
 	clock_gettime(CLOCK_REALTIME, &m->names_changed);
 	dircache_init(&m->dirs, s);
 	pthread_mutex_init(&m->names_lock, NULL);
 	pthread_mutex_init(&m->handles_lock, NULL);
 	pthread_mutex_init(&m->state_lock, NULL);
-	m->ended_fd = eventfd(0, EFD_CLOEXEC);
-	m->store_dir = realpath(smfs_store_dir(s), NULL);
-	if (!m->store_dir)
-		r = err_errno(err, "resolve %s", smfs_store_dir(s));
-	else
-		r = m->ended_fd < 0 ? err_errno(err, "mount %s: eventfd", dir)
-				    : check_dir(dir, &m->dir, err);
-	if (r == 0)
-		r = channel_new(NULL, NULL, &m->channel, err);
-	if (r == 0)
-		r = readahead_pool_new(&m->readahead, err);
-	if (r == 0 && !m->read_only)
-		r = stage_area_new(m, &m->stages, err);
+	pthread_mutex_init(&m->wake_lock, NULL);
+	r = set_up(m, line, err);
 	if (r < 0)
 		mount_free(m);
 	else
@@ -219,6 +253,8 @@ static int mount_start(struct smfs_mount *m, struct inode *root, bool tree, int 
 		mount_free(m);
 		return r;
 	}
+	takeover_begin(m->takeover);
+	stage_area_begin(m->stages);
 	r = channel_greet(m->channel, err);
 	if (r == 0)
 		r = start_server(m, err);
@@ -232,19 +268,95 @@ static int mount_start(struct smfs_mount *m, struct inode *root, bool tree, int 
 	return 0;
 }
 
-int smfs_mount_store(struct smfs_store *s, const char *dir, unsigned flags, struct smfs_mount **out,
-		     struct err *err)
+static int start_store(struct smfs_store *s, const char *dir, unsigned flags,
+		       const struct mount_line *line, struct smfs_mount **out, struct err *err)
 {
 	struct smfs_mount *m;
 	struct inode *root = NULL;
-	int r = mount_new(s, dir, flags, &m, err);
+	int r = mount_new(s, dir, flags, line, &m, err);
 
 	if (r < 0)
 		return r;
-	r = hot_new(m, flags, &m->hot, err);
+	r = check_dir(dir, &m->dir, err);
+	if (r == 0)
+		r = hot_new(m, flags, &m->hot, err);
 	if (r == 0)
 		r = names_root_new(m, &root, err);
+	if (r == 0 && line) {
+		snprintf(m->area->dir, sizeof(m->area->dir), "%s", m->dir);
+		snprintf(m->area->store, sizeof(m->area->store), "%s", m->store_dir);
+		atomic_store(&m->area->flags, flags);
+	}
 	return mount_start(m, root, false, r, out, err);
+}
+
+int smfs_mount_store(struct smfs_store *s, const char *dir, unsigned flags, struct smfs_mount **out,
+		     struct err *err)
+{
+	return start_store(s, dir, flags, NULL, out, err);
+}
+
+int mount_first(struct smfs_store *s, const char *dir, unsigned flags,
+		const struct mount_line *line, struct smfs_mount **out, struct err *err)
+{
+	return start_store(s, dir, flags, line, out, err);
+}
+
+int mount_prepare(struct smfs_store *s, const struct mount_line *line, struct smfs_mount **out,
+		  struct err *err)
+{
+	struct takeover *t;
+	struct smfs_mount *m;
+	int r = takeover_map(line->table, &t, err);
+
+	if (r < 0)
+		return r;
+	unsigned flags = atomic_load(&takeover_area(t)->flags);
+	takeover_unmap(t);
+	r = mount_new(s, "", flags, line, &m, err);
+	if (r < 0)
+		return r;
+	m->dir = strdup(m->area->dir);
+	if (!m->dir)
+		r = err_set(err, ENOMEM, "take over: out of memory");
+	if (r == 0)
+		r = hot_new(m, flags, &m->hot, err);
+	if (r == 0)
+		r = names_root_new(m, &m->root, err);
+	if (r == 0) {
+		node_set_root(&m->nodes, &m->root->node);
+		r = new_session(m, err);
+	}
+	if (r == 0)
+		r = channel_resume(m->channel, err);
+	if (r < 0)
+		mount_free(m);
+	else
+		*out = m;
+	return r;
+}
+
+int mount_go(struct smfs_mount *m, struct err *err)
+{
+	takeover_begin(m->takeover);
+	stage_area_begin(m->stages);
+	int r = takeover_restore(m, err);
+	return r < 0 ? r : start_server(m, err);
+}
+
+int mount_drain(struct smfs_mount *m, struct err *err)
+{
+	channel_drain(m->channel);
+	pthread_join(m->server, NULL);
+	size_t copies = m->stages ? stage_area_count(m->stages) : 0;
+	if (copies == 0) {
+		hot_stop(m->hot);
+		return 0;
+	}
+	int r = start_server(m, err);
+	return r < 0 ? r
+		     : err_set(err, EBUSY, "%zu snapshot%s being copied in; try again when done",
+			       copies, copies == 1 ? " is" : "s are");
 }
 
 int smfs_mount_tree(struct smfs_store *s, const struct smfs_id *id, const struct smfs_entry *attr,
@@ -253,11 +365,13 @@ int smfs_mount_tree(struct smfs_store *s, const struct smfs_id *id, const struct
 	struct node_key key = {.tag = KEY_FIXED};
 	struct smfs_mount *m;
 	struct inode *root = NULL;
-	int r = mount_new(s, dir, SMFS_MOUNT_RDONLY, &m, err);
+	int r = mount_new(s, dir, SMFS_MOUNT_RDONLY, NULL, &m, err);
 
 	if (r < 0)
 		return r;
-	r = tree_dir_new(m, NULL, "", &key, IN_TREE, id, id, &root, err);
+	r = check_dir(dir, &m->dir, err);
+	if (r == 0)
+		r = tree_dir_new(m, NULL, "", &key, IN_TREE, id, id, &root, err);
 	if (r == 0 && attr) {
 		root->st.st_mode = S_IFDIR | (attr->mode & 07777);
 		root->st.st_uid = attr->uid;

@@ -69,6 +69,30 @@ SMFS_API int smfs_mount_detach(struct smfs_mount *m, struct err *err);
  */
 SMFS_API void smfs_mount_stop(struct smfs_mount *m);
 
+/* ---- one process after another: see keeper.h ------------------------------------------------- */
+
+/* What outlives a process that serves. */
+struct mount_line {
+	const int *dev; /* CHANNEL_THREADS devices */
+	int table;	/* of takeover_create() */
+};
+
+/* smfs_mount_store(), so that another process can go on. */
+int mount_first(struct smfs_store *s, const char *dir, unsigned flags,
+		const struct mount_line *line, struct smfs_mount **out, struct err *err);
+/*
+ * Get ready to go on with a mount another process serves or served, the store being the same.
+ * Nothing changes yet. EPROTO: this program cannot.
+ */
+int mount_prepare(struct smfs_store *s, const struct mount_line *line, struct smfs_mount **out,
+		  struct err *err);
+/* Serve: the other process has ended, whether it is done or dead. */
+int mount_go(struct smfs_mount *m, struct err *err);
+/*
+ * Answer what was taken and take nothing more: another process is to go on, and this one to
+ * exit, without smfs_mount_stop(). EBUSY: a snapshot is being copied in; serving as before.
+ */
+int mount_drain(struct smfs_mount *m, struct err *err);
 #ifdef __cplusplus
 }
 #endif

@@ -100,40 +100,43 @@ static void name_key(const struct smfs_name *n, struct node_key *key)
 		sha256(n->name, strlen(n->name), key->id.b);
 }
 
-int names_find(struct smfs_mount *m, struct inode *parent, enum smfs_kind kind, const char *name,
-	       struct inode **out, struct err *err)
+int names_inode(struct smfs_mount *m, struct inode *parent, const struct smfs_name *n,
+		struct inode **out, struct err *err)
 {
 	static const enum place places[] = {
 		[SMFS_SNAPSHOT] = IN_SNAPSHOT, [SMFS_IMAGE] = IN_IMAGE, [SMFS_LAYER] = IN_TREE};
-	struct smfs_name n;
+	const char *slash = strrchr(n->name, '/');
+	bool snapshot = n->kind == SMFS_SNAPSHOT;
+	int64_t mtime = snapshot ? n->created : n->mtime;
 	struct node_key key;
-	int r;
+	struct inode *i;
+
+	name_key(n, &key);
+	int r = tree_dir_new(m, parent, slash ? slash + 1 : n->name, &key, places[n->kind],
+			     &n->root, &n->root, &i, err);
+	if (r < 0)
+		return r;
+	i->kind = n->kind;
+	i->seq = n->seq;
+	i->volatile_name = true;
+	i->st.st_mode = S_IFDIR | (snapshot ? 0500 : n->mode & 07777);
+	i->st.st_uid = snapshot ? 0 : n->uid;
+	i->st.st_gid = snapshot ? 0 : n->gid;
+	i->st.st_mtim.tv_sec = mtime / 1000000000 - (mtime % 1000000000 < 0);
+	i->st.st_mtim.tv_nsec = (mtime % 1000000000 + 1000000000) % 1000000000;
+	*out = i;
+	return 0;
+}
+
+int names_find(struct smfs_mount *m, struct inode *parent, enum smfs_kind kind, const char *name,
+	       struct inode **out, struct err *err)
+{
+	struct smfs_name n;
 
 	if (smfs_name_check(kind, name, NULL) < 0)
 		return -ENOENT;
-	r = smfs_name_get(m->store, kind, name, &n, err);
-	if (r < 0)
-		return r;
-	name_key(&n, &key);
-	const char *slash = strrchr(name, '/');
-	r = tree_dir_new(m, parent, slash ? slash + 1 : name, &key, places[kind], &n.root, &n.root,
-			 out, err);
-	if (r < 0)
-		return r;
-	(*out)->kind = kind;
-	(*out)->seq = n.seq;
-	(*out)->volatile_name = true;
-	if (kind == SMFS_SNAPSHOT) {
-		n.mode = 0500;
-		n.uid = n.gid = 0;
-		n.mtime = n.created;
-	}
-	(*out)->st.st_mode = S_IFDIR | (n.mode & 07777);
-	(*out)->st.st_uid = n.uid;
-	(*out)->st.st_gid = n.gid;
-	(*out)->st.st_mtim.tv_sec = n.mtime / 1000000000 - (n.mtime % 1000000000 < 0);
-	(*out)->st.st_mtim.tv_nsec = (n.mtime % 1000000000 + 1000000000) % 1000000000;
-	return 0;
+	int r = smfs_name_get(m->store, kind, name, &n, err);
+	return r < 0 ? r : names_inode(m, parent, &n, out, err);
 }
 
 /* Is some image's reference below this path? */
@@ -151,8 +154,8 @@ static int prefix_exists(struct smfs_mount *m, const char *path, struct err *err
 	return got == 1 && ref_child(path, n.name, child, &leaf) ? 0 : -ENOENT;
 }
 
-static int prefix_new(struct smfs_mount *m, struct inode *dir, const char *name, const char *path,
-		      struct inode **out, struct err *err)
+int names_prefix_new(struct smfs_mount *m, struct inode *dir, const char *name, const char *path,
+		     struct inode **out, struct err *err)
 {
 	struct node_key key = {.tag = KEY_PREFIX};
 
@@ -188,7 +191,7 @@ static int kind_lookup(struct smfs_mount *m, struct inode *dir, const char *name
 	if (r != -ENOENT || dir->kind != SMFS_IMAGE)
 		return r;
 	r = prefix_exists(m, path, err);
-	return r < 0 ? r : prefix_new(m, dir, name, path, out, err);
+	return r < 0 ? r : names_prefix_new(m, dir, name, path, out, err);
 }
 
 /* A copy becomes a snapshot between our looking at the copies and at the index. */

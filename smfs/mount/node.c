@@ -4,6 +4,8 @@
 #include <string.h>
 #include <xxhash.h>
 
+#include "smfs/mount/takeover.h"
+
 #define FIRST_BUCKETS 1024
 
 /* 0 is no inode and 1 the root. */
@@ -132,6 +134,28 @@ static uint64_t free_ino(struct node_table *t, uint64_t hash)
 	return ino;
 }
 
+/* With the lock held. */
+static void write_down(struct node_table *t, struct node *n)
+{
+	uint8_t text[TAKEOVER_TEXT_MAX];
+	size_t len = 0;
+
+	n->slot = TAKEOVER_NONE;
+	/* Without its parent it could not be found again. */
+	if (!t->takeover || (n->parent && n->parent->parent && n->parent->slot == TAKEOVER_NONE))
+		return;
+	if (t->describe)
+		len = t->describe(n, text);
+	n->slot = takeover_add_node(t->takeover, n, text, len);
+}
+
+static void count_lookups(struct node_table *t, struct node *n, uint64_t lookups)
+{
+	n->lookups = lookups;
+	if (t->takeover)
+		takeover_set_lookups(t->takeover, n->slot, lookups);
+}
+
 struct node *node_intern(struct node_table *t, struct node *fresh)
 {
 	uint64_t hash = hash_key(&fresh->key);
@@ -139,7 +163,7 @@ struct node *node_intern(struct node_table *t, struct node *fresh)
 	pthread_mutex_lock(&t->lock);
 	struct node *n = find_key(t, &fresh->key, hash);
 	if (n) {
-		n->lookups++;
+		count_lookups(t, n, n->lookups + 1);
 		pthread_mutex_unlock(&t->lock);
 		t->destroy(fresh);
 		return n;
@@ -154,6 +178,7 @@ struct node *node_intern(struct node_table *t, struct node *fresh)
 		fresh->parent->refs++;
 	link_node(t, fresh);
 	t->count++;
+	write_down(t, fresh);
 	pthread_mutex_unlock(&t->lock);
 	return fresh;
 }
@@ -165,6 +190,7 @@ void node_set_root(struct node_table *t, struct node *root)
 	root->ino = NODE_ROOT_INO;
 	root->lookups = 0;
 	root->refs = 1;
+	root->slot = TAKEOVER_NONE;
 	root->parent = NULL;
 	link_node(t, root);
 	t->count++;
@@ -199,6 +225,8 @@ static struct node *reap(struct node_table *t, struct node *n)
 		struct node *parent = n->parent;
 
 		unlink_node(t, n);
+		if (t->takeover)
+			takeover_drop_node(t->takeover, n->slot);
 		n->next_by_ino = dead;
 		dead = n;
 		if (parent)
@@ -225,7 +253,7 @@ void node_forget(struct node_table *t, uint64_t ino, uint64_t lookups)
 	pthread_mutex_lock(&t->lock);
 	struct node *n = find_ino(t, ino);
 	if (n) {
-		n->lookups -= lookups < n->lookups ? lookups : n->lookups;
+		count_lookups(t, n, n->lookups - (lookups < n->lookups ? lookups : n->lookups));
 		dead = reap(t, n);
 	}
 	pthread_mutex_unlock(&t->lock);
@@ -246,4 +274,96 @@ void node_unref(struct node_table *t, struct node *n)
 	struct node *dead = reap(t, n);
 	pthread_mutex_unlock(&t->lock);
 	bury(t, dead);
+}
+
+/* ---- what an earlier server wrote down ------------------------------------------------------ */
+
+static int restore_nodes(struct node_table *t,
+			 struct node *(*fresh)(void *arg, const struct node_key *key), void *arg,
+			 struct err *err)
+{
+	const struct takeover_node *e;
+
+	for (uint32_t slot = 0; (e = takeover_next_node(t->takeover, &slot));) {
+		struct node *n = fresh(arg, &e->key);
+
+		if (!n)
+			return err_set(err, ENOMEM, "take over the inodes: out of memory");
+		if (t->count >= t->buckets)
+			grow(t);
+		n->hash = hash_key(&n->key);
+		n->ino = atomic_load(&e->ino);
+		n->lookups = atomic_load(&e->lookups);
+		n->detail = e->detail;
+		n->refs = 0;
+		n->parent = NULL;
+		n->slot = slot - 1;
+		link_node(t, n);
+		t->count++;
+	}
+	return 0;
+}
+
+int node_restore(struct node_table *t, struct node *(*fresh)(void *arg, const struct node_key *key),
+		 void *arg, struct err *err)
+{
+	const struct takeover_node *e;
+
+	pthread_mutex_lock(&t->lock);
+	int r = restore_nodes(t, fresh, arg, err);
+	for (uint32_t slot = 0; r == 0 && (e = takeover_next_node(t->takeover, &slot));) {
+		struct node *n = find_ino(t, atomic_load(&e->ino));
+		struct node *parent = find_ino(t, e->parent);
+
+		/* A parent is written down before and crossed out after its children. */
+		if (!parent) {
+			r = err_set(err, EPROTO, "take over the inodes: one has no parent");
+			break;
+		}
+		n->parent = parent;
+		parent->refs++;
+	}
+	pthread_mutex_unlock(&t->lock);
+	return r;
+}
+
+void node_settle(struct node_table *t)
+{
+	struct node *dead = NULL;
+
+	pthread_mutex_lock(&t->lock);
+	for (size_t i = 0; i < t->buckets; i++) {
+		struct node *n = t->by_ino[i];
+
+		while (n) {
+			/* Reaping may take others of this chain along: begin it again. */
+			bool reaps = n->lookups == 0 && n->refs == 0;
+			struct node *list = reaps ? reap(t, n) : NULL, *last = list;
+
+			for (; last && last->next_by_ino; last = last->next_by_ino)
+				;
+			if (last) {
+				last->next_by_ino = dead;
+				dead = list;
+			}
+			n = reaps ? t->by_ino[i] : n->next_by_ino;
+		}
+	}
+	pthread_mutex_unlock(&t->lock);
+	bury(t, dead);
+}
+
+void node_set_backing(struct node_table *t, struct node *n, int32_t backing)
+{
+	if (t->takeover)
+		takeover_set_backing(t->takeover, n->slot, backing);
+}
+
+int32_t node_backing(struct node_table *t, const struct node *n)
+{
+	const struct takeover_node *e = t->takeover && n->slot != TAKEOVER_NONE
+						? takeover_node(t->takeover, n->slot)
+						: NULL;
+
+	return e ? atomic_load(&e->backing) : 0;
 }

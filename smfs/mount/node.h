@@ -33,18 +33,26 @@ struct node {
 	struct node_key key;
 	uint64_t ino;
 	struct node *parent; /* referenced; NULL at the root */
+	uint64_t detail;     /* what else it takes to find the thing again: see takeover_wake.c */
 	/* The table's own, under its lock. */
 	struct node *next_by_ino, *next_by_key;
 	uint64_t hash;
 	uint64_t lookups;
 	uint32_t refs;
+	uint32_t slot; /* in the takeover table, or TAKEOVER_NONE */
 };
+
+struct takeover;
 
 struct node_table {
 	pthread_mutex_t lock;
 	struct node **by_ino, **by_key; /* `buckets` heads each */
 	size_t buckets, count;
 	void (*destroy)(struct node *n); /* frees all but the parent reference */
+	/* Where nodes are written down for the next server; NULL: nowhere. */
+	struct takeover *takeover;
+	/* The text that goes with a node there, into `out` (TAKEOVER_TEXT_MAX): its length. */
+	size_t (*describe)(const struct node *n, uint8_t *out);
 };
 
 int node_table_init(struct node_table *t, void (*destroy)(struct node *n), struct err *err);
@@ -66,6 +74,20 @@ void node_forget(struct node_table *t, uint64_t ino, uint64_t lookups);
 
 void node_ref(struct node_table *t, struct node *n);
 void node_unref(struct node_table *t, struct node *n);
+
+/*
+ * After node_set_root(), before any request: the nodes an earlier server wrote down, each made by
+ * fresh(arg, key), which may return NULL for want of memory. Those nobody needs any more are
+ * dropped. node_ref() for the open files comes before node_settle().
+ */
+int node_restore(struct node_table *t, struct node *(*fresh)(void *arg, const struct node_key *key),
+		 void *arg, struct err *err);
+/* Drop those nobody needs any more. */
+void node_settle(struct node_table *t);
+
+/* The backing file the kernel has for this node, for the next server to know; 0: none. */
+void node_set_backing(struct node_table *t, struct node *n, int32_t backing);
+int32_t node_backing(struct node_table *t, const struct node *n);
 
 /* The root has a number the protocol fixes. Call once, first; it stays until node_table_free(). */
 #define NODE_ROOT_INO 1

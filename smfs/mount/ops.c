@@ -45,6 +45,28 @@ void ops_fail(fuse_req_t req, int r, const char *what, const struct inode *i, co
 	fuse_reply_err(req, ops_visible(r));
 }
 
+struct inode *inode_of(fuse_req_t req, fuse_ino_t ino)
+{
+	struct smfs_mount *m = mount_of(req);
+	struct node *n = node_find(&m->nodes, ino);
+	struct inode *i = n ? container_of(n, struct inode, node) : NULL;
+	struct err err = ERR_INIT;
+
+	if (!i) {
+		fuse_reply_err(req, ESTALE);
+		return NULL;
+	}
+	if (atomic_load(&i->asleep)) {
+		int r = inode_wake(m, i, &err);
+
+		if (r < 0) {
+			ops_fail(req, r == -ENOENT ? -ESTALE : r, "find again", i, "", &err);
+			return NULL;
+		}
+	}
+	return i;
+}
+
 static int stat_inode(struct smfs_mount *m, struct inode *i, struct stat *st, struct err *err)
 {
 	if (i->ops->getattr) {
@@ -66,13 +88,13 @@ int ops_enter(struct smfs_mount *m, struct inode *fresh, struct inode **in,
 	struct node *n = node_intern(&m->nodes, &fresh->node);
 	struct inode *i = container_of(n, struct inode, node);
 
-	*e = (struct fuse_entry_param){
-		.ino = n->ino,
-		.generation = 1,
-		.attr_timeout = i->volatile_attr ? 0 : FOR_EVER,
-		.entry_timeout = i->volatile_name ? 0 : FOR_EVER,
-	};
-	int r = stat_inode(m, i, &e->attr, err);
+	*e = (struct fuse_entry_param){.ino = n->ino, .generation = 1};
+	int r = atomic_load(&i->asleep) ? inode_wake(m, i, err) : 0;
+	if (r == 0) {
+		e->attr_timeout = i->volatile_attr ? 0 : FOR_EVER;
+		e->entry_timeout = i->volatile_name ? 0 : FOR_EVER;
+		r = stat_inode(m, i, &e->attr, err);
+	}
 	if (r < 0)
 		node_forget(&m->nodes, n->ino, 1);
 	*in = i;
@@ -189,14 +211,15 @@ static void op_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int to
 {
 	struct smfs_mount *m = mount_of(req);
 	struct inode *i = inode_of(req, ino);
+	struct handle *h = NULL;
 	struct err err = ERR_INIT;
 	int r;
 
-	if (!i)
+	if (!i || (fi && !(h = handle_of(req, fi))))
 		return;
 	if (i->ops->setattr)
-		r = i->ops->setattr(m, i, handle_of(fi),
-				    to_set & FUSE_SET_ATTR_SIZE ? attr->st_size : -1, &err);
+		r = i->ops->setattr(m, i, h, to_set & FUSE_SET_ATTR_SIZE ? attr->st_size : -1,
+				    &err);
 	else
 		r = -EROFS;
 	if (r < 0)
@@ -296,7 +319,7 @@ static void op_create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_
 	if (r < 0) {
 		ops_fail(req, r, "create", dir, name, &err);
 	} else if (fuse_reply_create(req, &e, fi) < 0) {
-		ops_close_handle(m, handle_of(fi));
+		ops_close_handle(m, ops_find_handle(m, fi->fh));
 		node_forget(&m->nodes, e.ino, 1);
 	}
 }
@@ -318,6 +341,8 @@ static void op_unlink(fuse_req_t req, fuse_ino_t parent, const char *name)
 	if (!dir)
 		return;
 	int r = dir->ops->unlink ? dir->ops->unlink(mount_of(req), dir, name, &err) : -EROFS;
+	if (r == -ENOENT && ops_resent(req))
+		r = 0;
 	reply_change(req, r, "remove", dir, name, &err);
 }
 
@@ -329,7 +354,19 @@ static void op_rmdir(fuse_req_t req, fuse_ino_t parent, const char *name)
 	if (!dir)
 		return;
 	int r = dir->ops->rmdir ? dir->ops->rmdir(mount_of(req), dir, name, &err) : -EROFS;
+	if (r == -ENOENT && ops_resent(req))
+		r = 0;
 	reply_change(req, r, "remove", dir, name, &err);
+}
+
+static bool has(struct smfs_mount *m, struct inode *dir, const char *name)
+{
+	struct inode *i;
+
+	if (!dir->ops->lookup || dir->ops->lookup(m, dir, name, &i, NULL) < 0)
+		return false;
+	inode_destroy(&i->node);
+	return true;
 }
 
 static void op_rename(fuse_req_t req, fuse_ino_t parent, const char *name, fuse_ino_t newparent,
@@ -351,6 +388,10 @@ static void op_rename(fuse_req_t req, fuse_ino_t parent, const char *name, fuse_
 				      req, &err);
 	if (r == 1)
 		return;
+	/* Done by an earlier server: the old name is gone, the new one there. */
+	if ((r == -ENOENT || r == -EEXIST) && ops_resent(req) && !has(mount_of(req), from, name) &&
+	    has(mount_of(req), to, newname))
+		r = 0;
 	reply_change(req, r, "rename", from, name, &err);
 }
 

@@ -16,18 +16,15 @@ static inline struct smfs_mount *mount_of(fuse_req_t req)
 }
 
 /* NULL if the kernel and we disagree about what exists; the request is answered then. */
-static inline struct inode *inode_of(fuse_req_t req, fuse_ino_t ino)
+struct inode *inode_of(fuse_req_t req, fuse_ino_t ino);
+/* The same for an open file; its inode is awake. */
+struct handle *handle_of(fuse_req_t req, const struct fuse_file_info *fi);
+/* Without answering, and as it is. */
+struct handle *ops_find_handle(struct smfs_mount *m, uint64_t fh);
+/* This request was sent to an earlier server, too, which may have carried it out. */
+static inline bool ops_resent(fuse_req_t req)
 {
-	struct node *n = node_find(&mount_of(req)->nodes, ino);
-
-	if (!n)
-		fuse_reply_err(req, ESTALE);
-	return n ? container_of(n, struct inode, node) : NULL;
-}
-
-static inline struct handle *handle_of(const struct fuse_file_info *fi)
-{
-	return fi ? (struct handle *)(uintptr_t)fi->fh : NULL;
+	return channel_resent(mount_of(req)->channel);
 }
 
 /* What the reader sees of an error; the log has the rest. */

@@ -23,7 +23,7 @@ void op_opendir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 		return;
 	}
 	stats_add(&m->stats, COUNT_OPENS, 1);
-	fi->fh = (uintptr_t)h;
+	fi->fh = h->fh;
 	fi->cache_readdir = fi->keep_cache = i->keep_cache;
 	if (fuse_reply_open(req, fi) < 0)
 		ops_handle_free(m, h);
@@ -31,7 +31,10 @@ void op_opendir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 
 void op_releasedir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
-	ops_handle_free(mount_of(req), handle_of(fi));
+	struct handle *h = ops_find_handle(mount_of(req), fi->fh);
+
+	if (h)
+		ops_handle_free(mount_of(req), h);
 	fuse_reply_err(req, 0);
 }
 
@@ -46,9 +49,9 @@ static ssize_t add_entry(fuse_req_t req, struct inode *dir, const char *name, mo
 	bool dot = strcmp(name, ".") == 0 || strcmp(name, "..") == 0;
 
 	if (dot) {
-		struct inode *up = name[1] && dir->node.parent ? inode_parent(dir) : dir;
+		const struct node *up = name[1] && dir->node.parent ? dir->node.parent : &dir->node;
 
-		e.attr.st_ino = up->node.ino;
+		e.attr.st_ino = up->ino;
 	} else {
 		int r = dir->ops->lookup(m, dir, name, &i, err);
 
@@ -78,13 +81,15 @@ static void read_directory(fuse_req_t req, fuse_ino_t ino, size_t size, off_t of
 			   struct fuse_file_info *fi)
 {
 	struct smfs_mount *m = mount_of(req);
-	struct handle *h = handle_of(fi);
-	struct inode *dir = h->inode;
+	struct handle *h = handle_of(req, fi);
 	struct err err = ERR_INIT;
 	size_t used = 0, pos = (size_t)off;
 	char *buf = ops_buffer(m);
 	int r = 0;
 
+	if (!h)
+		return;
+	struct inode *dir = h->inode;
 	if (!buf || off < 0) {
 		fuse_reply_err(req, buf ? EINVAL : ENOMEM);
 		return;

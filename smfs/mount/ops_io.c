@@ -10,7 +10,17 @@
 
 /* ---- open and close ------------------------------------------------------------------------ */
 
-struct handle *ops_handle_new(struct smfs_mount *m, struct inode *i, int flags)
+/* With handles_lock held. */
+static void link_handle(struct smfs_mount *m, struct handle *h)
+{
+	h->next = m->handles;
+	if (h->next)
+		h->next->prev = h;
+	m->handles = h;
+	atomic_store(&m->by_slot[takeover_handle_slot(h->fh)], h);
+}
+
+static struct handle *new_handle(struct smfs_mount *m, struct inode *i, int flags)
 {
 	struct handle *h = calloc(1, sizeof(*h));
 
@@ -20,13 +30,70 @@ struct handle *ops_handle_new(struct smfs_mount *m, struct inode *i, int flags)
 	h->flags = flags;
 	pthread_mutex_init(&h->lock, NULL);
 	node_ref(&m->nodes, &i->node);
+	return h;
+}
+
+static void drop_handle(struct smfs_mount *m, struct handle *h)
+{
+	listing_free(&h->listing);
+	pthread_mutex_destroy(&h->lock);
+	node_unref(&m->nodes, &h->inode->node);
+	free(h);
+}
+
+/* Of this very request, by an earlier server that could not tell the kernel. */
+static struct handle *opened_before(struct smfs_mount *m, uint64_t unique)
+{
+	const struct takeover_handle *e;
+	struct handle *h = NULL;
+	uint64_t fh;
+
 	pthread_mutex_lock(&m->handles_lock);
-	h->next = m->handles;
-	if (h->next)
-		h->next->prev = h;
-	m->handles = h;
+	for (uint32_t slot = 0; !h && (e = takeover_next_handle(m->takeover, &slot, &fh));)
+		if (e->unique == unique)
+			h = atomic_load(&m->by_slot[takeover_handle_slot(fh)]);
 	pthread_mutex_unlock(&m->handles_lock);
 	return h;
+}
+
+struct handle *ops_handle_new(struct smfs_mount *m, struct inode *i, int flags)
+{
+	uint64_t unique = channel_unique(m->channel);
+	struct handle *h;
+
+	if (channel_resent(m->channel) && (h = opened_before(m, unique)))
+		ops_close_handle(m, h);
+	h = new_handle(m, i, flags);
+	if (!h)
+		return NULL;
+	pthread_mutex_lock(&m->handles_lock);
+	h->fh = takeover_add_handle(m->takeover, i->node.ino, (uint32_t)flags, unique);
+	bool ok = h->fh != TAKEOVER_NO_HANDLE;
+	if (ok)
+		link_handle(m, h);
+	pthread_mutex_unlock(&m->handles_lock);
+	if (!ok) {
+		drop_handle(m, h);
+		h = NULL;
+	}
+	return h;
+}
+
+int fs_restore_handle(struct smfs_mount *m, struct inode *i, int flags, unsigned mode, uint64_t fh)
+{
+	struct handle *h = new_handle(m, i, flags);
+
+	if (!h)
+		return -ENOMEM;
+	h->fh = fh;
+	if (hot_restore(m, h, mode) < 0) {
+		drop_handle(m, h);
+		return -ENOMEM;
+	}
+	pthread_mutex_lock(&m->handles_lock);
+	link_handle(m, h);
+	pthread_mutex_unlock(&m->handles_lock);
+	return 0;
 }
 
 void ops_handle_free(struct smfs_mount *m, struct handle *h)
@@ -35,16 +102,44 @@ void ops_handle_free(struct smfs_mount *m, struct handle *h)
 	if (h->next)
 		h->next->prev = h->prev;
 	*(h->prev ? &h->prev->next : &m->handles) = h->next;
+	atomic_store(&m->by_slot[takeover_handle_slot(h->fh)], NULL);
+	takeover_drop_handle(m->takeover, h->fh);
 	pthread_mutex_unlock(&m->handles_lock);
-	listing_free(&h->listing);
-	pthread_mutex_destroy(&h->lock);
-	node_unref(&m->nodes, &h->inode->node);
-	free(h);
+	drop_handle(m, h);
+}
+
+struct handle *ops_find_handle(struct smfs_mount *m, uint64_t fh)
+{
+	uint32_t slot = takeover_handle_slot(fh);
+	struct handle *h = slot < TAKEOVER_HANDLES ? atomic_load(&m->by_slot[slot]) : NULL;
+
+	return h && h->fh == fh ? h : NULL;
+}
+
+struct handle *handle_of(fuse_req_t req, const struct fuse_file_info *fi)
+{
+	struct smfs_mount *m = mount_of(req);
+	struct handle *h = ops_find_handle(m, fi->fh);
+	struct err err = ERR_INIT;
+
+	if (!h) {
+		fuse_reply_err(req, ESTALE);
+		return NULL;
+	}
+	if (atomic_load(&h->inode->asleep)) {
+		int r = inode_wake(m, h->inode, &err);
+
+		if (r < 0) {
+			ops_fail(req, r == -ENOENT ? -ESTALE : r, "find again", h->inode, "", &err);
+			return NULL;
+		}
+	}
+	return h;
 }
 
 static void describe(struct handle *h, struct fuse_file_info *fi)
 {
-	fi->fh = (uintptr_t)h;
+	fi->fh = h->fh;
 	fi->direct_io = h->direct;
 	fi->keep_cache = h->inode->keep_cache;
 	fi->noflush = !h->inode->ops->flush;
@@ -60,7 +155,8 @@ int ops_open_inode(struct smfs_mount *m, struct inode *i, struct fuse_file_info 
 		return S_ISDIR(i->st.st_mode) ? -EISDIR : -EOPNOTSUPP;
 	h = ops_handle_new(m, i, fi->flags);
 	if (!h)
-		return err_set(err, ENOMEM, "open %s: out of memory", i->name);
+		return err_set(err, ENFILE, "open %s: out of memory, or %u files are open already",
+			       i->name, TAKEOVER_HANDLES);
 	r = i->ops->open(m, i, h, err);
 	if (r < 0) {
 		ops_handle_free(m, h);
@@ -73,7 +169,8 @@ int ops_open_inode(struct smfs_mount *m, struct inode *i, struct fuse_file_info 
 
 void ops_close_handle(struct smfs_mount *m, struct handle *h)
 {
-	if (h->inode->ops->release)
+	/* While its inode sleeps, nothing was done with it here. */
+	if (!atomic_load(&h->inode->asleep) && h->inode->ops->release)
 		h->inode->ops->release(m, h);
 	hot_release(m, h);
 	ops_handle_free(m, h);
@@ -98,9 +195,10 @@ void op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 		ops_fail(req, r, "open", i, "", &err);
 		return;
 	}
-	int backing = hot_open(m, handle_of(fi), req);
+	struct handle *h = ops_find_handle(m, fi->fh);
+	int backing = hot_open(m, h, req);
 	if (backing != HOT_LATER)
-		ops_answer_open(req, handle_of(fi), backing);
+		ops_answer_open(req, h, backing);
 }
 
 /* struct fuse_open_out as of protocol 7.40: libfuse 3.14 knows no backing file. */
@@ -117,7 +215,7 @@ void ops_answer_open(fuse_req_t req, struct handle *h, int backing)
 	struct smfs_mount *m = mount_of(req);
 	struct fuse_file_info fi = {0};
 	const struct open_out out = {
-		.fh = (uintptr_t)h,
+		.fh = h->fh,
 		/* The page cache is that of the backing file: there is none of ours to keep. */
 		.open_flags = OPEN_PASSTHROUGH | OPEN_NOFLUSH,
 		.backing_id = backing,
@@ -136,7 +234,12 @@ void ops_answer_open(fuse_req_t req, struct handle *h, int backing)
 
 void op_release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
-	ops_close_handle(mount_of(req), handle_of(fi));
+	struct smfs_mount *m = mount_of(req);
+	/* None: closed by an earlier server that could not tell the kernel. */
+	struct handle *h = ops_find_handle(m, fi->fh);
+
+	if (h)
+		ops_close_handle(m, h);
 	fuse_reply_err(req, 0);
 }
 
@@ -149,8 +252,10 @@ void ops_answer(void *arg, int r)
 
 void op_flush(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
-	struct handle *h = handle_of(fi);
+	struct handle *h = handle_of(req, fi);
 
+	if (!h)
+		return;
 	if (h->inode->ops->flush)
 		h->inode->ops->flush(mount_of(req), h, ops_answer, req);
 	else
@@ -168,11 +273,13 @@ void op_fsync(fuse_req_t req, fuse_ino_t ino, int datasync, struct fuse_file_inf
 void op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi)
 {
 	struct smfs_mount *m = mount_of(req);
-	struct handle *h = handle_of(fi);
+	struct handle *h = handle_of(req, fi);
 	struct err err = ERR_INIT;
 	void *buf = ops_buffer(m);
 	ssize_t n = -ENOMEM;
 
+	if (!h)
+		return;
 	if (buf && off >= 0)
 		n = h->inode->ops->read(m, h, buf, MIN(size, FS_IO_MAX), (uint64_t)off, &err);
 	if (n == -EBADMSG) {
@@ -190,10 +297,12 @@ void op_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t size, off_
 	      struct fuse_file_info *fi)
 {
 	struct smfs_mount *m = mount_of(req);
-	struct handle *h = handle_of(fi);
+	struct handle *h = handle_of(req, fi);
 	struct err err = ERR_INIT;
 	ssize_t n = -EROFS;
 
+	if (!h)
+		return;
 	if (h->inode->ops->write && off >= 0)
 		n = h->inode->ops->write(m, h, buf, size, (uint64_t)off, &err);
 	if (n < 0) {
@@ -208,10 +317,12 @@ void op_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t size, off_
 void op_fallocate(fuse_req_t req, fuse_ino_t ino, int mode, off_t off, off_t len,
 		  struct fuse_file_info *fi)
 {
-	struct handle *h = handle_of(fi);
+	struct handle *h = handle_of(req, fi);
 	struct err err = ERR_INIT;
 	int r = -EROFS;
 
+	if (!h)
+		return;
 	if (h->inode->ops->fallocate && off >= 0 && len > 0)
 		r = h->inode->ops->fallocate(mount_of(req), h, mode, (uint64_t)off, (uint64_t)len,
 					     &err);
@@ -223,11 +334,13 @@ void op_fallocate(fuse_req_t req, fuse_ino_t ino, int mode, off_t off, off_t len
 
 void op_lseek(fuse_req_t req, fuse_ino_t ino, off_t off, int whence, struct fuse_file_info *fi)
 {
-	struct handle *h = handle_of(fi);
+	struct handle *h = handle_of(req, fi);
 	struct err err = ERR_INIT;
 	uint64_t out;
 	int r = -ENXIO;
 
+	if (!h)
+		return;
 	if (h->inode->ops->seek && off >= 0)
 		r = h->inode->ops->seek(mount_of(req), h, (uint64_t)off, whence, &out, &err);
 	if (r < 0)

@@ -55,18 +55,20 @@ static int ingest(struct stage_area *a, struct stage *st, struct err *err)
 	for (size_t i = 0; i < st->nfiles; i++)
 		src[i] = (struct snapshot_source){.name = st->files[i]->name,
 						  .fd = st->files[i]->fd};
-	r = snapshot_stage(ing, st->name, src, st->nfiles, err);
+	r = snapshot_stage(ing, st->name, src, st->nfiles, &st->record->root, err);
 	if (r < 0) {
 		smfs_ingest_abort(ing);
 		return r;
 	}
+	/* Should we be killed now, the next server finds out whether it is there. */
+	atomic_store(&st->record->publishing, 1);
 	return smfs_ingest_commit(ing, err);
 }
 
 static void remember(struct stage_area *a, uint64_t seq)
 {
-	a->imported[a->next_imported] = seq;
-	a->next_imported = (a->next_imported + 1) % IMPORTED_MAX;
+	atomic_store(&a->mount->area->imported[a->next_imported], seq);
+	a->next_imported = (a->next_imported + 1) % TAKEOVER_IMPORTED;
 }
 
 static void publish(void *arg)
@@ -92,10 +94,12 @@ static void publish(void *arg)
 	void *done_arg = st->done_arg;
 	if (found)
 		remember(a, name.seq);
-	if (r < 0)
+	if (r < 0) {
 		st->state = STAGE_WRITING;
-	else
+		atomic_store(&st->record->publishing, 0);
+	} else {
 		stage_remove(a, st);
+	}
 	stage_put(a, st);
 	pthread_mutex_unlock(&a->lock);
 	done(done_arg, r);

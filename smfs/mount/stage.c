@@ -45,6 +45,13 @@ int stage_area_new(struct smfs_mount *m, struct stage_area **out, struct err *er
 	return 0;
 }
 
+void stage_area_begin(struct stage_area *a)
+{
+	/* Never again a number that an earlier server gave. */
+	if (a)
+		a->serial = (uint64_t)atomic_load(&a->mount->area->servers) << 32;
+}
+
 static void file_put(struct stage_file *f)
 {
 	if (--f->refs == 0) {
@@ -99,8 +106,8 @@ bool stage_imported(struct smfs_mount *m, uint64_t seq)
 	bool is = false;
 
 	pthread_mutex_lock(&m->stages->lock);
-	for (size_t i = 0; i < IMPORTED_MAX; i++)
-		is |= m->stages->imported[i] == seq;
+	for (size_t i = 0; i < TAKEOVER_IMPORTED; i++)
+		is |= atomic_load(&m->area->imported[i]) == seq;
 	pthread_mutex_unlock(&m->stages->lock);
 	return is;
 }
@@ -123,6 +130,7 @@ static int stage_inode(struct smfs_mount *m, struct inode *parent, struct stage 
 
 	if (!i)
 		return -ENOMEM;
+	i->node.detail = S_IFDIR;
 	i->volatile_attr = i->volatile_name = true;
 	i->stage = st;
 	st->refs++;
@@ -154,6 +162,20 @@ int stage_list(struct smfs_mount *m, struct listing *l, struct err *err)
 	return r;
 }
 
+/* With the lock held. */
+static void add_stage(struct stage_area *a, struct stage *st)
+{
+	struct takeover_stage *rec = a->mount->area->stages;
+
+	while (atomic_load(&rec->serial))
+		rec++;
+	snprintf(rec->name, sizeof(rec->name), "%s", st->name);
+	atomic_store(&rec->publishing, 0);
+	atomic_store(&rec->serial, st->serial);
+	st->record = rec;
+	a->stages[a->count++] = st;
+}
+
 int stage_mkdir(struct smfs_mount *m, struct inode *parent, const char *name, struct inode **out,
 		struct err *err)
 {
@@ -177,7 +199,7 @@ int stage_mkdir(struct smfs_mount *m, struct inode *parent, const char *name, st
 	if (r == 0)
 		r = stage_inode(m, parent, st, out, err);
 	if (r == 0)
-		a->stages[a->count++] = st;
+		add_stage(a, st);
 	else
 		stage_put(a, st);
 	pthread_mutex_unlock(&a->lock);
@@ -216,8 +238,10 @@ int stage_rename(struct smfs_mount *m, const char *from, const char *to, struct 
 		r = -ENOENT;
 	else if (st->state == STAGE_PUBLISHING)
 		r = err_set(err, EBUSY, "rename %s: it is being published", from);
-	else
+	if (r == 0) {
 		snprintf(st->name, sizeof(st->name), "%s", to);
+		snprintf(st->record->name, sizeof(st->record->name), "%s", to);
+	}
 	pthread_mutex_unlock(&a->lock);
 	return r;
 }
@@ -230,6 +254,7 @@ void stage_remove(struct stage_area *a, struct stage *st)
 	while (a->stages[i] != st)
 		i++;
 	a->stages[i] = a->stages[--a->count];
+	atomic_store(&st->record->serial, 0);
 	st->state = STAGE_DONE;
 	stage_put(a, st);
 }
@@ -273,6 +298,7 @@ static int file_inode(struct smfs_mount *m, struct inode *dir, struct stage_file
 
 	if (!i)
 		return -ENOMEM;
+	i->node.detail = S_IFREG;
 	i->volatile_attr = i->volatile_name = true;
 	i->stage = dir->stage;
 	i->stage->refs++;

@@ -3,7 +3,8 @@
  * (data) and publish.c (how it becomes a snapshot).
  *
  * `mkdir snapshots/y` makes a stage: visible in this mount as y, absent from the index. Its
- * files are unnamed temporary files in the store's tmp/, so a crash leaves nothing. Once `meta`,
+ * files are unnamed temporary files in the store's tmp/, so a crash leaves nothing (and who was
+ * copying gets EIO from the next server: takeover_stage.c). Once `meta`,
  * `ram` and `vcpu` are there and no file is open for writing, the stage is published by the
  * close(2) that made it so, which returns the outcome.
  *
@@ -20,7 +21,7 @@
 #include "smfs/mount/fs.h"
 #include "smfs/mount/import.h"
 
-#define STAGES_MAX     64
+#define STAGES_MAX     TAKEOVER_STAGES
 #define STAGE_NAME_MAX 64
 
 enum stage_state { STAGE_WRITING, STAGE_PUBLISHING, STAGE_DONE };
@@ -36,6 +37,7 @@ struct stage_file {
 struct stage {
 	unsigned refs;
 	uint64_t serial;
+	struct takeover_stage *record; /* for the next server to know what is lost */
 	enum stage_state state;
 	char name[SMFS_REF_MAX + 1];
 	struct stage_file *files[SNAPSHOT_FILES_MAX];
@@ -52,9 +54,8 @@ struct stage_area {
 	size_t count;
 	uint64_t serial;
 	int tmp_fd;
-	bool closed;			 /* the mount ends: what is not complete will never be */
-	uint64_t imported[IMPORTED_MAX]; /* seqs, round robin */
-	size_t next_imported;
+	bool closed;	      /* the mount ends: what is not complete will never be */
+	size_t next_imported; /* in takeover_area.imported: seqs, round robin */
 	/* One at a time: an ingest uses all cores already. */
 	struct workers *publisher;
 };

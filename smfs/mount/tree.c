@@ -164,27 +164,20 @@ static bool find_entry(struct smfs_dir *d, const char *name, const struct smfs_e
 	return false;
 }
 
-static int tree_lookup(struct smfs_mount *m, struct inode *dir, const char *name,
-		       struct inode **out, struct err *err)
+static int new_child(struct smfs_mount *m, struct inode *dir, const struct smfs_entry *e,
+		     size_t index, struct inode **out, struct err *err)
 {
-	const struct smfs_entry *e;
 	const struct inode_ops *ops;
-	struct smfs_dir *d;
-	size_t index;
-	int r = tree_dir(m, dir, &d, err);
 
-	if (r < 0)
-		return r;
-	if (!find_entry(d, name, &e, &index) || (hides(dir) && names_is_hidden(m, dir->seq, index)))
-		return -ENOENT;
 	if (S_ISDIR(e->mode))
 		ops = &tree_dir_ops;
 	else
 		ops = S_ISREG(e->mode) ? &tree_file_ops : &tree_other_ops;
 	struct node_key key = entry_key(dir, e, index);
-	struct inode *i = inode_new(m, dir, name, ops, &key, e->mode & S_IFMT, err);
+	struct inode *i = inode_new(m, dir, e->name, ops, &key, e->mode & S_IFMT, err);
 	if (!i)
 		return -ENOMEM;
+	i->node.detail = index;
 	i->place = dir->place;
 	i->keep_cache = true;
 	if (S_ISREG(e->mode)) {
@@ -208,6 +201,53 @@ static int tree_lookup(struct smfs_mount *m, struct inode *dir, const char *name
 		i->entry = e;
 		i->in = dircache_ref(&m->dirs, atomic_load(&dir->obj));
 	}
+	*out = i;
+	return 0;
+}
+
+static int tree_lookup(struct smfs_mount *m, struct inode *dir, const char *name,
+		       struct inode **out, struct err *err)
+{
+	const struct smfs_entry *e;
+	struct smfs_dir *d;
+	size_t index;
+	int r = tree_dir(m, dir, &d, err);
+
+	if (r < 0)
+		return r;
+	if (!find_entry(d, name, &e, &index) || (hides(dir) && names_is_hidden(m, dir->seq, index)))
+		return -ENOENT;
+	return new_child(m, dir, e, index, out, err);
+}
+
+int tree_child(struct smfs_mount *m, struct inode *dir, size_t index, struct inode **out,
+	       struct err *err)
+{
+	struct smfs_dir *d;
+	int r = tree_dir(m, dir, &d, err);
+
+	if (r < 0)
+		return r;
+	if (index >= smfs_dir_count(d))
+		return err_set(err, ESTALE, "%s has no entry %zu", dir->name, index);
+	return new_child(m, dir, smfs_dir_at(d, index), index, out, err);
+}
+
+int tree_blob(struct smfs_mount *m, struct inode *parent, const char *name,
+	      const struct node_key *key, struct inode **out, struct err *err)
+{
+	struct inode *i = inode_new(m, parent, name, &tree_file_ops, key, S_IFREG, err);
+
+	if (!i)
+		return -ENOMEM;
+	i->place = (enum place)(key->b >> 16);
+	i->keep_cache = true;
+	i->content.size = key->a;
+	i->content.kind = (uint8_t)(key->b >> 8);
+	i->content.depth = (uint8_t)key->b;
+	i->content.id = key->id;
+	i->st.st_size = (off_t)key->a;
+	set_uniform(i);
 	*out = i;
 	return 0;
 }
