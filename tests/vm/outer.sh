@@ -20,10 +20,10 @@
 # Output of SCRIPT goes to standard output as it comes. Status: that of SCRIPT; 124 the time is up;
 # 125 the machine died under the script (the console log is then printed and kept); 126 it could not be set up.
 #
-# How: QEMU without acceleration (TCG) emulates an AMD processor with SVM, so Debian's stock kernel and its
-# kvm-amd give real hardware virtualization semantics, slowly (4 s to boot, guest code 10-50 times slower
-# than native). The root is an erofs image made of the files of this host's installed Debian packages,
-# cached in $BUILD/vm and rebuilt when a package, the kernel or this script changes; the tree goes into
+# How: QEMU without acceleration (TCG; tests/vm/qemu.sh tells which) emulates an AMD processor with SVM, so
+# Debian's stock kernel and its kvm-amd give real hardware virtualization semantics, slowly (4 s to boot, guest code
+# 10-50 times slower than native). The root is an erofs image made of the files of this host's installed Debian
+# packages, cached in $BUILD/vm and rebuilt when a package, the kernel or this script changes; the tree goes into
 # a second, small image made anew for each run. tests/vm/outer_init.c is process 1.
 set -eu
 
@@ -64,6 +64,7 @@ for tool in qemu-system-x86_64 mkfs.erofs cpio modprobe cc; do
 		die "$tool is not installed: run make deps"
 done
 PATH=$PATH:/usr/sbin:/sbin
+. "$here/tests/vm/qemu.sh"
 
 # What the root holds: these packages and what they depend on.
 packages='dash bash coreutils util-linux mount procps kmod fuse3 iproute2 python3 erofs-utils curl grep sed mawk findutils
@@ -80,7 +81,7 @@ package_closure() {
 
 root_recipe() { # everything the root image depends on
 	echo "$kver"
-	cat "$here/tests/vm/outer.sh" "$here/tests/vm/outer_init.c"
+	cat "$here/tests/vm/outer.sh" "$here/tests/vm/qemu.sh" "$here/tests/vm/outer_init.c"
 	stat -c '%n %s %Y' "$kernel" "/lib/modules/$kver/modules.dep"
 	stat -c %Y /var/lib/dpkg/status
 }
@@ -148,6 +149,9 @@ trap 'exit 143' TERM HUP
 		mv "$work/root.erofs" "$cache/root.erofs"
 		mv "$work/initramfs.cpio" "$cache/initramfs.cpio"
 		rm -rf "$work/root" "$work/initramfs"
+		qemu_fetch "$cache/qemu" ||
+			echo "outer: no newer QEMU to be had ($(tail -n 1 "$cache/qemu/apt/log")): expect nested guests to fail now" \
+				"and then under $(qemu-system-x86_64 --version | head -n 1)" >&2
 		echo "$key" >"$cache/key"
 	fi
 ) 9>"$cache/lock" || exit 126
@@ -209,10 +213,11 @@ fi
 console=$work/console.log
 # A standard input that never ends: at its end QEMU would take the port's host side for gone.
 mkfifo "$work/stdin"
-setpriv --pdeathsig TERM timeout -k 5 "$seconds" setpriv --pdeathsig KILL qemu-system-x86_64 -nodefaults -no-user-config -no-reboot -display none \
+setpriv --pdeathsig TERM timeout -k 5 "$seconds" setpriv --pdeathsig KILL "$(qemu_command "$cache/qemu")" \
+	-nodefaults -no-user-config -no-reboot -display none \
 	-machine pc,hpet=off -accel tcg,thread=multi,tb-size=1024 -cpu max,-la57 -smp 2 -m "$memory" \
 	-kernel "$kernel" -initrd "$cache/initramfs.cpio" \
-	-append "console=ttyS0 loglevel=${OUTER_LOGLEVEL:-4} panic=-1 mitigations=off tsc=reliable random.trust_cpu=on no_timer_check${OUTER_AWAKE:+ awake=1}" \
+	-append "console=ttyS0 loglevel=${OUTER_LOGLEVEL:-4} panic=-1 mitigations=off tsc=reliable random.trust_cpu=on no_timer_check" \
 	-serial "file:$console" -device virtio-rng-pci -device virtio-serial-pci \
 	-chardev stdio,id=out,signal=off -device virtserialport,chardev=out,name=smtest.out \
 	-chardev "file,id=rc,path=$work/rc" -device virtserialport,chardev=rc,name=smtest.rc \

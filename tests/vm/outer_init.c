@@ -27,6 +27,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/reboot.h>
@@ -37,6 +38,7 @@
 #include <unistd.h>
 
 #define SETUP_FAILED	   125
+#define BEAT_NS		   50000000
 #define DEVICE_DEADLINE_MS 20000
 
 static void power_off(void)
@@ -246,26 +248,34 @@ static int run_job(void)
 
 /*
  * QEMU 7.2's SVM helpers change a processor's pending interrupts without a lock, so that with a
- * thread for each processor one is lost now and then. A processor whose one-shot timer interrupt was
- * lost sleeps until anything else interrupts it, and then takes both. So these two make sure
- * that something does: each wakes on one processor and moves to the other, every few milliseconds.
+ * thread for each processor one is lost now and then. It is still pending in the APIC, and is
+ * taken with whatever interrupt comes next; but a processor that lost its one-shot timer may sleep,
+ * or run a guest, for minutes before one does. So each processor gets one from the other, twenty
+ * times a second: a program on one wakes a program on the other.
  */
-static void keep_awake(void)
+static void beat(int from, int to)
 {
-	const struct timespec nap = {.tv_nsec = 20 * 1000 * 1000};
+	const struct sched_param first = {.sched_priority = 1};
+	int fd = eventfd(0, EFD_CLOEXEC);
+	uint64_t n = 1;
 
-	for (int first = 0; first < 2; first++) {
+	if (fd < 0)
+		fail("making an eventfd");
+	for (int end = 0; end < 2; end++) {
+		cpu_set_t set;
+
 		if (fork())
 			continue;
-		for (unsigned turn = first;; turn++) {
-			cpu_set_t set;
-
-			CPU_ZERO(&set);
-			CPU_SET(turn % 2, &set);
-			sched_setaffinity(0, sizeof(set), &set);
-			nanosleep(&nap, NULL);
-		}
+		CPU_ZERO(&set);
+		CPU_SET(end ? to : from, &set);
+		if (sched_setaffinity(0, sizeof(set), &set) || sched_setscheduler(0, SCHED_FIFO, &first))
+			_exit(1);
+		while (end ? read(fd, &n, sizeof(n)) == sizeof(n) : write(fd, &n, sizeof(n)) == sizeof(n))
+			if (!end)
+				nanosleep(&(struct timespec){.tv_nsec = BEAT_NS}, NULL);
+		_exit(1);
 	}
+	close(fd);
 }
 
 int main(void)
@@ -293,9 +303,8 @@ int main(void)
 	sethostname("outer", 5);
 	loopback_up();
 	int disks = mount_data_disks();
-	/* outer.sh's OUTER_AWAKE: the kernel hands us what it does not know as environment. */
-	if (getenv("awake"))
-		keep_awake();
+	beat(0, 1);
+	beat(1, 0);
 
 	int status = run_job();
 

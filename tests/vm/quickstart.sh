@@ -48,7 +48,6 @@ else
 	say "Boot, snapshot, restore: in an emulated machine with nested KVM, for on this host $machine_why."
 	echo '   All times below are of emulated processors, 10 to 50 times slower than real ones.'
 fi
-export OUTER_AWAKE=1
 MACHINE_TIMEOUT=${MACHINE_TIMEOUT:-600}
 machine_run "$T/disk" tests/vm/mainjob.sh "$image"
 job=$?

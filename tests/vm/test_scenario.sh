@@ -19,11 +19,8 @@ check 'guestcheck builds' cc -std=gnu11 -D_GNU_SOURCE -O2 -Wall -Wextra -Werror 
 
 # Three minutes on two idle cores; a busy machine may take longer, up to what a suite may take at all.
 MACHINE_TIMEOUT=${MACHINE_TIMEOUT:-1140}
-# The self-checking guest keeps both processors busy by itself, and does not get on beside the idlers.
-export OUTER_AWAKE=1
 machine_test "$T/out" "$T/disk" tests/vm/mainjob.sh "$image"
 main=$?
-unset OUTER_AWAKE
 cat "$T/out"
 machine_test "$T/out" "$T/disk" tests/vm/cycles.sh "$image" "${CYCLES:-6}"
 cycles=$?
