@@ -131,6 +131,7 @@ struct inode {
 	/* names.c: the root of a name, a kind's directory, a part of an image's reference. */
 	enum smfs_kind kind;
 	uint64_t seq;
+	smfs_lease lease; /* of everything below a name's root */
 	char *prefix;
 
 	/* control.c */

@@ -41,6 +41,7 @@ void inode_destroy(struct node *n)
 
 	tree_destroy(i);
 	stage_destroy(i);
+	smfs_lease_drop(i->mount->store, i->lease);
 	free(i->prefix);
 	free(i->name);
 	free(i);

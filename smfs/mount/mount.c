@@ -277,6 +277,8 @@ static int start_store(struct smfs_store *s, const char *dir, unsigned flags,
 
 	if (r < 0)
 		return r;
+	/* A mount lives long: it leases name by name. */
+	smfs_store_unpin(s);
 	r = check_dir(dir, &m->dir, err);
 	if (r == 0)
 		r = hot_new(m, flags, &m->hot, err);
@@ -372,6 +374,12 @@ int smfs_mount_tree(struct smfs_store *s, const struct smfs_id *id, const struct
 	r = check_dir(dir, &m->dir, err);
 	if (r == 0)
 		r = tree_dir_new(m, NULL, "", &key, IN_TREE, id, id, &root, err);
+	if (r == 0)
+		r = smfs_lease_root(s, id, &root->lease, err);
+	if (r < 0 && root) {
+		inode_destroy(&root->node);
+		root = NULL;
+	}
 	if (r == 0 && attr) {
 		root->st.st_mode = S_IFDIR | (attr->mode & 07777);
 		root->st.st_uid = attr->uid;

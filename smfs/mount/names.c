@@ -116,6 +116,12 @@ int names_inode(struct smfs_mount *m, struct inode *parent, const struct smfs_na
 			     &n->root, &n->root, &i, err);
 	if (r < 0)
 		return r;
+	/* What is below is still read when the name is gone. */
+	r = smfs_lease_root(m->store, &n->root, &i->lease, err);
+	if (r < 0) {
+		inode_destroy(&i->node);
+		return r;
+	}
 	i->kind = n->kind;
 	i->seq = n->seq;
 	i->volatile_name = true;
@@ -136,7 +142,23 @@ int names_find(struct smfs_mount *m, struct inode *parent, enum smfs_kind kind, 
 	if (smfs_name_check(kind, name, NULL) < 0)
 		return -ENOENT;
 	int r = smfs_name_get(m->store, kind, name, &n, err);
-	return r < 0 ? r : names_inode(m, parent, &n, out, err);
+	while (r == 0) {
+		struct smfs_name now;
+		struct inode *i;
+
+		r = names_inode(m, parent, &n, &i, err);
+		if (r < 0)
+			break;
+		/* The lease is sure if the name was still there after it began. */
+		r = smfs_name_get(m->store, kind, name, &now, err);
+		if (r == 0 && now.seq == n.seq) {
+			*out = i;
+			return 0;
+		}
+		inode_destroy(&i->node);
+		n = now;
+	}
+	return r;
 }
 
 /* Is some image's reference below this path? */
