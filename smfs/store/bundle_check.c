@@ -8,6 +8,10 @@
 #include <string.h>
 #include <sys/stat.h>
 
+/* What bundle_check_map() notes of a delta, which is a leaf too, but not one for a delta to be of.
+ */
+#define LEVEL_DELTA 0x100u
+
 int bundle_unpack(struct smfs_store *s, const struct frame_head *h, const void *payload, void *raw,
 		  struct err *err)
 {
@@ -80,15 +84,50 @@ static int check_child(struct smfs_ingest *ing, const struct smfs_id *id, uint8_
 		r = object_map(ing->s, id, level, &node, err);
 		return r < 0 ? r : ingest_refer(ing, FRAME_MAP, id, level, err);
 	}
-	if (r == 1 && have != level)
+	if (r == 1 && have != level && !(level == 0 && have == LEVEL_DELTA))
 		return err_set(err, EBADMSG, "map node %.12s: of another level than is referred to",
 			       smfs_id_hex(id, hex));
 	return r < 0 ? r : 0;
 }
 
+static int check_delta(struct smfs_ingest *ing, const uint8_t *raw, uint32_t len, uint64_t *note,
+		       struct err *err)
+{
+	cleanup_entry struct cache_entry *base = NULL;
+	struct map_extent e;
+	struct smfs_id id;
+	uint64_t have;
+	uint32_t base_len;
+	bool own, zeros;
+
+	if (map_delta_check(raw, len) < 0)
+		return err_set(err, EBADMSG, "a map node does not parse");
+	map_delta_base(raw, &id);
+	int r = ingest_find_frame(ing, FRAME_MAP, &id, &base_len, &have, &own, err);
+	if (r == 0)
+		return missing(err, "map node", &id);
+	if (r == 1 && !own) {
+		r = object_map(ing->s, &id, 0, &base, err);
+		have = r == 0 && base->delta ? LEVEL_DELTA : 0;
+		if (r == 0)
+			r = ingest_refer(ing, FRAME_MAP, &id, 0, err);
+	}
+	if (r >= 0 && have != 0)
+		r = err_set(err, EBADMSG, "a map node is a delta of what is no leaf");
+	for (uint32_t i = 0, n = map_count(raw); i < n && r >= 0; i++) {
+		map_delta_at(raw, i, &e, &zeros);
+		if (!zeros)
+			r = check_chunk(ing, &e.id, (uint64_t)e.chunk_off + e.len, FRAME_SIZE, err);
+	}
+	*note = LEVEL_DELTA;
+	return MIN(r, 0);
+}
+
 int bundle_check_map(struct smfs_ingest *ing, const uint8_t *raw, uint32_t len, uint64_t *note,
 		     struct err *err)
 {
+	if (map_is_delta(raw, len))
+		return check_delta(ing, raw, len, note, err);
 	uint32_t level = len >= MAP_HEAD_LEN ? map_level(raw) : UINT32_MAX;
 	int r = 0;
 

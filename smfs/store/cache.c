@@ -129,6 +129,7 @@ struct cache_entry *cache_entry_new(bool node, const struct smfs_id *id, uint32_
 	e->id = *id;
 	e->len = len;
 	e->node = node;
+	e->delta = false;
 	return e;
 }
 

@@ -20,6 +20,8 @@ struct cache_entry {
 	struct smfs_id id;
 	uint32_t len;
 	bool node;
+	bool delta; /* a leaf merged of a delta of the leaf `base` (map.h) */
+	struct smfs_id base;
 	/* Aligned, for vector code and zstd. */
 	uint8_t data[] __attribute__((aligned(16)));
 };

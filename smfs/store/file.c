@@ -1,4 +1,5 @@
 /* Reading content: a position of a file to a leaf, an extent, a chunk. */
+#include "smfs/store/index_gc.h"
 #include "smfs/store/map.h"
 #include "smfs/store/object.h"
 
@@ -202,7 +203,7 @@ static ssize_t chunk_extent(struct smfs_file *f, uint64_t off, struct smfs_exten
 {
 	struct frame_loc loc;
 	char hex[65];
-	int r = index_find(f->s->ix, FRAME_CHUNK, &f->c.id, &loc, err);
+	int r = index_find_any(f->s->ix, FRAME_CHUNK, &f->c.id, &loc, err);
 
 	if (r == 0)
 		r = err_set(err, EBADMSG, "chunk %.12s: not in the store",

@@ -7,6 +7,10 @@
  * INNER_FANOUT children by position; an absent child is zero. A tree is never higher than its
  * file's size needs.
  *
+ * A diff's leaf may be a DELTA: another leaf's id, and the ranges in which this one differs. That
+ * leaf is never a delta itself, so reading one takes one more node whatever the depth of the diff.
+ * object_map() gives the whole leaf, merged; who follows references has to follow the id, too.
+ *
  * A decoded node is used in place: map_leaf_check() and map_inner_check() prove every invariant
  * once, the accessors rely on it.
  */
@@ -64,5 +68,28 @@ void map_inner_at(const void *node, uint32_t i, struct map_child *c);
 uint32_t map_leaf_find(const void *node, uint32_t off);
 /* The first child at or after `pos`; map_count() when there is none. */
 uint32_t map_inner_find(const void *node, uint32_t pos);
+
+/* ---- deltas (map_delta.c) ---- */
+
+#define DELTA_HEAD_LEN	(MAP_HEAD_LEN + SMFS_ID_LEN)
+#define DELTA_ENTRY_LEN 16u
+#define DELTA_MAX	4096u /* entries */
+
+bool map_is_delta(const void *node, size_t len);
+int map_delta_check(const void *node, size_t len);
+/* On a checked delta. An extent of `zeros` has no id. */
+void map_delta_base(const void *node, struct smfs_id *id);
+void map_delta_at(const void *node, uint32_t i, struct map_extent *e, bool *zeros);
+
+/* The whole leaf: the checked leaf `base` with the checked delta over it. -EBADMSG when that is no
+ * leaf: empty, or of too many extents. */
+int map_delta_apply(const void *base, const void *delta, struct writer *out);
+/*
+ * The delta that makes the checked leaf `base`, named `id`, into the checked leaf `node`, which is
+ * `len` bytes: 1 with *out filled; 0 when it would not be a good deal smaller; 2 when the two are
+ * equal.
+ */
+int map_delta_make(const void *base, const struct smfs_id *id, const void *node, size_t len,
+		   struct writer *out);
 
 #endif

@@ -157,34 +157,80 @@ static int map_check(const void *node, size_t len, uint8_t level)
 	return level ? map_inner_check(node, len, level) : map_leaf_check(node, len);
 }
 
-int object_map(struct smfs_store *s, const struct smfs_id *id, uint8_t level,
-	       struct cache_entry **out, struct err *err)
+static int no_parse(const struct smfs_id *id, struct err *err)
+{
+	char hex[65];
+
+	return err_set(err, EBADMSG, "map node %.12s: does not parse", smfs_id_hex(id, hex));
+}
+
+static int get_map(struct smfs_store *s, const struct smfs_id *id, uint8_t level, bool may_be_delta,
+		   struct cache_entry **out, struct err *err);
+
+/* The leaf that the delta in `*e` stands for, in its place. */
+static int merge_delta(struct smfs_store *s, struct cache_entry **e, struct err *err)
+{
+	cleanup_entry struct cache_entry *base = NULL;
+	cleanup_writer struct writer w = WRITER_INIT;
+	const struct smfs_id *id = &(*e)->id;
+	struct smfs_id base_id;
+
+	if (map_delta_check((*e)->data, (*e)->len) < 0)
+		return no_parse(id, err);
+	map_delta_base((*e)->data, &base_id);
+	int r = get_map(s, &base_id, 0, false, &base, err);
+	if (r < 0)
+		return r;
+	r = map_delta_apply(base->data, (*e)->data, &w);
+	if (r == -EBADMSG)
+		return no_parse(id, err);
+	struct cache_entry *merged = r == 0 ? cache_entry_new(true, id, (uint32_t)w.len) : NULL;
+	if (!merged)
+		return err_set(err, ENOMEM, "read map: out of memory");
+	memcpy(merged->data, w.p, w.len);
+	merged->delta = true;
+	merged->base = base_id;
+	cache_put(*e);
+	*e = merged;
+	return 0;
+}
+
+static int load_map(struct smfs_store *s, const struct smfs_id *id, uint8_t level,
+		    bool may_be_delta, struct cache_entry **out, struct err *err)
+{
+	struct frame_loc loc;
+	int r = locate(s, FRAME_MAP, id, &loc, err);
+
+	if (r < 0)
+		return r;
+	struct cache_entry *e = cache_entry_new(true, id, loc.raw_len);
+	if (!e)
+		return err_set(err, ENOMEM, "read map: out of memory");
+	r = read_located(s, &loc, id, true, e->data, err);
+	/* Only nodes that are well-formed at the level first asked for are ever cached. */
+	if (r == 0 && level == 0 && may_be_delta && map_is_delta(e->data, e->len))
+		r = merge_delta(s, &e, err);
+	else if (r == 0 && map_check(e->data, e->len, level) < 0)
+		r = no_parse(id, err);
+	if (r < 0) {
+		cache_put(e);
+		return r;
+	}
+	*out = cache_add(s->cache, e);
+	return 0;
+}
+
+static int get_map(struct smfs_store *s, const struct smfs_id *id, uint8_t level, bool may_be_delta,
+		   struct cache_entry **out, struct err *err)
 {
 	struct cache_entry *e = cache_get(s->cache, true, id);
-	struct frame_loc loc;
 	char hex[65];
-	int r;
+	int r = e ? 0 : load_map(s, id, level, may_be_delta, &e, err);
 
-	if (!e) {
-		r = locate(s, FRAME_MAP, id, &loc, err);
-		if (r < 0)
-			return r;
-		e = cache_entry_new(true, id, loc.raw_len);
-		if (!e)
-			return err_set(err, ENOMEM, "read map: out of memory");
-		r = read_located(s, &loc, id, true, e->data, err);
-		/* Only nodes that are well-formed at the level first asked for are ever cached. */
-		if (r == 0 && map_check(e->data, e->len, level) < 0)
-			r = err_set(err, EBADMSG, "map node %.12s: does not parse",
-				    smfs_id_hex(id, hex));
-		if (r < 0) {
-			cache_put(e);
-			return r;
-		}
-		e = cache_add(s->cache, e);
-	}
-	/* The same node may be reached again as if it were of another level: a hostile tree. */
-	if (map_level(e->data) != level) {
+	if (r < 0)
+		return r;
+	/* The same node may be reached again as if it were something else: a hostile tree. */
+	if (map_level(e->data) != level || (e->delta && !may_be_delta)) {
 		cache_put(e);
 		return err_set(err, EBADMSG,
 			       "map node %.12s: of another level than its parent says",
@@ -192,6 +238,12 @@ int object_map(struct smfs_store *s, const struct smfs_id *id, uint8_t level,
 	}
 	*out = e;
 	return 0;
+}
+
+int object_map(struct smfs_store *s, const struct smfs_id *id, uint8_t level,
+	       struct cache_entry **out, struct err *err)
+{
+	return get_map(s, id, level, true, out, err);
 }
 
 int object_next_leaf(struct smfs_store *s, const struct smfs_content *c, uint64_t *index,

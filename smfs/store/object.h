@@ -19,7 +19,8 @@ int object_chunk(struct smfs_store *s, const struct smfs_id *id, uint32_t off, v
 int object_chunk_padded(struct smfs_store *s, const struct smfs_id *id, uint32_t off, void *buf,
 			uint32_t len, struct err *err);
 
-/* A checked map node. Level 0 is a leaf. */
+/* A checked map node. Level 0 is a leaf; one stored as a delta comes merged, and says so (cache.h).
+ */
 int object_map(struct smfs_store *s, const struct smfs_id *id, uint8_t level,
 	       struct cache_entry **out, struct err *err);
 

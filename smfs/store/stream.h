@@ -128,6 +128,12 @@ void diff_room(struct smfs_stream *st, uint8_t **p, size_t *len);
 int diff_filled(struct smfs_stream *st, size_t len, struct err *err);
 /* Bytes of the file the diff has taken that the stream does not know of yet. */
 uint32_t diff_held(const struct smfs_stream *st);
+/*
+ * A leaf of the diff is complete in *w: 0, and *w may have become a delta of the base's; 1 when it
+ * is one of the store's leaves, *id. Any thread.
+ */
+int diff_leaf(struct smfs_stream *st, uint64_t index, struct writer *w, struct smfs_id *id,
+	      struct err *err);
 int diff_finish(struct smfs_stream *st, struct err *err);
 void diff_free(struct smfs_stream *st);
 

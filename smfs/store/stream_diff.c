@@ -12,7 +12,8 @@
  * that contribute least become DATA until half that many are left. Half, so that the next diffs
  * have room: a page is packed again once in several diffs, not in each.
  *
- * Spans that are SAME as a whole are taken over as leaves, by id.
+ * Spans that are SAME as a whole are taken over as leaves, by id; leaves that differ little from
+ * the base's are stored as deltas of it (map.h).
  */
 #include "smfs/store/stream.h"
 
@@ -419,6 +420,39 @@ static int region_done(struct smfs_stream *st, struct err *err)
 	return r;
 }
 
+/* ---- the map ---- */
+
+int diff_leaf(struct smfs_stream *st, uint64_t index, struct writer *w, struct smfs_id *id,
+	      struct err *err)
+{
+	cleanup_entry struct cache_entry *leaf = NULL, *whole = NULL;
+	struct smfs_store *s = st->ing->s;
+	struct writer delta = WRITER_INIT;
+	uint64_t found = index;
+
+	if (st->diff->content.kind != SMFS_MAP)
+		return 0;
+	int r = object_next_leaf(s, &st->diff->content, &found, id, err);
+	if (r <= 0 || found != index)
+		return MIN(r, 0);
+	r = object_map(s, id, 0, &leaf, err);
+	/* A delta is of a whole leaf, so a diff of a diff is of the leaf the first was of. */
+	if (r == 0 && leaf->delta) {
+		*id = leaf->base;
+		r = object_map(s, id, 0, &whole, err);
+	}
+	if (r < 0)
+		return r;
+	r = map_delta_make(whole ? whole->data : leaf->data, id, w->p, w->len, &delta);
+	if (r != 1 || delta.failed) {
+		writer_free(&delta);
+		return r == 2;
+	}
+	writer_free(w);
+	*w = delta;
+	return 0;
+}
+
 /* ---- taking the file in ---- */
 
 /* `len` bytes within the page at d->fill. `p`: the bytes of DATA. */
@@ -579,8 +613,10 @@ int smfs_stream_open_diff(struct smfs_ingest *ing, const struct smfs_content *ba
 			  struct smfs_stream **out, struct err *err)
 {
 	struct smfs_stream *st;
-	int r = smfs_stream_open(ing, flags, &st, err);
+	int r = ingest_has_content(ing, base, err);
 
+	if (r == 0)
+		r = smfs_stream_open(ing, flags, &st, err);
 	if (r < 0)
 		return r;
 	struct diff *d = st->diff = calloc(1, sizeof(*d));

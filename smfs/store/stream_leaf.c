@@ -59,10 +59,18 @@ static void seal(struct leaf *leaf)
 	if (n == 0)
 		return;
 	patch_u32(&w, 8, n);
-	if (w.failed)
+	if (w.failed) {
 		ingest_fail(ing, err_set(&err, ENOMEM, "map leaf: out of memory"), &err);
-	else if (ingest_put(ing, FRAME_MAP, w.p, (uint32_t)w.len, 0, &id, NULL) == 0 &&
-		 remember(leaf->st, leaf->index, &id) < 0)
+		return;
+	}
+	int r = leaf->st->diff ? diff_leaf(leaf->st, leaf->index, &w, &id, &err) : 0;
+	if (r < 0) {
+		ingest_fail(ing, r, &err);
+		return;
+	}
+	if (r == 0 && ingest_put(ing, FRAME_MAP, w.p, (uint32_t)w.len, 0, &id, NULL) < 0)
+		return;
+	if (remember(leaf->st, leaf->index, &id) < 0)
 		ingest_fail(ing, err_set(&err, ENOMEM, "map: out of memory"), &err);
 }
 

@@ -72,6 +72,15 @@ static int walk_map(struct walk *w, const struct smfs_id *id, uint8_t level, uin
 	r = object_map(w->s, id, level, &node, err);
 	if (r < 0)
 		return give_up(w, err);
+	if (level == 0 && node->delta) {
+		bool outer = w->shadow;
+
+		w->shadow = true;
+		r = walk_map(w, &node->base, 0, base, size, err);
+		w->shadow = outer;
+		if (r < 0)
+			return r;
+	}
 	if (level == 0) {
 		r = walk_leaf(w, node->data, base, size, err);
 	} else {

@@ -92,6 +92,107 @@ static int read_one(struct fixture *f, const struct smfs_content *c, uint64_t of
 	return r < 0 ? (int)r : 0;
 }
 
+/* A delta of `base` with one extent, entry by entry. */
+static struct writer delta(const struct smfs_id *base, uint32_t n, uint32_t nids,
+			   const uint32_t (*e)[4])
+{
+	struct writer w = WRITER_INIT;
+	static const struct smfs_id id = {{9}};
+
+	put_u32(&w, 0x544c4544);
+	put_u32(&w, 0);
+	put_u32(&w, n);
+	put_u32(&w, nids);
+	put_bytes(&w, base->b, SMFS_ID_LEN);
+	for (uint32_t i = 0; i < nids; i++)
+		put_bytes(&w, id.b, SMFS_ID_LEN);
+	for (uint32_t i = 0; i < n; i++)
+		for (int k = 0; k < 4; k++)
+			put_u32(&w, e[i][k]);
+	return w;
+}
+
+static void deltas_hold_their_invariants(void **state)
+{
+	static const uint32_t none = UINT32_MAX, span = LEAF_SPAN;
+	const struct {
+		const char *what;
+		uint32_t n, nids;
+		uint32_t e[2][4];
+		int want;
+	} cases[] = {
+		{"one", 1, 1, {{0, 4096, 0, 0}}, 0},
+		{"zeros", 1, 0, {{0, span, 0, none}}, 0},
+		{"two that touch", 2, 1, {{0, 5, 0, 0}, {5, 5, 9, 0}}, 0},
+		{"nothing", 0, 0, {{0}}, -EBADMSG},
+		{"more ids than entries", 1, 2, {{0, 5, 0, 0}}, -EBADMSG},
+		{"an id that is not there", 1, 1, {{0, 5, 0, 1}}, -EBADMSG},
+		{"zeros of a chunk", 1, 1, {{0, 5, 1, none}}, -EBADMSG},
+		{"empty extent", 1, 1, {{0, 0, 0, 0}}, -EBADMSG},
+		{"overlap", 2, 1, {{0, 6, 0, 0}, {5, 5, 9, 0}}, -EBADMSG},
+		{"past the span", 1, 1, {{span - 1, 2, 0, 0}}, -EBADMSG},
+		{"past a chunk", 1, 1, {{0, 5, 65532, 0}}, -EBADMSG},
+		{"wrapping", 1, 1, {{none, 2, 0, 0}}, -EBADMSG},
+		{"wrapping in the chunk", 1, 1, {{0, 2, none, 0}}, -EBADMSG},
+	};
+	const struct smfs_id base = {{1}};
+
+	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+		cleanup_writer struct writer w =
+			delta(&base, cases[i].n, cases[i].nids, cases[i].e);
+
+		if (map_delta_check(w.p, w.len) != cases[i].want)
+			fail_msg("%s", cases[i].what);
+		for (size_t n = 0; n < w.len; n++)
+			assert_int_equal(map_delta_check(w.p, n), -EBADMSG);
+	}
+}
+
+static void delta_reads(struct fixture *f, const char *what, const struct smfs_id *base,
+			const uint32_t (*e)[4], int want, struct smfs_id *id)
+{
+	struct smfs_content c = {.size = LEAF_SPAN, .kind = SMFS_MAP};
+	cleanup_writer struct writer w = delta(base, 1, e[0][3] == 0, e);
+	struct smfs_file *file;
+	uint8_t byte;
+
+	plant(f, FRAME_MAP, w.p, w.len, &c.id);
+	ok(f, smfs_file_open(f->s, &c, &file, &f->err));
+	ssize_t r = smfs_file_pread(file, &byte, 1, 70000, &f->err);
+	if (r != want)
+		fail_msg("%s: %zd: %s", what, r, f->err.msg);
+	smfs_file_close(file);
+	*id = c.id;
+}
+
+/* One level and no more, and the base has to be there and be a leaf. */
+static void deltas_that_lie_are_refused_on_reading(void **state)
+{
+	struct fixture *f = *state;
+	static const uint32_t zero_some[1][4] = {{70000, 10, 0, UINT32_MAX}},
+			      zero_all[1][4] = {{0, LEAF_SPAN, 0, UINT32_MAX}};
+	cleanup_writer struct writer inner = WRITER_INIT;
+	const struct smfs_id nowhere = {{3}};
+	struct map_extent e = {.off = 65536, .len = 5000};
+	struct smfs_id base, good, up, any;
+	uint8_t chunk[5000];
+
+	plant(f, FRAME_CHUNK, memset(chunk, 7, sizeof(chunk)), sizeof(chunk), &e.id);
+	cleanup_writer struct writer w = leaf(&e, 1);
+	plant(f, FRAME_MAP, w.p, w.len, &base);
+	map_inner_head(&inner, 1, 1);
+	map_inner_entry(&inner, &(struct map_child){.id = base});
+	plant(f, FRAME_MAP, inner.p, inner.len, &up);
+
+	delta_reads(f, "a good one", &base, zero_some, 1, &good);
+	delta_reads(f, "of a delta", &good, zero_some, -EBADMSG, &any);
+	reopen(f, 0);
+	delta_reads(f, "of a delta not in the cache", &good, zero_some, -EBADMSG, &any);
+	delta_reads(f, "of an inner node", &up, zero_some, -EBADMSG, &any);
+	delta_reads(f, "of nothing", &nowhere, zero_some, -EBADMSG, &any);
+	delta_reads(f, "that leaves nothing", &base, zero_all, -EBADMSG, &any);
+}
+
 static void maps_that_lie_are_refused_on_reading(void **state)
 {
 	struct fixture *f = *state;
@@ -231,6 +332,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(leaves_hold_their_invariants),
 		cmocka_unit_test(inner_nodes_hold_their_invariants),
+		cmocka_unit_test(deltas_hold_their_invariants),
+		store_test(deltas_that_lie_are_refused_on_reading),
 		store_test(maps_that_lie_are_refused_on_reading),
 		store_test(a_file_cannot_pose_as_a_directory),
 		store_test(mutated_directories_stay_in_bounds),
