@@ -170,22 +170,30 @@ static int check_names(struct fsck *f, const struct nametab *names, struct err *
 	return r;
 }
 
-static void check_unreached(struct fsck *f)
+/* Of every frame the index knows: was it there, and does anybody need it? */
+static int check_unreached(struct fsck *f, struct err *err)
 {
 	for (size_t i = 0; i < f->frames.cap; i++) {
 		const struct idset_entry *e = &f->frames.v[i];
-		char hex[65];
+		char hex[65], name[PACK_NAME_LEN];
+		struct frame_loc loc;
 
 		if (!e->kind)
 			continue;
 		if (!(e->bits & (FSCK_SEEN | FSCK_BAD))) {
+			int r = index_find(f->s->ix, e->kind, &e->id, &loc, err);
+
+			if (r < 0)
+				return r;
 			f->out->bad_frames++;
-			fsck_report(f, "frame %.12s: in the index, not in its pack",
-				    smfs_id_hex(&e->id, hex));
+			fsck_report(f, "pack %s: frame %.12s: not found at %" PRIu64,
+				    r ? pack_name(loc.pack, name) : "?", smfs_id_hex(&e->id, hex),
+				    r ? loc.off : 0);
 		}
 		if (!(e->bits & FSCK_REACHED))
 			f->out->garbage_frames++;
 	}
+	return 0;
 }
 
 /* ---- journal ---- */
@@ -261,14 +269,14 @@ int smfs_fsck(struct smfs_store *s, unsigned flags, struct smfs_fsck *out, struc
 	int r;
 
 	out->packs = out->frames = out->nodes = out->names = 0;
-	out->bad_frames = out->bad_names = out->garbage_frames = 0;
+	out->bad_frames = out->bad_names = out->garbage_frames = out->done_bytes = 0;
 	cache_clear(s->cache);
 	if ((r = check_journal(&f, &names, &local)) == 0 && (r = note_frames(&f, &local)) == 0)
 		r = fsck_packs(&f, &local);
 	if (r == 0)
 		r = check_names(&f, &names, &local);
 	if (r == 0)
-		check_unreached(&f);
+		r = check_unreached(&f, &local);
 	nametab_free(&names);
 	idset_free(&f.frames);
 	if (r < 0) {

@@ -5,6 +5,8 @@
 #include "smfs/store/index_priv.h"
 
 #include <fcntl.h>
+#include <limits.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -229,6 +231,23 @@ static int reopen(struct index *ix, unsigned opened, struct err *err)
 	}
 	pthread_rwlock_unlock(&ix->map_lock);
 	return r < 0 ? err_wrap(err, r, "open the store index again") : 0;
+}
+
+int index_follow(struct index *ix, struct err *err)
+{
+	char path[PATH_MAX];
+	struct stat there, ours;
+	bool moved = false;
+
+	if (snprintf(path, sizeof(path), "%s/data.mdb", ix->path) >= (int)sizeof(path) ||
+	    stat(path, &there) < 0)
+		return 0;
+	pthread_rwlock_rdlock(&ix->map_lock);
+	unsigned opened = ix->opened;
+	if (ix->datafd >= 0 && fstat(ix->datafd, &ours) == 0)
+		moved = ours.st_ino != there.st_ino || ours.st_dev != there.st_dev;
+	pthread_rwlock_unlock(&ix->map_lock);
+	return moved ? reopen(ix, opened, err) : 0;
 }
 
 static int grow(struct index *ix, struct err *err)

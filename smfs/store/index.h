@@ -40,6 +40,11 @@ struct index_meta {
 int index_create(const char *path, struct err *err);
 int index_open(const char *path, bool rdonly, struct index **out, struct err *err);
 void index_close(struct index *ix);
+/*
+ * Open the index that is in the place of this one by now, if a repair has put another there. What
+ * was read before stays right, as packs do not change. One system call if nothing has happened.
+ */
+int index_follow(struct index *ix, struct err *err);
 /* Frees reader slots of processes that died without closing. */
 void index_drop_stale_readers(struct index *ix);
 

@@ -52,6 +52,11 @@ struct check {
 	uint8_t *used;	     /* a bit per page */
 	uint8_t *big;	     /* an overflow value at a time */
 	size_t big_cap;
+	/* index_salvage(): the one database of interest; damage is noted and passed over. */
+	const char *wanted;
+	index_record_fn fn;
+	void *arg;
+	bool trouble;
 };
 
 /* One tree on its way: what was counted, and the last key seen. */
@@ -341,6 +346,8 @@ static int check_sub(struct tree *t, uint64_t page, const struct node *n, const 
 	/* Ours have plain keys and one value each. */
 	if (db.flags || db.pad)
 		return bad(t, page, "a database with foreign flags", err);
+	if (t->c->wanted && strcmp(name, t->c->wanted) != 0)
+		return 0;
 	for (size_t i = 0; i < ARRAY_SIZE(sealed); i++)
 		if (strcmp(name, sealed[i]) == 0)
 			kind = TREE_SEALED;
@@ -365,7 +372,7 @@ static int check_value(struct tree *t, uint64_t page, const struct node *n, stru
 		return check_free(t, page, data, n->dlen, err);
 	if (t->kind == TREE_SEALED && !index_record_ok(n->key, n->klen, data, n->dlen))
 		return bad(t, page, "a record with a wrong sum", err);
-	return 0;
+	return t->c->wanted ? t->c->fn(n->key, n->klen, data, n->dlen, t->c->arg, err) : 0;
 }
 
 static int next_key(struct tree *t, uint64_t page, const struct node *n, bool separator,
@@ -380,6 +387,16 @@ static int next_key(struct tree *t, uint64_t page, const struct node *n, bool se
 	t->last_len = n->klen;
 	t->any = true;
 	t->separator = separator;
+	return 0;
+}
+
+/* Salvage goes on beside what is damaged. */
+static int pass_over(struct tree *t, int r, struct err *err)
+{
+	if (r != -EBADMSG || !t->c->wanted)
+		return r;
+	t->c->trouble = true;
+	err_clear(err);
 	return 0;
 }
 
@@ -411,16 +428,18 @@ static int check_page(struct tree *t, uint64_t pgno, unsigned level, struct err 
 		filled += size;
 		if (leaf) {
 			t->entries++;
-			if ((r = next_key(t, pgno, &node, false, err)) < 0 ||
-			    (r = check_value(t, pgno, &node, err)) < 0)
+			r = next_key(t, pgno, &node, false, err);
+			if (r == 0)
+				r = check_value(t, pgno, &node, err);
+			if ((r = pass_over(t, r, err)) < 0)
 				return r;
 			continue;
 		}
 		/* A separator is above all before it, and no higher than what follows. */
-		if (i && (r = next_key(t, pgno, &node, true, err)) < 0)
-			return r;
-		r = check_page(t, node.pgno, level + 1, err);
-		if (r < 0)
+		r = i ? next_key(t, pgno, &node, true, err) : 0;
+		if (r == 0)
+			r = check_page(t, node.pgno, level + 1, err);
+		if ((r = pass_over(t, r, err)) < 0)
 			return r;
 	}
 	return filled == t->c->psize - upper ? 0 : bad(t, pgno, "nodes overlap or leave gaps", err);
@@ -474,5 +493,46 @@ int index_pages_check(int fd, uint64_t txnid, struct err *err)
 		r = check_tree(&c, "free", TREE_FREE, &at->free, err);
 	free(c.used);
 	free(c.big);
+	return r;
+}
+
+static bool read_meta(int fd, unsigned which, uint64_t off, struct meta *m)
+{
+	uint8_t page[META_OFF + META_BYTES];
+
+	return pread_full(fd, page, sizeof(page), off) == 0 && !get_meta(page, which, m);
+}
+
+int index_salvage(int fd, const char *db, index_record_fn fn, void *arg, bool *current,
+		  struct err *err)
+{
+	struct meta m[2];
+	struct stat st;
+	bool first = read_meta(fd, 0, 0, &m[0]);
+	/* Where the first header cannot tell, pages are of the usual size. */
+	bool second = read_meta(fd, 1, first ? m[0].free.pad : 4096, &m[1]);
+
+	*current =
+		first && second && (m[0].txnid + 1 == m[1].txnid || m[1].txnid + 1 == m[0].txnid);
+	if (!first && !second)
+		return err_set(err, EBADMSG, "store index: no header can be read");
+	if (fstat(fd, &st) < 0)
+		return err_errno(err, "stat store index");
+	const struct meta *at = &m[second && (!first || m[1].txnid > m[0].txnid)];
+	struct check c = {.fd = fd,
+			  .psize = at->free.pad,
+			  .npages = at->last_pg + 1,
+			  .wanted = db,
+			  .fn = fn,
+			  .arg = arg};
+	c.file_pages = (uint64_t)st.st_size / c.psize;
+	c.used = calloc(1, c.npages / 8 + 1);
+	if (!c.used)
+		return err_set(err, ENOMEM, "read index: out of memory");
+	int r = check_tree(&c, "main", TREE_MAIN, &at->main, err);
+	free(c.used);
+	free(c.big);
+	if (r == 0 && c.trouble)
+		r = err_set(err, EBADMSG, "store index: parts of `%s` cannot be read", db);
 	return r;
 }

@@ -22,6 +22,8 @@
 #ifndef SMFS_STORE_INDEX_PAGES_H
 #define SMFS_STORE_INDEX_PAGES_H
 
+#include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #include "smfs/base/err.h"
@@ -43,5 +45,16 @@ int index_head_check(int fd, struct index_head *out, struct err *err);
  * with LMDB, so that writers leave its pages alone. -EBADMSG names the page.
  */
 int index_pages_check(int fd, uint64_t txnid, struct err *err);
+
+/*
+ * What can still be read of one database of a file that may be damaged: every record that is
+ * reached and whose sum is right. *current tells whether both headers are whole, so that the
+ * records are of the last commit and not of one before. 0 = all of it was read; -EBADMSG = some of
+ * it is lost, or all. A negative result of `fn` ends the walk.
+ */
+typedef int (*index_record_fn)(const void *key, size_t klen, const void *value, size_t len,
+			       void *arg, struct err *err);
+int index_salvage(int fd, const char *db, index_record_fn fn, void *arg, bool *current,
+		  struct err *err);
 
 #endif

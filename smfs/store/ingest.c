@@ -5,6 +5,7 @@
 #include "smfs/store/dir.h"
 #include "smfs/store/index_gc.h"
 #include "smfs/store/lease.h"
+#include "smfs/store/writers.h"
 
 #include <string.h>
 
@@ -12,9 +13,14 @@ int smfs_ingest_begin(struct smfs_store *s, struct smfs_ingest **out, struct err
 {
 	if (s->rdonly)
 		return err_set(err, EROFS, "ingest into %s: opened read-only", s->dir);
+	int entered = writers_enter(s, err);
+	if (entered < 0)
+		return err_wrap(err, entered, "begin ingest");
 	struct smfs_ingest *ing = calloc(1, sizeof(*ing));
-	if (!ing)
+	if (!ing) {
+		writers_leave(s);
 		return err_set(err, ENOMEM, "begin ingest: out of memory");
+	}
 	ing->s = s;
 	pthread_mutex_init(&ing->lock, NULL);
 	pthread_cond_init(&ing->settled, NULL);
@@ -46,6 +52,7 @@ void smfs_ingest_abort(struct smfs_ingest *ing)
 	free(ing->slots);
 	free(ing->staged);
 	idset_free(&ing->refs);
+	writers_leave(ing->s);
 	free(ing);
 }
 

@@ -27,6 +27,7 @@
 
 #include "smfs/base/cleanup.h"
 #include "smfs/store/index_gc.h"
+#include "smfs/store/writers.h"
 
 #include <string.h>
 
@@ -352,7 +353,11 @@ int smfs_name_remove(struct smfs_store *s, enum smfs_kind kind, const char *name
 
 	if (s->rdonly)
 		return err_set(err, EROFS, "remove %s: store opened read-only", name);
-	int r = index_update(s->ix, remove_txn, &c, err);
+	int r = writers_enter(s, err);
+	if (r == 0) {
+		r = index_update(s->ix, remove_txn, &c, err);
+		writers_leave(s);
+	}
 	return r < 0 ? err_wrap(err, r, "remove") : 0;
 }
 
@@ -365,6 +370,10 @@ int smfs_name_rename(struct smfs_store *s, enum smfs_kind kind, const char *from
 		return err_set(err, EROFS, "rename %s: store opened read-only", from);
 	int r = smfs_name_check(kind, to, err);
 	if (r == 0)
+		r = writers_enter(s, err);
+	if (r == 0) {
 		r = index_update(s->ix, rename_txn, &c, err);
+		writers_leave(s);
+	}
 	return r < 0 ? err_wrap(err, r, "rename %s", from) : 0;
 }

@@ -2,13 +2,13 @@
 #include "smfs/store/store_priv.h"
 
 #include "smfs/base/cleanup.h"
-#include "smfs/base/hex.h"
 #include "smfs/base/io.h"
 #include "smfs/base/workers.h"
 #include "smfs/store/journal.h"
 #include "smfs/store/lease.h"
 #include "smfs/store/names_each.h"
 #include "smfs/store/packw.h"
+#include "smfs/store/writers.h"
 
 #include <fcntl.h>
 #include <inttypes.h>
@@ -19,8 +19,6 @@
 #include <sys/statvfs.h>
 #include <time.h>
 
-#define FORMAT_FILE  "format"
-#define FORMAT_MAX   4096
 #define CACHE_BUDGET (64 * MIB)
 #define WORKER_QUEUE 8 /* jobs of up to 1 MiB of file content that may wait */
 
@@ -30,59 +28,6 @@ int64_t now_ns(void)
 
 	clock_gettime(CLOCK_REALTIME, &ts);
 	return (int64_t)ts.tv_sec * 1000000000 + ts.tv_nsec;
-}
-
-/* ---- format file ---- */
-
-static int format_write(int dirfd, const char *dir, const uint8_t uuid[UUID_LEN], struct err *err)
-{
-	char text[256], hex[2 * UUID_LEN + 1];
-	int n = snprintf(text, sizeof(text), "smfs-store %d\nuuid %s\ncreated %" PRId64 "\n",
-			 STORE_VERSION, hex_encode(uuid, UUID_LEN, hex), now_ns());
-	int r = write_file_atomic(dirfd, FORMAT_FILE, text, (size_t)n, 0600, err);
-
-	return r < 0 ? err_wrap(err, r, "store %s", dir) : 0;
-}
-
-/* The value of the line "<key> <value>" at *text, which moves to the next line. NULL: no such line.
- */
-static char *line_value(char **text, const char *key)
-{
-	size_t n = strlen(key);
-	char *value = *text + n + 1, *end = strchr(*text, '\n');
-
-	if (!end || strncmp(*text, key, n) != 0 || (*text)[n] != ' ')
-		return NULL;
-	*end = '\0';
-	*text = end + 1;
-	return value;
-}
-
-static int format_read(struct smfs_store *s, struct err *err)
-{
-	cleanup_free char *text = NULL;
-	uint64_t version, created;
-	int r = read_file(s->dirfd, FORMAT_FILE, FORMAT_MAX, &text, NULL, err);
-
-	if (r == -ENOENT)
-		return err_set(err, ENOENT, "%s: not a store; run `smfs init %s`", s->dir, s->dir);
-	if (r < 0)
-		return err_wrap(err, r, "store %s", s->dir);
-	char *at = text, *v = line_value(&at, "smfs-store"), *uuid, *time;
-	if (!v || parse_u64(v, 0, UINT32_MAX, &version, NULL) < 0)
-		goto bad;
-	if (version != STORE_VERSION)
-		return err_set(err, ENOTSUP, "store %s: format %" PRIu64 ", this program knows %d",
-			       s->dir, version, STORE_VERSION);
-	uuid = line_value(&at, "uuid");
-	time = uuid ? line_value(&at, "created") : NULL;
-	if (!time || *at || !hex_decode(uuid, strlen(uuid), s->uuid, UUID_LEN) ||
-	    parse_u64(time, 0, INT64_MAX, &created, NULL) < 0)
-		goto bad;
-	s->created = (int64_t)created;
-	return 0;
-bad:
-	return err_set(err, EBADMSG, "store %s: file `format` does not parse", s->dir);
 }
 
 /* ---- init ---- */
@@ -177,7 +122,7 @@ int smfs_store_init(const char *dir, struct err *err)
 	if (fsync(dirfd) < 0)
 		return err_errno(err, "sync %s", dir);
 	/* Last: with this file it is a store. */
-	return format_write(dirfd, dir, uuid, err);
+	return store_format_write(dirfd, dir, uuid, now_ns(), err);
 }
 
 /* ---- open ---- */
@@ -190,12 +135,10 @@ int smfs_store_init(const char *dir, struct err *err)
  */
 static int lock_process(struct smfs_store *s, struct err *err)
 {
-	struct stat ns;
-	uint64_t space = stat("/proc/self/ns/pid", &ns) == 0 ? (uint32_t)ns.st_ino : 0;
 	struct flock fl = {
 		.l_type = F_WRLCK,
 		.l_whence = SEEK_SET,
-		.l_start = (off_t)(space << 23 | (uint64_t)getpid()),
+		.l_start = store_process_byte(),
 		.l_len = 1,
 	};
 
@@ -221,7 +164,7 @@ static int open_parts(struct smfs_store *s, struct err *err)
 			       s->dir, s->dir);
 	if (s->dirfd < 0)
 		return err_errno(err, "open store %s", s->dir);
-	r = format_read(s, err);
+	r = store_format_read(s->dirfd, s->dir, s->uuid, &s->created, err);
 	if (r < 0)
 		return r;
 	r = lock_process(s, err);
@@ -257,6 +200,7 @@ int smfs_store_open(const char *dir, unsigned flags, struct smfs_store **out, st
 	s->rdonly = flags & SMFS_RDONLY;
 	scratch_pool_init(&s->scratch);
 	pthread_mutex_init(&s->workers_lock, NULL);
+	pthread_mutex_init(&s->writers_lock, NULL);
 	s->dir = realpath(dir, NULL);
 	if (!s->dir)
 		s->dir = strdup(dir);
@@ -267,7 +211,11 @@ int smfs_store_open(const char *dir, unsigned flags, struct smfs_store **out, st
 	}
 	if (!s->rdonly) {
 		index_drop_stale_readers(s->ix);
-		packw_clean(s);
+		/* Beside a repair nothing is a dead writer's for certain. */
+		if (writers_enter(s, NULL) == 0) {
+			packw_clean(s);
+			writers_leave(s);
+		}
 	}
 	*out = s;
 	return 0;
@@ -284,6 +232,7 @@ void smfs_store_close(struct smfs_store *s)
 	packs_free(s->packs);
 	scratch_pool_fini(&s->scratch);
 	pthread_mutex_destroy(&s->workers_lock);
+	pthread_mutex_destroy(&s->writers_lock);
 	if (s->journalfd >= 0)
 		close(s->journalfd);
 	/* After the index: this lock guards it. */
@@ -309,6 +258,8 @@ uint64_t smfs_store_seq(struct smfs_store *s)
 {
 	struct index_meta m;
 
+	/* Who asks whether anything is new learns of a repair, too. */
+	index_follow(s->ix, NULL);
 	return index_meta(s->ix, &m, NULL) < 0 ? 0 : m.seq;
 }
 

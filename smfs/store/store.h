@@ -440,16 +440,31 @@ SMFS_API int smfs_gc(struct smfs_store *s, unsigned flags, struct smfs_gc *g, st
 #define SMFS_FSCK_READ_DATA 1u /* decompress and rehash every frame, too */
 struct smfs_fsck {
 	uint64_t packs, frames, nodes, names, bad_frames, bad_names, garbage_frames;
+	uint64_t repairs; /* smfs_repair(): things put right or decided */
+	/* Grows while packs are read: for a progress line of another thread. */
+	uint64_t done_bytes;
 	/*
 	 * One call per finding, such as "snapshot x: ram: bytes 65536-131071: frame ... bad
 	 * checksum": where the damage is (pack, index, journal), and each name and range it hits.
-	 * Garbage frames, which no name reaches or which are second copies, are no finding.
+	 * Frames that no name reaches and second copies are garbage, and no finding even when bad;
+	 * nor are bytes of a pack that the index has no frame in.
 	 */
 	void (*report)(void *arg, const char *line);
 	void *arg;
 };
-/* 0 = clean; -EBADMSG = findings were reported. Reads only. */
+/* 0 = clean; -EBADMSG = findings were reported. Changes nothing. */
 SMFS_API int smfs_fsck(struct smfs_store *s, unsigned flags, struct smfs_fsck *f, struct err *err);
+
+/*
+ * Build the index anew from packs and journal, for a store that this process does not have open.
+ * Nothing in a pack is ever deleted, nor what may be a pack: a frame is left out of the index
+ * only if its checksum is wrong. What was put right, and what had to be decided without proof,
+ * is reported. Runs beside readers; EBUSY if anybody writes. smfs_fsck() afterwards tells what
+ * is left. The former index (and journal, if that had to be written anew) stay as
+ * index.bad-<n>, journal.bad-<n> until smfs_repair_done() removes them.
+ */
+SMFS_API int smfs_repair(const char *dir, struct smfs_fsck *f, struct err *err);
+SMFS_API int smfs_repair_done(const char *dir, struct err *err);
 
 /* Lower-case hex into `out` (65 bytes). */
 SMFS_API char *smfs_id_hex(const struct smfs_id *id, char *out);

@@ -39,9 +39,18 @@ struct smfs_store {
 	struct cache *cache;
 	struct scratch_pool scratch;
 	struct leases *leases;
+	pthread_mutex_t writers_lock;
+	unsigned writers; /* writers.h */
 	pthread_mutex_t workers_lock;
 	struct workers *workers; /* started by the first ingest that has work for them */
 };
+
+/* format_file.c. `dir` is for messages. */
+#define FORMAT_FILE "format"
+int store_format_read(int dirfd, const char *dir, uint8_t uuid[UUID_LEN], int64_t *created,
+		      struct err *err);
+int store_format_write(int dirfd, const char *dir, const uint8_t uuid[UUID_LEN], int64_t created,
+		       struct err *err);
 
 int store_workers(struct smfs_store *s, struct workers **out, struct err *err);
 int64_t now_ns(void);

@@ -1,0 +1,64 @@
+/* The file `format`: what this directory is. */
+#include "smfs/store/store_priv.h"
+
+#include "smfs/base/cleanup.h"
+#include "smfs/base/hex.h"
+#include "smfs/base/io.h"
+
+#include <inttypes.h>
+#include <string.h>
+
+#define FORMAT_MAX 4096
+
+int store_format_write(int dirfd, const char *dir, const uint8_t uuid[UUID_LEN], int64_t created,
+		       struct err *err)
+{
+	char text[256], hex[2 * UUID_LEN + 1];
+	int n = snprintf(text, sizeof(text), "smfs-store %d\nuuid %s\ncreated %" PRId64 "\n",
+			 STORE_VERSION, hex_encode(uuid, UUID_LEN, hex), created);
+	int r = write_file_atomic(dirfd, FORMAT_FILE, text, (size_t)n, 0600, err);
+
+	return r < 0 ? err_wrap(err, r, "store %s", dir) : 0;
+}
+
+/* The value of the line "<key> <value>" at *text, which moves to the next line. NULL: no such line.
+ */
+static char *line_value(char **text, const char *key)
+{
+	size_t n = strlen(key);
+	char *value = *text + n + 1, *end = strchr(*text, '\n');
+
+	if (!end || strncmp(*text, key, n) != 0 || (*text)[n] != ' ')
+		return NULL;
+	*end = '\0';
+	*text = end + 1;
+	return value;
+}
+
+int store_format_read(int dirfd, const char *dir, uint8_t uuid[UUID_LEN], int64_t *created,
+		      struct err *err)
+{
+	cleanup_free char *text = NULL;
+	uint64_t version, when;
+	int r = read_file(dirfd, FORMAT_FILE, FORMAT_MAX, &text, NULL, err);
+
+	if (r == -ENOENT)
+		return err_set(err, ENOENT, "%s: not a store; run `smfs init %s`", dir, dir);
+	if (r < 0)
+		return err_wrap(err, r, "store %s", dir);
+	char *at = text, *v = line_value(&at, "smfs-store"), *hex, *time;
+	if (!v || parse_u64(v, 0, UINT32_MAX, &version, NULL) < 0)
+		goto bad;
+	if (version != STORE_VERSION)
+		return err_set(err, ENOTSUP, "store %s: format %" PRIu64 ", this program knows %d",
+			       dir, version, STORE_VERSION);
+	hex = line_value(&at, "uuid");
+	time = hex ? line_value(&at, "created") : NULL;
+	if (!time || *at || !hex_decode(hex, strlen(hex), uuid, UUID_LEN) ||
+	    parse_u64(time, 0, INT64_MAX, &when, NULL) < 0)
+		goto bad;
+	*created = (int64_t)when;
+	return 0;
+bad:
+	return err_set(err, EBADMSG, "store %s: file `format` does not parse", dir);
+}

@@ -1,0 +1,111 @@
+#include "smfs/store/pack_scan.h"
+
+#include "smfs/base/cleanup.h"
+#include "smfs/base/io.h"
+
+#include <inttypes.h>
+#include <unistd.h>
+
+/* Read at once, so that headers cost no system call each. A larger frame is read whole. */
+#define WINDOW (1 * MIB)
+
+struct window {
+	struct pack_scan *scan;
+	uint8_t *p;
+	size_t cap, len;
+	uint64_t off;
+};
+
+/* `n` bytes at `off`, which is within the pack. */
+static int at(struct window *w, uint64_t off, size_t n, const uint8_t **out, struct err *err)
+{
+	if (off < w->off || off + n > w->off + w->len) {
+		if (n > w->cap) {
+			void *p = realloc(w->p, n);
+
+			if (!p)
+				return err_set(err, ENOMEM, "scan pack %s: out of memory",
+					       w->scan->name);
+			w->p = p;
+			w->cap = n;
+		}
+		ssize_t got = pread_upto(w->scan->fd, w->p, w->cap, off);
+		if (got < 0) {
+			errno = (int)-got;
+			return err_errno(err, "read pack %s at %" PRIu64, w->scan->name, off);
+		}
+		w->off = off;
+		w->len = (size_t)got;
+		if ((size_t)got < n)
+			return err_set(err, EIO, "pack %s: shrank while it was read",
+				       w->scan->name);
+	}
+	*out = w->p + (off - w->off);
+	return 0;
+}
+
+static uint64_t after_hole(const struct pack_scan *s, uint64_t off)
+{
+	off_t data = lseek(s->fd, (off_t)off, SEEK_DATA);
+
+	if (data < 0)
+		return errno == ENXIO ? s->len : off;
+	return MIN(align_down((uint64_t)data, FRAME_ALIGN), s->len);
+}
+
+static void pass(struct pack_scan *s, uint64_t n)
+{
+	if (s->done)
+		__atomic_fetch_add(s->done, n, __ATOMIC_RELAXED);
+}
+
+static int scan_with(struct window *w, struct err *err)
+{
+	struct pack_scan *s = w->scan;
+	uint64_t off = PACK_HEAD_LEN, lost = 0, next;
+	int r = 0;
+
+	for (; off < s->len && r == 0; off = next) {
+		const uint8_t *p = NULL;
+		struct frame_head h;
+		bool good = false;
+
+		if (range_ok(off, FRAME_HEAD_LEN, s->len)) {
+			if ((r = at(w, off, FRAME_HEAD_LEN, &p, err)) < 0)
+				break;
+			good = frame_head_decode(p, &h) == 0 &&
+			       range_ok(off, frame_disk_len(h.stored_len), s->len);
+		}
+		next = off + (good ? frame_disk_len(h.stored_len) : FRAME_ALIGN);
+		if (good && lost) {
+			if (s->lost)
+				s->lost(s, lost, off);
+			lost = 0;
+		}
+		if (good && s->payload)
+			r = at(w, off, frame_disk_len(h.stored_len), &p, err);
+		if (good && r == 0)
+			r = s->frame(s, off, &h, s->payload ? p + FRAME_HEAD_LEN : NULL, err);
+		if (!good) {
+			if (!lost)
+				lost = off;
+			/* Where a window ends is often enough to ask. */
+			if (next % WINDOW == 0 || lost == off)
+				next = MAX(next, after_hole(s, next));
+		}
+		pass(s, next - off);
+	}
+	if (r == 0 && lost && s->lost)
+		s->lost(s, lost, s->len);
+	return r;
+}
+
+int pack_scan(struct pack_scan *scan, struct err *err)
+{
+	struct window w = {.scan = scan, .p = malloc(WINDOW), .cap = WINDOW};
+	int r = w.p ? scan_with(&w, err)
+		    : err_set(err, ENOMEM, "scan pack %s: out of memory", scan->name);
+
+	free(w.p);
+	return r;
+}
