@@ -4,6 +4,7 @@
 #include "smfs/base/cleanup.h"
 #include "smfs/store/lease.h"
 #include "smfs/store/packw.h"
+#include "smfs/store/writers.h"
 
 #include <string.h>
 #include <time.h>
@@ -272,6 +273,9 @@ int smfs_gc(struct smfs_store *s, unsigned flags, struct smfs_gc *out, struct er
 	cleanup_fd int lock = lease_gc_lock(s, true, err);
 	if (lock < 0)
 		return lock;
+	int entered = g.dry ? 0 : writers_enter(s, err);
+	if (entered < 0)
+		return entered;
 	lease_unpin_handle(s);
 	g.page = calloc(GC_BATCH, sizeof(*g.page));
 	g.found = calloc(GC_BATCH, sizeof(*g.found));
@@ -283,6 +287,8 @@ int smfs_gc(struct smfs_store *s, unsigned flags, struct smfs_gc *out, struct er
 	int pinned = lease_pin_handle(s, r < 0 ? NULL : &local);
 	if (r == 0)
 		r = pinned;
+	if (!g.dry)
+		writers_leave(s);
 	if (r < 0 && err)
 		*err = local;
 	return r < 0 ? err_wrap(err, r, "collect garbage of %s", s->dir) : 0;
