@@ -163,6 +163,8 @@ static inline void shim_mark_dir_of(const char *path)
 	char dir[PATH_MAX];
 	char *slash;
 
+	if (shim_volatile(path))
+		return;
 	snprintf(dir, sizeof(dir), "%s", path);
 	slash = strrchr(dir, '/');
 	if (slash) {
