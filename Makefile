@@ -192,10 +192,18 @@ bench-store bench-snapshot: tests
 
 # libFuzzer: FUZZ_SECONDS each, findings kept in $(BUILD)/fuzz.
 FUZZ_SECONDS ?= 60
-$(BUILD)/fuzz/%: tests/fuzz/%.c $(SMFS_LIB) $(SMVM_LIB) $(AGENT_LIB) $(PULL_LIB)
+FUZZ_FLAGS := -std=gnu11 -O1 -g -pthread
+$(BUILD)/fuzz/obj/%.o: %.c
 	@mkdir -p $(@D)
+	@echo '  CC  $@'
+	$(Q)clang $(CPPFLAGS) $(FUZZ_FLAGS) -fsanitize=fuzzer-no-link,address,undefined -MMD -MP -c -o $@ $<
+# An archive of its own, so that each fuzzer takes what it needs.
+$(BUILD)/fuzz/libs.a: $(patsubst %.c,$(BUILD)/fuzz/obj/%.o,$(SMFS_LIB) $(SMVM_LIB) $(AGENT_LIB) $(PULL_LIB))
+	@rm -f $@
+	@$(AR) rcs $@ $^
+$(BUILD)/fuzz/%: $(BUILD)/fuzz/obj/tests/fuzz/%.o $(BUILD)/fuzz/libs.a
 	@echo '  LD  $@'
-	$(Q)clang $(CPPFLAGS) -std=gnu11 -O1 -g -fsanitize=fuzzer,address,undefined -pthread -o $@ $^ $(ALL_LIBS)
+	$(Q)clang -fsanitize=fuzzer,address,undefined -pthread -o $@ $^ $(ALL_LIBS)
 fuzz: $(FUZZ_BIN)
 	BUILD=$(BUILD) FUZZ_SECONDS=$(FUZZ_SECONDS) sh tests/fuzz/run.sh
 

@@ -193,7 +193,7 @@ static const char *get_string8(struct reader *r, size_t *n)
 {
 	*n = get_u8(r);
 	const char *s = get_view(r, *n + 1);
-	return s && strlen(s) == *n ? s : NULL;
+	return s && strnlen(s, *n + 1) == *n ? s : NULL;
 }
 
 static bool get_type(struct reader *r, struct smfs_entry *e)

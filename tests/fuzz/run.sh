@@ -1,20 +1,34 @@
 #!/bin/sh
 # Run each fuzzer of $BUILD/fuzz for $FUZZ_SECONDS (60); TAP on standard output. What a fuzzer learns is
 # kept in $BUILD/fuzz/corpus, what it finds in $BUILD/fuzz/findings: run the fuzzer with that file to
-# see it again.
+# see it again. It begins with tests/fuzz/corpus, which is minimised:
+#
+#   tests/fuzz/run.sh --merge FUZZER...    add to tests/fuzz/corpus what $BUILD/fuzz/corpus has beyond it
 set -u
 cd "$(dirname "$0")/../.." || exit 1
 dir=${BUILD:-build}/fuzz
 seconds=${FUZZ_SECONDS:-60}
 n=0 failed=0
+seeds=tests/fuzz/corpus
 mkdir -p "$dir/findings"
+if [ "${1:-}" = --merge ]; then
+	shift
+	for name; do
+		mkdir -p "$seeds/$name" "$dir/corpus/$name"
+		"$dir/$name" -merge=1 "$seeds/$name" "$dir/corpus/$name" || exit 1
+	done
+	exit 0
+fi
 for f in "$dir"/fuzz_*; do
 	[ -f "$f" ] && [ -x "$f" ] || continue
 	name=$(basename "$f")
 	n=$((n + 1))
 	mkdir -p "$dir/corpus/$name"
+	known=
+	[ -d "$seeds/$name" ] && known=$seeds/$name
+	# shellcheck disable=SC2086
 	if "$f" -max_total_time="$seconds" -timeout=20 -artifact_prefix="$dir/findings/$name-" \
-		"$dir/corpus/$name" >"$dir/$name.log" 2>&1; then
+		"$dir/corpus/$name" $known >"$dir/$name.log" 2>&1; then
 		echo "ok $n - $name: $(tail -n 1 "$dir/$name.log")"
 	else
 		echo "not ok $n - $name"
