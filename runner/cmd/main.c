@@ -20,6 +20,7 @@ static const struct {
 	{"exec", cmd_exec, "run a command in a running VM"},
 	{"snapshot", cmd_snapshot, "snapshot a running VM into the store"},
 	{"restore", cmd_restore, "start a VM from a snapshot"},
+	{"fork", cmd_fork, "start copies of a running VM"},
 	{"ps", cmd_ps, "list running VMs"},
 	{"info", cmd_info, "tell everything about one VM"},
 	{"stop", cmd_stop, "stop a VM"},

@@ -12,11 +12,12 @@ static json_t *info_json(const struct rundir *d)
 {
 	const struct vm_info *i = &d->info;
 
-	return json_pack("{s:s, s:s, s:i, s:I, s:i, s:I, s:s, s:s, s:I, s:s}", "id", i->id, "name",
-			 i->name, "pid", (int)i->pid, "created_ns", (json_int_t)i->created_ns,
-			 "vcpus", (int)i->vcpus, "ram_bytes", (json_int_t)i->ram_bytes, "image",
-			 i->image, "snapshot", i->snapshot, "generation", (json_int_t)i->generation,
-			 "dir", d->path);
+	return json_pack("{s:s, s:s, s:i, s:I, s:i, s:I, s:s, s:s, s:s, s:I, s:s}", "id", i->id,
+			 "name", i->name, "pid", (int)i->pid, "created_ns",
+			 (json_int_t)i->created_ns, "vcpus", (int)i->vcpus, "ram_bytes",
+			 (json_int_t)i->ram_bytes, "image", i->image, "snapshot", i->snapshot,
+			 "parent", i->parent, "generation", (json_int_t)i->generation, "dir",
+			 d->path);
 }
 
 static const char *age(int64_t created_ns, char *buf, size_t n)
@@ -35,12 +36,13 @@ static const char *age(int64_t created_ns, char *buf, size_t n)
 static void print_row(const struct rundir *d)
 {
 	char ram[SIZE_STR_MAX], since[32];
-	const char *from = d->info.snapshot[0] ? d->info.snapshot : d->info.image;
+	const struct vm_info *i = &d->info;
+	const char *how = i->parent[0] ? "fork of " : i->snapshot[0] ? "snapshot " : "";
+	const char *from = i->parent[0] ? i->parent : i->snapshot[0] ? i->snapshot : i->image;
 
-	printf("%-12s  %-20s  %7d  %5s  %4u  %8s  %s%s\n", d->info.id, d->info.name,
-	       (int)d->info.pid, age(d->info.created_ns, since, sizeof(since)), d->info.vcpus,
-	       format_size(d->info.ram_bytes, ram), d->info.snapshot[0] ? "snapshot " : "",
-	       from[0] ? from : "-");
+	printf("%-12s  %-20s  %7d  %5s  %4u  %8s  %s%s\n", i->id, i->name, (int)i->pid,
+	       age(i->created_ns, since, sizeof(since)), i->vcpus, format_size(i->ram_bytes, ram),
+	       how, from[0] ? from : "-");
 }
 
 int cmd_ps(int argc, char **argv)

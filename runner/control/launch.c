@@ -17,14 +17,6 @@
 #define BOOT_WAIT_MS 180000 /* a nested, emulated machine is slow */
 #define TAIL_BYTES   1024
 
-static const char *end_name(enum vm_end e)
-{
-	return e == VM_SHUTDOWN	 ? "powered off"
-	       : e == VM_RESET	 ? "reset"
-	       : e == VM_STOPPED ? "was stopped"
-				 : "failed";
-}
-
 /* The last line a dying guest wrote, into `line`; "" if none. */
 static void console_tail(const struct rundir *d, char *line, size_t max)
 {
@@ -42,16 +34,6 @@ static void console_tail(const struct rundir *d, char *line, size_t max)
 	buf[n > 0 ? n : 0] = '\0';
 	const char *last = strrchr(buf, '\n');
 	snprintf(line, max, "%.*s", (int)max - 1, last ? last + 1 : buf);
-}
-
-/* The end of a guest as an exit code; a failure fills *err. */
-static int ended(struct vmm *v, enum vm_end e, struct err *err)
-{
-	if (e == VM_SHUTDOWN || e == VM_STOPPED)
-		return EXIT_OK;
-	if (e == VM_RESET)
-		err_set(err, EIO, "VM %s: the guest reset itself", v->dir->info.name);
-	return EXIT_FAILED;
 }
 
 static int wait_agent(struct vmm *v, struct err *err)
@@ -78,16 +60,7 @@ static int wait_agent(struct vmm *v, struct err *err)
 		return err_set(err, EIO, "boot: the VM failed: %s", v->machine.vm->end_err.msg);
 	return err_set(
 		err, -r, "boot: the guest %s before its agent answered; last console line: %s",
-		e == VM_RUNNING ? "did not come up" : end_name(e), last[0] ? last : "(none)");
-}
-
-static int serve(struct vmm *v, struct err *err)
-{
-	enum vm_end e = vmm_serve(v, err);
-	int code = ended(v, e, err);
-
-	log_info("VM %s %s", v->dir->info.name, end_name(e));
-	return code;
+		e == VM_RUNNING ? "did not come up" : vmm_end_name(e), last[0] ? last : "(none)");
 }
 
 static int boot_body(struct spawn_child *c, struct rundir *d, void *arg, struct err *err)
@@ -100,7 +73,7 @@ static int boot_body(struct spawn_child *c, struct rundir *d, void *arg, struct 
 	int code = EXIT_FAILED;
 	if (!v->has_agent || wait_agent(v, err) == 0) {
 		spawn_ready(c, NULL);
-		code = serve(v, err);
+		code = vmm_run(v, err);
 	}
 	if (code != EXIT_OK)
 		log_err("%s", err->msg);
@@ -116,7 +89,7 @@ static int restore_body(struct spawn_child *c, struct rundir *d, void *arg, stru
 	if (vmm_restore(d, arg, false, &v, &timings, err) < 0)
 		return EXIT_FAILED;
 	spawn_ready(c, timings);
-	int code = serve(v, err);
+	int code = vmm_run(v, err);
 	if (code != EXIT_OK)
 		log_err("%s", err->msg);
 	vmm_free(v);
@@ -174,7 +147,7 @@ static int foreground(const char *name, bring_up up, const void *arg, struct err
 	if (rundir_create(name, &d, err) < 0)
 		return err_exit_code(err->code);
 	if (up(d, arg, &v, err) == 0) {
-		code = serve(v, err);
+		code = vmm_run(v, err);
 		vmm_free(v);
 	} else {
 		code = err_exit_code(err->code);

@@ -1,5 +1,6 @@
 #include "runner/control/requests.h"
 
+#include "runner/control/fork.h"
 #include "runner/control/identity.h"
 #include "runner/control/jsontext.h"
 #include "runner/control/saves.h"
@@ -127,8 +128,6 @@ static int op_console(void *arg, struct control_request *rq, const json_t *body,
 	return 0;
 }
 
-const struct control_op vmm_requests[] = {{"info", op_info},
-					  {"snapshot", saves_request},
-					  {"stop", op_stop},
-					  {"console", op_console},
-					  {0}};
+const struct control_op vmm_requests[] = {{"info", op_info},	   {"snapshot", saves_request},
+					  {"fork", fork_request},  {"stop", op_stop},
+					  {"console", op_console}, {0}};

@@ -32,8 +32,9 @@ struct vm_info {
 	int64_t created_ns;
 	unsigned vcpus;
 	uint64_t ram_bytes;
-	char image[512];    /* "" for none */
-	char snapshot[512]; /* restored from, "" for a cold boot */
+	char image[512];	      /* "" for none */
+	char snapshot[512];	      /* restored from, "" for a cold boot */
+	char parent[VM_NAME_MAX + 1]; /* the VM it is a fork of, "" if none */
 	uint64_t generation;
 };
 

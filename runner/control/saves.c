@@ -1,10 +1,9 @@
 #include "runner/control/saves.h"
 
-#include "runner/control/identity.h"
+#include "runner/control/frozen.h"
 #include "runner/control/jsontext.h"
 #include "runner/control/vmm_internal.h"
 #include "runner/control/where.h"
-#include "runner/guest/agent_client.h"
 
 #include "smfs/base/clock.h"
 #include "smfs/base/log.h"
@@ -14,9 +13,8 @@
 #include <string.h>
 #include <sys/resource.h>
 
-#define PREPARE_WAIT_MS 60000
-#define WATCH_MS	50 /* how often the copies are counted */
-#define PAGE		4096u
+#define WATCH_MS 50 /* how often the copies are counted */
+#define PAGE	 4096u
 
 struct request {
 	struct save_info info;
@@ -44,55 +42,20 @@ static void remember(struct saves *s, json_t *j)
 	s->last = j;
 }
 
-/* ---- frozen while it happens ---------------------------------------------------------------- */
+/* ---- taking it ------------------------------------------------------------------------------- */
 
-static int take(struct vmm *v, const struct request *rq, struct err *err)
+struct taking {
+	struct vmm *v;
+	const struct request *rq;
+};
+
+static int take(void *arg, struct err *err)
 {
-	struct saves *s = &v->save;
+	const struct taking *t = arg;
+	struct saves *s = &t->v->save;
 
-	return rq->live ? live_start(&v->machine, &rq->info, &s->live, &s->stats, err)
-			: snapshot_save(&v->machine, &rq->info, &s->stats, err);
-}
-
-/*
- * The workload is frozen from before the snapshot until the guest may run on; a restored copy
- * thaws only with its new identity. That copy's first connection finds the agent frozen.
- */
-static int take_frozen(struct vmm *v, const struct request *rq, struct err *err)
-{
-	struct err thaw_err = ERR_INIT;
-	struct agent *a = NULL;
-	int r = vmm_agent(v, PREPARE_WAIT_MS, &a, err);
-
-	if (r == 0)
-		r = agent_prepare(a, PREPARE_WAIT_MS, NULL, err);
-	if (r < 0) {
-		agent_close(a);
-		return err_wrap(err, r, "prepare the guest (--no-agent skips this)");
-	}
-	r = take(v, rq, err);
-	/* A guest that has ended meanwhile has nothing to thaw, and would not answer. */
-	bool thaw = atomic_load(&v->machine.vm->end) == VM_RUNNING;
-	if (thaw && agent_thaw(a, PREPARE_WAIT_MS, NULL, &thaw_err) < 0) {
-		/* One more try over a fresh connection: a guest left frozen is worse than a slow
-		 * reply. */
-		agent_close(a);
-		a = NULL;
-		int again = vmm_agent(v, PREPARE_WAIT_MS, &a, &thaw_err);
-
-		if (again == 0)
-			again = agent_thaw(a, PREPARE_WAIT_MS, NULL, &thaw_err);
-		if (again < 0) {
-			log_err("thaw the guest: %s", thaw_err.msg);
-			if (r == 0)
-				r = err_set(
-					err, thaw_err.code,
-					"the snapshot is taken, but the guest does not thaw: %s",
-					thaw_err.msg);
-		}
-	}
-	agent_close(a);
-	return r;
+	return t->rq->live ? live_start(&t->v->machine, &t->rq->info, &s->live, &s->stats, err)
+			   : snapshot_save(&t->v->machine, &t->rq->info, &s->stats, err);
 }
 
 /* ---- the one being written ------------------------------------------------------------------ */
@@ -214,7 +177,8 @@ int saves_request(void *arg, struct control_request *crq, const json_t *body, js
 		return r;
 	s->began_us = monotonic_us();
 	s->faults = minor_faults();
-	r = rq.use_agent ? take_frozen(v, &rq, err) : take(v, &rq, err);
+	struct taking t = {v, &rq};
+	r = rq.use_agent ? frozen_do(v, take, &t, err) : take(&t, err);
 	s->active = s->live.fd >= 0;
 	if (!s->active && r < 0)
 		return r;

@@ -52,33 +52,40 @@ static int redirect(const struct rundir *d, struct err *err)
 	return 0;
 }
 
-static _Noreturn void child_main(struct rundir *d, pid_t parent, bool attached, int fd,
-				 spawn_body body, void *arg)
+static void report_failure(struct spawn_child *c, const struct err *err)
 {
-	struct spawn_child c = {.fd = fd};
+	report(c,
+	       json_pack("{s:b, s:i, s:o}", "ok", 0, "code", err->code ? err->code : EIO, "error",
+			 json_text(err->code ? err->msg : "the VM ended while starting")));
+}
+
+_Noreturn void spawn_fail(int report_fd, const struct err *err)
+{
+	struct spawn_child c = {.fd = report_fd};
+
+	report_failure(&c, err);
+	_exit(EXIT_FAILED);
+}
+
+_Noreturn void spawn_become(struct rundir *d, int report_fd, int keep_fd, spawn_body body,
+			    void *arg)
+{
+	struct spawn_child c = {.fd = report_fd};
 	struct err err = ERR_INIT;
 	int code = EXIT_FAILED, r = 0;
 
 	setsid();
-	if (attached) {
-		prctl(PR_SET_PDEATHSIG, SIGTERM);
-		if (getppid() != parent)
-			_exit(EXIT_FAILED);
-	}
 	d->info.pid = getpid();
 	/*
 	 * What else the caller has open is not the VM's to keep: the other end of somebody's pipe,
 	 * a lock a script holds until its commands are done.
 	 */
-	close_fds_except((int[]){fd, d->lock_fd}, 2);
+	close_fds_except((int[]){report_fd, d->lock_fd, keep_fd}, 3);
 	r = redirect(d, &err);
 	if (r == 0)
 		code = body(&c, d, arg, &err);
 	if (c.fd >= 0)
-		report(&c,
-		       json_pack("{s:b, s:i, s:o}", "ok", 0, "code", err.code ? err.code : EIO,
-				 "error",
-				 json_text(err.code ? err.msg : "the VM ended while starting")));
+		report_failure(&c, &err);
 	rundir_remove(d);
 	/* Not exit(): the parent's stdio buffers and handlers are not ours to run. */
 	_exit(r < 0 ? EXIT_FAILED : code);
@@ -105,6 +112,24 @@ static int read_report(int fd, char **out)
 	return 0;
 }
 
+int spawn_report(const char *text, size_t len, json_t **details, struct err *err)
+{
+	json_t *j = json_loadb(text, len, 0, NULL);
+	const char *msg = json_string_value(json_object_get(j, "error"));
+	json_int_t code = json_integer_value(json_object_get(j, "code"));
+	int r = 0;
+
+	if (json_is_true(json_object_get(j, "ok"))) {
+		if (details)
+			*details = json_incref(json_object_get(j, "details"));
+	} else {
+		r = err_set(err, code > 0 && code < 4096 ? (int)code : EIO, "%s",
+			    msg ? msg : "the VM's process gave no account of its start");
+	}
+	json_decref(j);
+	return r;
+}
+
 int spawn_vm(struct rundir *d, bool attached, spawn_body body, void *arg, json_t **details,
 	     struct err *err)
 {
@@ -122,8 +147,12 @@ int spawn_vm(struct rundir *d, bool attached, spawn_body body, void *arg, json_t
 		return err_errno(err, "start the VM's process");
 	}
 	if (pid == 0) {
-		close(fd[0]);
-		child_main(d, parent, attached, fd[1], body, arg);
+		if (attached) {
+			prctl(PR_SET_PDEATHSIG, SIGTERM);
+			if (getppid() != parent)
+				_exit(EXIT_FAILED);
+		}
+		spawn_become(d, fd[1], -1, body, arg);
 	}
 	close(fd[1]);
 	cleanup_fd int in = fd[0];
@@ -132,28 +161,19 @@ int spawn_vm(struct rundir *d, bool attached, spawn_body body, void *arg, json_t
 	d->lock_fd = -1;
 	d->info.pid = pid;
 	int r = read_report(in, &text);
-	json_t *j = r == 0 ? json_loads(text, 0, NULL) : NULL;
-	if (json_is_true(json_object_get(j, "ok"))) {
-		if (details)
-			*details = json_incref(json_object_get(j, "details"));
-		json_decref(j);
+	if (r < 0)
+		r = err_set(err, EIO, "the VM's process died while starting");
+	else
+		r = spawn_report(text, strlen(text), details, err);
+	if (r == 0)
 		return 0;
-	}
 	/*
 	 * Failed, dead, or not understood, and then it may run: either way it is to be no more, and
 	 * must not wait for this end of the pipe meanwhile.
 	 */
 	close(steal_fd(&in));
-	if (!json_is_false(json_object_get(j, "ok")))
-		kill(pid, SIGTERM);
+	kill(pid, SIGTERM);
 	while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
 		;
-	const char *msg = json_string_value(json_object_get(j, "error"));
-	json_int_t code = json_integer_value(json_object_get(j, "code"));
-	r = err_set(err, code > 0 && code < 4096 ? (int)code : EIO, "%s",
-		    msg	     ? msg
-		    : r == 0 ? "the VM's process gave no account of its start"
-			     : "the VM's process died while starting");
-	json_decref(j);
 	return r;
 }

@@ -30,4 +30,16 @@ void spawn_ready(struct spawn_child *c, json_t *details);
 int spawn_vm(struct rundir *d, bool attached, spawn_body body, void *arg, json_t **details,
 	     struct err *err);
 
+/*
+ * The child's part alone, for a process forked by other means: takes on the identity of `d`'s VM,
+ * runs `body`, reports through `report_fd` (one JSON object, in one write) and ends the process. Of
+ * other descriptors only `keep_fd` (-1: none) stays open.
+ */
+_Noreturn void spawn_become(struct rundir *d, int report_fd, int keep_fd, spawn_body body,
+			    void *arg);
+/* Report a failure before there is a directory to become; the process then ends. */
+_Noreturn void spawn_fail(int report_fd, const struct err *err);
+/* What a report says: 0, its details in *details (may be NULL), or the error it tells. */
+int spawn_report(const char *text, size_t len, json_t **details, struct err *err);
+
 #endif

@@ -49,6 +49,8 @@ static void catch_signals(struct vm *vm)
 	struct sigaction sa = {.sa_handler = on_signal};
 
 	signalled_vm = vm;
+	/* Children report through descriptors; nobody waits for most of them. */
+	signal(SIGCHLD, SIG_IGN);
 	sigaction(SIGTERM, &sa, NULL);
 	sigaction(SIGINT, &sa, NULL);
 	sigaction(SIGHUP, &sa, NULL);
@@ -273,7 +275,7 @@ int vmm_boot(struct rundir *dir, const struct vmm_boot *b, bool foreground, stru
 
 /* ---- restore ------------------------------------------------------------------------------- */
 
-static void restore_info(struct vmm *v, const struct snapshot_meta *m, const char *snapshot_dir)
+static void restore_info(struct vmm *v, const struct snapshot_meta *m)
 {
 	struct vm_info *i = &v->dir->info;
 
@@ -281,7 +283,6 @@ static void restore_info(struct vmm *v, const struct snapshot_meta *m, const cha
 	i->ram_bytes = m->ram_bytes;
 	i->generation = v->generation;
 	snprintf(i->image, sizeof(i->image), "%s", m->has_image ? m->image.ref : "");
-	snprintf(i->snapshot, sizeof(i->snapshot), "%.500s", snapshot_dir);
 	snprintf(v->image, sizeof(v->image), "%s", i->image);
 	snprintf(v->kernel, sizeof(v->kernel), "%s", m->kernel.path);
 	if (m->has_image)
@@ -289,74 +290,115 @@ static void restore_info(struct vmm *v, const struct snapshot_meta *m, const cha
 			 m->image.rootfs);
 }
 
+static json_t *timings_json(const struct restore_timing *t, const struct vmm_moments *at,
+			    const struct agent_results *results)
+{
+	return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o*}", "open_us",
+			 (json_int_t)(at->opened - at->began), "identity_us",
+			 (json_int_t)t->identity_us, "machine_us", (json_int_t)t->machine_us,
+			 "devices_us", (json_int_t)t->devices_us, "vcpu_us", (json_int_t)t->vcpu_us,
+			 "running_us", (json_int_t)(at->running - at->began), "agent_us",
+			 (json_int_t)(at->answered - at->published), "identity",
+			 identity_results_json(results));
+}
+
+/* The guest runs from vmm_start() on; what follows is for its observers and its identity. */
+static int bring_up(struct vmm *v, struct snapshot *s, struct vmm_moments *at, json_t **timings,
+		    struct err *err)
+{
+	char vsock[RUNDIR_PATH_MAX];
+	struct restore_opts o = {.vsock_path = rundir_file(v->dir, "vsock.sock", vsock),
+				 .serial_sink = serial_out,
+				 .serial_arg = v->console};
+	struct agent_results *results = NULL;
+	struct restore_timing t = {0};
+	int r;
+
+	v->generation = snapshot_next_generation(s);
+	memcpy(v->uuid, snapshot_next_uuid(s), sizeof(v->uuid));
+	if ((r = snapshot_restore(s, &o, &v->machine, &t, err)) < 0 || (r = vmm_start(v, err)) < 0)
+		return r;
+	at->running = monotonic_us();
+	v->has_agent = vm_find_device(v->machine.vm, "vsock0") != NULL;
+	restore_info(v, snapshot_meta(s));
+	if ((r = vmm_publish(v, err)) < 0)
+		return r;
+	at->published = monotonic_us();
+	if (v->has_agent)
+		r = identity_give(v, &results, err);
+	at->answered = monotonic_us();
+	if (r == 0)
+		v->restored = timings_json(&t, at, results);
+	free(results);
+	if (r == 0 && timings)
+		*timings = json_incref(v->restored);
+	return r;
+}
+
+int vmm_from_snapshot(struct rundir *dir, struct snapshot *s, const char *mount, bool foreground,
+		      struct vmm_moments *at, struct vmm **out, json_t **timings, struct err *err)
+{
+	struct vmm *v = vmm_new(dir, foreground, err);
+	int r = v ? 0 : -(err ? err->code : ENOMEM);
+
+	if (v) {
+		v->mount = mount;
+		r = bring_up(v, s, at, timings, err);
+	}
+	snapshot_close(s);
+	if (r < 0) {
+		vmm_free(v);
+		return r;
+	}
+	*out = v;
+	return 0;
+}
+
 int vmm_restore(struct rundir *dir, const struct vmm_restore *r, bool foreground, struct vmm **out,
 		json_t **timings, struct err *err)
 {
-	uint64_t t0 = monotonic_us();
-	char vsock[RUNDIR_PATH_MAX];
-	struct restore_timing t = {0};
+	struct vmm_moments at = {.began = monotonic_us()};
 	struct snapshot *s;
 	int ret = snapshot_open(r->snapshot_dir, r->mount, &s, err);
 
 	if (ret < 0)
 		return ret;
-	uint64_t opened = monotonic_us();
-	struct vmm *v = vmm_new(dir, foreground, err);
-	if (!v) {
-		snapshot_close(s);
-		return -(err ? err->code : ENOMEM);
-	}
-	struct restore_opts o = {.vsock_path = rundir_file(dir, "vsock.sock", vsock),
-				 .serial_sink = serial_out,
-				 .serial_arg = v->console};
-	v->mount = r->mount;
-	v->generation = snapshot_next_generation(s);
-	memcpy(v->uuid, snapshot_next_uuid(s), sizeof(v->uuid));
-	ret = snapshot_restore(s, &o, &v->machine, &t, err);
-	if (ret == 0)
-		ret = vmm_start(v, err);
-	uint64_t started = monotonic_us();
-	/* The guest runs from here on; what follows is for its observers and its identity. */
-	if (ret == 0) {
-		v->has_agent = vm_find_device(v->machine.vm, "vsock0") != NULL;
-		restore_info(v, snapshot_meta(s), r->snapshot_dir);
-		ret = vmm_publish(v, err);
-	}
-	uint64_t published = monotonic_us();
-	snapshot_close(s);
-	struct agent_results *results = NULL;
-	if (ret == 0 && v->has_agent)
-		ret = identity_give(v, &results, err);
-	if (ret == 0 && timings)
-		*timings =
-			json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o*}", "open_us",
-				  (json_int_t)(opened - t0), "identity_us",
-				  (json_int_t)t.identity_us, "machine_us", (json_int_t)t.machine_us,
-				  "devices_us", (json_int_t)t.devices_us, "vcpu_us",
-				  (json_int_t)t.vcpu_us, "running_us", (json_int_t)(started - t0),
-				  "agent_us", (json_int_t)(monotonic_us() - published), "identity",
-				  identity_results_json(results));
-	free(results);
-	if (ret < 0) {
-		vmm_free(v);
-		return ret;
-	}
-	v->restored = timings ? json_incref(*timings) : NULL;
-	*out = v;
-	return 0;
+	at.opened = monotonic_us();
+	snprintf(dir->info.snapshot, sizeof(dir->info.snapshot), "%.500s", r->snapshot_dir);
+	return vmm_from_snapshot(dir, s, r->mount, foreground, &at, out, timings, err);
 }
 
 /* ---- the rest of its life ------------------------------------------------------------------ */
 
-enum vm_end vmm_serve(struct vmm *v, struct err *err)
+const char *vmm_end_name(enum vm_end e)
 {
-	struct err serve = ERR_INIT;
+	return e == VM_SHUTDOWN	 ? "powered off"
+	       : e == VM_RESET	 ? "reset"
+	       : e == VM_STOPPED ? "was stopped"
+				 : "failed";
+}
 
-	if (control_serve(v->control, v->machine.vm->end_fd, &serve) < 0) {
-		log_err("%s; the VM is stopped", serve.msg);
+static enum vm_end serve(struct vmm *v, struct err *err)
+{
+	struct err why = ERR_INIT;
+
+	if (control_serve(v->control, v->machine.vm->end_fd, &why) < 0) {
+		log_err("%s; the VM is stopped", why.msg);
 		vm_end(v->machine.vm, VM_STOPPED);
 	}
 	return vm_wait(v->machine.vm, err);
+}
+
+int vmm_run(struct vmm *v, struct err *err)
+{
+	enum vm_end e = serve(v, err);
+
+	log_info("VM %s %s", v->dir->info.name, vmm_end_name(e));
+	if (e == VM_SHUTDOWN || e == VM_STOPPED)
+		return EXIT_OK;
+	if (e == VM_RESET)
+		err_set(err, EIO, "VM %s: the guest reset itself", v->dir->info.name);
+	return EXIT_FAILED;
 }
 
 void vmm_free(struct vmm *v)

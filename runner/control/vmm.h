@@ -3,7 +3,7 @@
  * control requests until it ends, clean up.
  *
  *     vmm_boot(...) or vmm_restore(...)      the guest runs
- *     vmm_serve(v)                           until it is over
+ *     vmm_run(v)                             until it is over
  *     vmm_free(v)
  *
  * THREADS. One thread calls these: the process's main thread. It is also the thread on which
@@ -55,8 +55,13 @@ int vmm_boot(struct rundir *dir, const struct vmm_boot *b, bool foreground, stru
 int vmm_restore(struct rundir *dir, const struct vmm_restore *r, bool foreground, struct vmm **out,
 		json_t **timings, struct err *err);
 
-/* Serve control requests until the VM is over. Returns how it ended; VM_FAILED fills *err. */
-enum vm_end vmm_serve(struct vmm *v, struct err *err);
+/*
+ * Serve control requests until the VM is over. Returns how the guest ended as an exit code; a
+ * failure fills *err.
+ */
+int vmm_run(struct vmm *v, struct err *err);
+/* "powered off", "was stopped" ... */
+const char *vmm_end_name(enum vm_end e);
 void vmm_free(struct vmm *v);
 
 #endif

@@ -31,4 +31,18 @@ struct vmm {
 	struct saves save;
 };
 
+struct snapshot;
+
+/* monotonic_us() at the steps of a restore or fork. */
+struct vmm_moments {
+	uint64_t began, opened, running, published, answered;
+};
+
+/*
+ * From an open snapshot, which it closes, to a running VM with its own identity. `mount` outlives
+ * the VM. `at` has `began` and `opened`; *timings as for vmm_restore().
+ */
+int vmm_from_snapshot(struct rundir *dir, struct snapshot *s, const char *mount, bool foreground,
+		      struct vmm_moments *at, struct vmm **out, json_t **timings, struct err *err);
+
 #endif

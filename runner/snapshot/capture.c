@@ -12,6 +12,18 @@
 #include "runner/vm/vcpu.h"
 #include "smfs/base/cleanup.h"
 
+int capture_check(const struct machine *m, struct err *err)
+{
+	for (unsigned i = 0; i < m->ndisks; i++)
+		if (!m->disk[i].readonly)
+			return err_set(
+				err, ENOTSUP,
+				"disk %s (%s) is writable: its content is no part of a "
+				"snapshot, and restored or forked machines could not share it",
+				m->disk[i].id, m->disk[i].path);
+	return 0;
+}
+
 static int capture_vcpus(const struct vm *vm, struct snapshot_meta *meta, struct writer *w,
 			 struct err *err)
 {

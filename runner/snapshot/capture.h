@@ -8,6 +8,9 @@
 #include "runner/vm/machine.h"
 #include "smfs/base/bytes.h"
 
+/* Before the pause: can it be captured at all? ENOTSUP if not. */
+int capture_check(const struct machine *m, struct err *err);
+
 /*
  * The machine is paused (vm_pause()) and none of its locks is held. Fills `w` with what becomes
  * `vcpu`, and of *meta all that describes it: CPU, vCPUs, memory, devices, wall clock;

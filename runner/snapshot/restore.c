@@ -28,7 +28,8 @@ struct snapshot {
 	char *rootfs; /* absolute, NULL if none */
 	char *ram_path;
 	int ram_fd;
-	char *vcpu; /* the file's bytes, which `sections` points into */
+	char *vcpu;		  /* the file's bytes, which `sections` points into */
+	struct memory *inherited; /* of the machine this process is a copy of, or NULL */
 	struct snapshot_meta meta;
 	struct sections sections;
 	struct vcpu_state *state; /* meta.vcpus of them */
@@ -319,6 +320,53 @@ int snapshot_open(const char *dir, const char *mount, struct snapshot **out, str
 	return 0;
 }
 
+static int open_copy(struct snapshot *s, struct machine *m, const char *rootfs, struct err *err)
+{
+	int ret = sections_parse(s->vcpu, s->meta.vcpu_bytes, &s->sections, err);
+
+	s->inherited = &m->vm->mem;
+	s->linux_guest = m->vmgenid != NULL;
+	s->has_vsock = vm_find_device(m->vm, "vsock0") != NULL;
+	for (; s->ndisks < m->ndisks; s->ndisks++)
+		s->disk[s->ndisks] = (struct machine_disk){.id = m->disk[s->ndisks].id,
+							   .path = m->disk[s->ndisks].path,
+							   .readonly = true};
+	if (m->ram_fd >= 0) {
+		s->ram_fd = fcntl(m->ram_fd, F_DUPFD_CLOEXEC, 0);
+		if (s->ram_fd < 0)
+			return err_errno(err, "keep the snapshot's ram open");
+	}
+	if (!s->dir || !s->ram_path || (rootfs[0] && !(s->rootfs = strdup(rootfs))))
+		return err_set(err, ENOMEM, "out of memory");
+	if (ret < 0 || (ret = decode_states(s, err)) < 0)
+		return ret;
+	return new_uuid(s->uuid, err);
+}
+
+int snapshot_of_copy(struct machine *m, const struct snapshot_meta *meta, struct writer *vcpu,
+		     const char *rootfs, struct snapshot **out, struct err *err)
+{
+	struct snapshot *s = calloc(1, sizeof(*s));
+	int ret;
+
+	*out = NULL;
+	if (!s)
+		return err_set(err, ENOMEM, "fork: out of memory");
+	s->ram_fd = -1;
+	s->dir = strdup("the forked machine");
+	s->ram_path = strdup("inherited RAM");
+	s->meta = *meta;
+	s->vcpu = (char *)vcpu->p;
+	*vcpu = WRITER_INIT;
+	ret = open_copy(s, m, rootfs, err);
+	if (ret < 0) {
+		snapshot_close(s);
+		return err_wrap(err, ret, "fork");
+	}
+	*out = s;
+	return 0;
+}
+
 const struct snapshot_meta *snapshot_meta(const struct snapshot *s)
 {
 	return &s->meta;
@@ -451,7 +499,8 @@ int snapshot_restore(struct snapshot *s, const struct restore_opts *o, struct ma
 				     .ram_bytes = s->meta.ram_bytes,
 				     .ram_fd = s->ram_fd,
 				     .ram_path = s->ram_path,
-				     .ram_used = used,
+				     .ram_used = s->inherited ? NULL : used,
+				     .inherited = s->inherited,
 				     .linux_guest = s->linux_guest,
 				     .rootfs = s->rootfs,
 				     .ndisks = s->ndisks,

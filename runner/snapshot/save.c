@@ -102,23 +102,12 @@ static int check_name(struct smfs_store *store, const char *name, struct err *er
 	return 0;
 }
 
-static int check_disks(const struct machine *m, struct err *err)
-{
-	for (unsigned i = 0; i < m->ndisks; i++)
-		if (!m->disk[i].readonly)
-			return err_set(err, ENOTSUP,
-				       "disk %s (%s) is writable: its content is no part of a "
-				       "snapshot, and restored machines could not share it",
-				       m->disk[i].id, m->disk[i].path);
-	return 0;
-}
-
 int save_check(struct smfs_store *store, const struct machine *m, const struct save_info *info,
 	       struct snapshot_meta *meta, struct err *err)
 {
 	int ret;
 
-	if ((ret = check_name(store, info->name, err)) < 0 || (ret = check_disks(m, err)) < 0 ||
+	if ((ret = check_name(store, info->name, err)) < 0 || (ret = capture_check(m, err)) < 0 ||
 	    (ret = describe_image(info, meta, err)) < 0)
 		return ret;
 	describe_kernel(info->kernel_path, meta);

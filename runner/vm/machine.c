@@ -75,8 +75,9 @@ int machine_new(const struct machine_config *cfg, struct machine *out, struct er
 			       .ram_fd = cfg->ram_fd,
 			       .ram_path = cfg->ram_path,
 			       .ram_used = cfg->ram_used,
+			       .inherited = cfg->inherited,
 			       .irqchip = true,
-			       .restore = cfg->ram_fd >= 0};
+			       .restore = cfg->ram_fd >= 0 || cfg->inherited};
 	cleanup_fd int rootfs = -1, ram = -1;
 	int ret;
 

@@ -33,6 +33,8 @@ struct machine_config {
 	int ram_fd;
 	const char *ram_path;
 	const uint64_t *ram_used; /* of vm_config; NULL: not known */
+	/* A fork: the memory of the machine this process is a copy of (vm_config); else NULL. */
+	struct memory *inherited;
 
 	/*
 	 * A Linux guest: vmgenid, i8042, rng0 and what follows. false: serial0 and pm only,

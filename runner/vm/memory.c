@@ -78,6 +78,23 @@ int memory_map_file(struct memory *m, int fd, const char *path, struct err *err)
 	return 0;
 }
 
+int memory_inherit(struct memory *m, struct memory *from, struct err *err)
+{
+	for (unsigned i = 0; i < from->n; i++) {
+		struct memory_region *r = &from->region[i];
+
+		if (r->kind != MEMORY_RAM)
+			munmap(r->hva, r->size);
+		else if (i >= m->n || m->region[i].gpa != r->gpa || m->region[i].size != r->size)
+			return err_set(err, EINVAL, "inherit memory: region %u is not where it was",
+				       i);
+		else
+			m->region[i].hva = r->hva;
+	}
+	from->n = 0;
+	return 0;
+}
+
 int memory_add(struct memory *m, const struct memory_region *r, struct err *err)
 {
 	uint64_t end;

@@ -55,6 +55,12 @@ int memory_map_anon(struct memory *m, struct err *err);
  */
 int memory_map_file(struct memory *m, int fd, const char *path, struct err *err);
 
+/*
+ * In a forked copy of a VM's process: the RAM of `from`, which fork(2) made copy-on-write, becomes
+ * m's (whose layout is the same: memory_layout()). What else `from` maps is unmapped.
+ */
+int memory_inherit(struct memory *m, struct memory *from, struct err *err);
+
 /* Add a mapped region that is not RAM; takes over the mapping. */
 int memory_add(struct memory *m, const struct memory_region *r, struct err *err);
 

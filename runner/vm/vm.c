@@ -60,7 +60,9 @@ static int map_memory(struct vm *vm, const struct vm_config *cfg, struct err *er
 
 	if (r < 0)
 		return r;
-	if (cfg->ram_fd >= 0)
+	if (cfg->inherited)
+		r = memory_inherit(&vm->mem, cfg->inherited, err);
+	else if (cfg->ram_fd >= 0)
 		r = memory_map_file(&vm->mem, cfg->ram_fd,
 				    cfg->ram_path ? cfg->ram_path : "snapshot RAM", err);
 	else

@@ -55,6 +55,8 @@ struct vm_config {
 	 */
 	int ram_fd;
 	const char *ram_path;
+	/* In a forked copy of a VM's process: that VM's memory, whose RAM to take over. Or NULL. */
+	struct memory *inherited;
 	/* The CPUID table to give the vCPUs; NULL = host's supported table, filtered (x86/cpuid.h).
 	 */
 	const struct kvm_cpuid2 *cpuid;
