@@ -9,6 +9,7 @@
 
 #include <getopt.h>
 #include <jansson.h>
+#include <limits.h>
 #include <stdbool.h>
 #include <stdio.h>
 
@@ -30,8 +31,8 @@ struct command {
 	int (*run)(struct cmd *c, int argc, char **argv);
 };
 
-extern const struct command cmd_init, cmd_mount, cmd_unmount, cmd_ls, cmd_info, cmd_stat, cmd_rm,
-	cmd_mv, cmd_import, cmd_export, cmd_fsck, cmd_log;
+extern const struct command cmd_init, cmd_mount, cmd_unmount, cmd_remount, cmd_ls, cmd_info,
+	cmd_stat, cmd_rm, cmd_mv, cmd_import, cmd_export, cmd_fsck, cmd_log;
 extern const struct command cmd_warm, cmd_gc;
 
 /* ---- options ------------------------------------------------------------------------------- */
@@ -88,6 +89,11 @@ int cmd_spell_name(const char *arg, enum smfs_kind dflt, enum smfs_kind *kind, c
 int cmd_each_name(struct smfs_store *s, enum smfs_kind kind,
 		  int (*fn)(void *arg, const struct smfs_name *n, struct err *err), void *arg,
 		  struct err *err);
+
+/* A mount point, absolute (PATH_MAX bytes). Only its parent is looked at: a dead mount answers
+ * nothing.
+ */
+int cmd_mount_point(const char *mnt, char out[PATH_MAX], struct err *err);
 
 /* ---- output --------------------------------------------------------------------------------- */
 

@@ -8,9 +8,10 @@
 
 #include "smfs/base/cleanup.h"
 #include "smfs/cmd/cmd.h"
+#include "smfs/mount/keeper.h"
 
-/* The mount point, absolute. Only its parent is looked at: a dead mount answers nothing. */
-static int resolve(const char *mnt, char out[PATH_MAX], struct err *err)
+/* Only the parent is looked at: a dead mount answers nothing. */
+int cmd_mount_point(const char *mnt, char out[PATH_MAX], struct err *err)
 {
 	char path[PATH_MAX], parent[PATH_MAX];
 	size_t n = strlen(mnt);
@@ -18,63 +19,19 @@ static int resolve(const char *mnt, char out[PATH_MAX], struct err *err)
 	while (n > 1 && mnt[n - 1] == '/')
 		n--;
 	if (n == 0 || n >= sizeof(path))
-		return err_set(err, EINVAL, "unmount `%s`: not a path", mnt);
+		return err_set(err, EINVAL, "`%s`: not a path", mnt);
 	memcpy(path, mnt, n);
 	path[n] = '\0';
 	char *slash = strrchr(path, '/');
 	const char *base = slash ? slash + 1 : path;
 	if (strcmp(base, ".") == 0 || strcmp(base, "..") == 0 || !*base)
-		return err_set(err, EINVAL, "unmount %s: give the mount point's own name", mnt);
+		return err_set(err, EINVAL, "%s: give the mount point's own name", mnt);
 	if (slash && slash != path)
 		*slash = '\0';
 	if (!realpath(!slash ? "." : slash == path ? "/" : path, parent))
-		return err_errno(err, "unmount %s", mnt);
+		return err_errno(err, "%s", mnt);
 	int len = snprintf(out, PATH_MAX, "%s/%s", strcmp(parent, "/") == 0 ? "" : parent, base);
-	return len < PATH_MAX ? 0 : err_set(err, ENAMETOOLONG, "unmount %s", mnt);
-}
-
-static bool is_octal(char c)
-{
-	return c >= '0' && c <= '7';
-}
-
-/* mountinfo writes space, tab, newline and backslash as \ooo. */
-static void unescape(char *s)
-{
-	char *out = s;
-
-	for (; *s; s++) {
-		if (s[0] == '\\' && is_octal(s[1]) && is_octal(s[2]) && is_octal(s[3])) {
-			*out++ = (char)((s[1] - '0') << 6 | (s[2] - '0') << 3 | (s[3] - '0'));
-			s += 3;
-		} else {
-			*out++ = *s;
-		}
-	}
-	*out = '\0';
-}
-
-/* Of the topmost mount on `path`, the type. -ENOENT if there is none. */
-static int mount_type(const char *path, char type[64], struct err *err)
-{
-	cleanup_file FILE *f = fopen("/proc/self/mountinfo", "re");
-	cleanup_free char *line = NULL;
-	size_t cap = 0;
-	int r = -ENOENT;
-
-	if (!f)
-		return err_errno(err, "open /proc/self/mountinfo");
-	while (getline(&line, &cap, f) > 0) {
-		char point[PATH_MAX];
-		const char *dash = strstr(line, " - ");
-
-		if (!dash || sscanf(line, "%*s %*s %*s %*s %4095s", point) != 1)
-			continue;
-		unescape(point);
-		if (strcmp(point, path) == 0 && sscanf(dash, " - %63s", type) == 1)
-			r = 0;
-	}
-	return r == 0 ? 0 : err_set(err, ENOENT, "unmount %s: nothing is mounted there", path);
+	return len < PATH_MAX ? 0 : err_set(err, ENAMETOOLONG, "%s", mnt);
 }
 
 /* ---- who keeps it busy ----------------------------------------------------------------------- */
@@ -155,7 +112,8 @@ static int run(struct cmd *c, int argc, char **argv)
 		{"lazy", no_argument, NULL, 'l'}, {"force", no_argument, NULL, 'f'}, {0}};
 	const char *env = getenv("SMFS_MOUNT");
 	const char *mnt = env && *env ? env : SMFS_DEFAULT_MOUNT;
-	char path[PATH_MAX], type[64], users[512];
+	char path[PATH_MAX], users[512];
+	unsigned minor;
 	struct err err = ERR_INIT;
 	int o, flags = UMOUNT_NOFOLLOW, status;
 
@@ -168,10 +126,11 @@ static int run(struct cmd *c, int argc, char **argv)
 		return cmd_usage(c, "too many arguments");
 	if (optind < argc)
 		mnt = argv[optind];
-	if (resolve(mnt, path, &err) < 0 || mount_type(path, type, &err) < 0)
-		return cmd_fail(&err);
-	if (strcmp(type, "fuse.smfs") != 0) {
-		err_set(&err, EINVAL, "unmount %s: it is a %s, not a mount of smfs", path, type);
+	int r = cmd_mount_point(mnt, path, &err);
+	if (r == 0)
+		r = keeper_find(path, &minor, &err);
+	if (r < 0) {
+		err_wrap(&err, r, "unmount");
 		return cmd_fail(&err);
 	}
 	if (umount2(path, flags) < 0) {

@@ -3,9 +3,10 @@
  *
  *   stats    counters, Prometheus text          version  of the server
  *   health   "ok", or what is wrong             store    absolute path of the store's directory
- *   pid      the server's process
+ *   pid      the server's process                   keeper   its keeper's, or `none`
  */
 #include <inttypes.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -60,12 +61,22 @@ static char *pid_text(struct smfs_mount *m, size_t *len)
 	return line(pid, len);
 }
 
+static char *keeper_text(struct smfs_mount *m, size_t *len)
+{
+	int32_t keeper = atomic_load(&m->area->keeper);
+	char pid[16];
+
+	snprintf(pid, sizeof(pid), "%d", keeper);
+	return line(keeper > 0 && kill(keeper, 0) == 0 ? pid : "none", len);
+}
+
 static const struct {
 	const char *name;
 	char *(*text)(struct smfs_mount *m, size_t *len);
 } files[] = {
+	/* In this order for ever: a later program meets the numbers of an earlier one. */
 	{"health", health_text}, {"pid", pid_text},	    {"stats", stats_text},
-	{"store", store_text},	 {"version", version_text},
+	{"store", store_text},	 {"version", version_text}, {"keeper", keeper_text},
 };
 
 int control_dir_new(struct smfs_mount *m, struct inode *parent, struct inode **out, struct err *err)

@@ -17,12 +17,13 @@ start_mount() {
 	smfs mount "$@" --log "$T/log" "$S" "$M"
 }
 
-# Until the server has ended, too: a sanitizer looks for leaks then.
+# Until server and keeper have ended, too: a sanitizer looks for leaks then.
 stop_mount() {
 	server=$(cat "$M/.smfs/pid" 2>/dev/null)
+	keeper=$(cat "$M/.smfs/keeper" 2>/dev/null)
 	smfs unmount "$M" || return 1
 	for _ in $(seq 100); do
-		[ -n "$server" ] && [ -d "/proc/$server" ] || return 0
+		[ -d "/proc/${server:-gone}" ] || [ -d "/proc/${keeper:-gone}" ] || return 0
 		sleep 0.1
 	done
 	return 1

@@ -75,8 +75,9 @@ check "unmount" stop_mount
 check "the server ends with the mount" ends "$pid"
 check "a second unmount has nothing to do" fails_with 3 "nothing is mounted" smfs unmount "$M"
 
-# ---- the server is killed -------------------------------------------------------------------
-start_mount
+# ---- the server is killed, and has no keeper (with one: test_survive.sh) ----------------------
+start_mount --no-keeper
+check "alone, it says that it has no keeper" text_is "$M/.smfs/keeper" none
 kill -9 "$(cat "$M/.smfs/pid")"
 check_not "a dead mount answers nothing" ls "$M"
 check "a mount over a dead one says how to get rid of it" \
@@ -112,7 +113,7 @@ check_not "and leaves no mount" grep -q " $M " /proc/self/mountinfo
 
 smfs mount -f "$S" "$M" 2>"$T/log" &
 for _ in $(seq 100); do [ -e "$M/.smfs/pid" ] && break; sleep 0.1; done
-check "in the foreground the command is the server" text_is "$M/.smfs/pid" $!
+check "in the foreground the command is the keeper" text_is "$M/.smfs/keeper" $!
 kill -INT $!
 wait $!
 check "and ends with 0 when interrupted unused" test $? = 0
