@@ -123,7 +123,7 @@ static void drain(struct smfs_mount *m, int control)
 
 	if (mount_drain(m, &err) == 0)
 		_exit(KEEPER_DRAINED);
-	keeper_tell(control, KEEPER_BUSY, &err);
+	keeper_tell(control, KEEPER_BUSY, &err, -1);
 }
 
 /*
@@ -145,7 +145,7 @@ static int serve_until_unmounted(struct smfs_mount *m, int signals, int control)
 			return EXIT_FAILED;
 		if (p[0].revents)
 			return EXIT_OK;
-		if (p[2].revents && keeper_hear(control, &msg) < 0) {
+		if (p[2].revents && keeper_hear(control, &msg, NULL) < 0) {
 			log_warn("the keeper has ended: if this server dies, the mount does");
 			p[2].fd = -1;
 		} else if (p[2].revents && msg.say == KEEPER_DRAIN) {
@@ -291,8 +291,8 @@ static int next_worker(const struct mount_line *line, struct smfs_store **s, str
 		r = mount_prepare(*s, line, m, err);
 	if (r < 0)
 		return r;
-	if (keeper_tell(KEEPER_FD_CONTROL, KEEPER_READY, NULL) < 0 ||
-	    keeper_hear(KEEPER_FD_CONTROL, &msg) < 0 || msg.say != KEEPER_GO)
+	if (keeper_tell(KEEPER_FD_CONTROL, KEEPER_READY, NULL, -1) < 0 ||
+	    keeper_hear(KEEPER_FD_CONTROL, &msg, NULL) < 0 || msg.say != KEEPER_GO)
 		return err_set(err, ECANCELED, "take over: the keeper has changed its mind");
 	return mount_go(*m, err);
 }
@@ -323,11 +323,12 @@ static int work(struct job *j, bool first)
 	if (err.code) {
 		if (first)
 			smfs_mount_stop(m);
-		keeper_tell(KEEPER_FD_CONTROL, KEEPER_READY, &err);
+		keeper_tell(KEEPER_FD_CONTROL, KEEPER_READY, &err, -1);
 		/* Nothing of a mount that others hold is taken down. */
 		_exit(err_exit_code(err.code));
 	}
-	keeper_tell(KEEPER_FD_CONTROL, first ? KEEPER_READY : KEEPER_SERVING, NULL);
+	keeper_tell(KEEPER_FD_CONTROL, first ? KEEPER_READY : KEEPER_SERVING, NULL,
+		    smfs_lease_fd(s));
 	int status = serve_until_unmounted(m, signals, KEEPER_FD_CONTROL);
 	smfs_mount_stop(m);
 	smfs_store_close(s);

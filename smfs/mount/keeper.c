@@ -43,6 +43,7 @@ struct keeper {
 	struct takeover *takeover;
 	struct takeover_area *area;
 	int dev[CHANNEL_THREADS], table, signals, listener, client;
+	int lease;	    /* of the last one that served, or -1 */
 	int exe, other_exe; /* to start from; what to go back to, or to go to, or -1 */
 	struct worker cur, next;
 	bool told, ended;
@@ -54,6 +55,15 @@ struct keeper {
 	uint64_t seen_taken, progress_at;
 	bool doubt;
 };
+
+static int move_up(int *fd)
+{
+	int up = fcntl(*fd, F_DUPFD_CLOEXEC, FIRST_FD);
+
+	close(*fd);
+	*fd = up;
+	return up < 0 ? -1 : 0;
+}
 
 static uint64_t now(void)
 {
@@ -177,7 +187,7 @@ static void go(struct keeper *k, struct worker *w)
 {
 	enter(w, GONE_ON);
 	k->progress_at = w->since;
-	keeper_tell(w->sock, KEEPER_GO, NULL);
+	keeper_tell(w->sock, KEEPER_GO, NULL, -1);
 }
 
 static void answer_client(struct keeper *k, const struct err *err)
@@ -339,14 +349,28 @@ static void now_serving(struct keeper *k)
 	}
 }
 
+/* Of the one that serves now; what it has not leased itself by now, nobody needs. */
+static void hold_lease(struct keeper *k, int fd)
+{
+	if (fd < 0)
+		return;
+	if (k->lease >= 0)
+		close(k->lease);
+	k->lease = fd;
+	if (move_up(&k->lease) < 0)
+		log_warn("hold the leases of the server: %s", strerror(errno));
+}
+
 static void hear_current(struct keeper *k)
 {
 	struct keeper_message m;
+	int fd;
 
-	if (keeper_hear(k->cur.sock, &m) < 0) {
+	if (keeper_hear(k->cur.sock, &m, &fd) < 0) {
 		hang_up(&k->cur);
 		return;
 	}
+	hold_lease(k, fd);
 	if (m.say == KEEPER_READY && !k->told) {
 		enter(&k->cur, SERVING);
 		k->progress_at = k->cur.since;
@@ -370,7 +394,7 @@ static void hear_next(struct keeper *k)
 {
 	struct keeper_message m;
 
-	if (keeper_hear(k->next.sock, &m) < 0 || m.say != KEEPER_READY) {
+	if (keeper_hear(k->next.sock, &m, NULL) < 0 || m.say != KEEPER_READY) {
 		hang_up(&k->next);
 	} else if (m.err.code) {
 		drop_next(k, &m.err);
@@ -380,7 +404,7 @@ static void hear_next(struct keeper *k)
 		if (k->cur.state == NONE)
 			promote(k);
 		else
-			keeper_tell(k->cur.sock, KEEPER_DRAIN, NULL);
+			keeper_tell(k->cur.sock, KEEPER_DRAIN, NULL, -1);
 	}
 }
 
@@ -555,15 +579,6 @@ static void loop(struct keeper *k)
 	}
 }
 
-static int move_up(int *fd)
-{
-	int up = fcntl(*fd, F_DUPFD_CLOEXEC, FIRST_FD);
-
-	close(*fd);
-	*fd = up;
-	return up < 0 ? -1 : 0;
-}
-
 static int set_up(struct keeper *k, struct err *err)
 {
 	sigset_t set;
@@ -604,6 +619,7 @@ int keeper_run(const struct keeper_config *cfg)
 			   .client = -1,
 			   .other_exe = -1,
 			   .exe = -1,
+			   .lease = -1,
 			   .cur.sock = -1,
 			   .next.sock = -1};
 	struct err err = ERR_INIT;

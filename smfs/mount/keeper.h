@@ -94,9 +94,13 @@ struct keeper_message {
 	struct err err;
 };
 
-/* On KEEPER_FD_CONTROL. `err` may be NULL. Negative: the keeper has gone. */
-int keeper_tell(int control, enum keeper_say say, const struct err *err);
-int keeper_hear(int control, struct keeper_message *out);
+/*
+ * On KEEPER_FD_CONTROL. `err` may be NULL. Negative: the other end has gone. A descriptor may go
+ * along (-1: none): a worker gives its leases (smfs_lease_fd()) for the keeper to hold, so that
+ * what is open is not collected between its death and the next one's first lease.
+ */
+int keeper_tell(int control, enum keeper_say say, const struct err *err, int fd);
+int keeper_hear(int control, struct keeper_message *out, int *fd);
 
 /* ---- `smfs remount`
  * ------------------------------------------------------------------------------ */

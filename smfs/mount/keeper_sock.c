@@ -17,21 +17,44 @@
 /* For a client to say what it wants: the keeper has other things to do. */
 #define REQUEST_MS 200
 
-int keeper_tell(int control, enum keeper_say say, const struct err *err)
+int keeper_tell(int control, enum keeper_say say, const struct err *err, int fd)
 {
+	char room[CMSG_SPACE(sizeof(int))] __attribute__((aligned(sizeof(size_t)))) = {0};
 	struct keeper_message m;
+	struct iovec iov = {&m, sizeof(m)};
+	struct msghdr h = {.msg_iov = &iov, .msg_iovlen = 1};
 
 	memset(&m, 0, sizeof(m));
 	m.say = (uint32_t)say;
 	if (err)
 		m.err = *err;
-	return send(control, &m, sizeof(m), MSG_NOSIGNAL) == (ssize_t)sizeof(m) ? 0 : -EPIPE;
+	if (fd >= 0) {
+		h.msg_control = room;
+		h.msg_controllen = sizeof(room);
+		struct cmsghdr *c = CMSG_FIRSTHDR(&h);
+		c->cmsg_level = SOL_SOCKET;
+		c->cmsg_type = SCM_RIGHTS;
+		c->cmsg_len = CMSG_LEN(sizeof(fd));
+		memcpy(CMSG_DATA(c), &fd, sizeof(fd));
+	}
+	return sendmsg(control, &h, MSG_NOSIGNAL) == (ssize_t)sizeof(m) ? 0 : -EPIPE;
 }
 
-int keeper_hear(int control, struct keeper_message *out)
+int keeper_hear(int control, struct keeper_message *out, int *fd)
 {
-	ssize_t n = recv(control, out, sizeof(*out), 0);
+	char room[CMSG_SPACE(sizeof(int))] __attribute__((aligned(sizeof(size_t)))) = {0};
+	struct iovec iov = {out, sizeof(*out)};
+	struct msghdr h = {.msg_iov = &iov,
+			   .msg_iovlen = 1,
+			   .msg_control = fd ? room : NULL,
+			   .msg_controllen = fd ? sizeof(room) : 0};
+	ssize_t n = recvmsg(control, &h, MSG_CMSG_CLOEXEC);
 
+	if (fd)
+		*fd = -1;
+	struct cmsghdr *c = n >= 0 && fd ? CMSG_FIRSTHDR(&h) : NULL;
+	if (c && c->cmsg_type == SCM_RIGHTS && c->cmsg_len == CMSG_LEN(sizeof(*fd)))
+		memcpy(fd, CMSG_DATA(c), sizeof(*fd));
 	if (n != (ssize_t)sizeof(*out))
 		return -EPIPE;
 	out->err.msg[sizeof(out->err.msg) - 1] = '\0';

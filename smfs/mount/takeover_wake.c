@@ -223,6 +223,24 @@ static int restore_handles(struct smfs_mount *m, struct err *err)
 	return 0;
 }
 
+/*
+ * Names take leases (lease.h) as they wake: all of them now, while the keeper still holds those of
+ * the server before.
+ */
+static int lease_names(struct smfs_mount *m, struct err *err)
+{
+	const struct takeover_node *e;
+	int r = 0;
+
+	for (uint32_t slot = 0; r == 0 && (e = takeover_next_node(m->takeover, &slot));) {
+		struct node *n = e->key.tag == KEY_NAME ? node_find(&m->nodes, e->ino) : NULL;
+
+		if (n)
+			r = inode_wake(m, container_of(n, struct inode, node), err);
+	}
+	return r;
+}
+
 int takeover_restore(struct smfs_mount *m, struct err *err)
 {
 	int r = node_restore(&m->nodes, sleeper, m, err);
@@ -232,6 +250,10 @@ int takeover_restore(struct smfs_mount *m, struct err *err)
 	if (r < 0)
 		return r;
 	node_settle(&m->nodes);
+	r = lease_names(m, err);
+	if (r < 0)
+		return r;
+	smfs_store_unpin(m->store);
 	for (size_t i = 0; i < TAKEOVER_HIDDEN; i++)
 		m->nhidden += atomic_load(&m->area->hidden[i].seq) != 0;
 	takeover_stages_lost(m);
