@@ -14,9 +14,9 @@ qemu_fit() { # the installed one is new enough
 }
 
 qemu_fetch() {
-	# shellcheck disable=SC2016
 	[ -z "${OUTER_QEMU:-}" ] && ! qemu_fit && [ ! -x "$1/qemu-system-x86_64" ] || return 0
 	qemu_codename=$(sed -n 's/^VERSION_CODENAME=//p' /etc/os-release)
+	# shellcheck disable=SC2016
 	qemu_mirror=$(apt-get indextargets --format '$(REPO_URI)' "Codename: $qemu_codename" 'Created-By: Packages' | head -n 1)
 	rm -rf "$1" && mkdir -p "$1/apt/lists/partial" "$1/apt/cache/archives/partial" || return 1
 	for qemu_suite in "$qemu_codename" "$qemu_codename-backports"; do
