@@ -34,6 +34,7 @@ struct command {
 extern const struct command cmd_init, cmd_mount, cmd_unmount, cmd_remount, cmd_ls, cmd_info,
 	cmd_stat, cmd_rm, cmd_mv, cmd_import, cmd_export, cmd_fsck, cmd_log;
 extern const struct command cmd_warm, cmd_gc;
+extern const struct command cmd_du, cmd_stats, cmd_limit;
 
 /* ---- options ------------------------------------------------------------------------------- */
 

@@ -135,11 +135,21 @@ static void op_init(void *userdata, struct fuse_conn_info *conn)
 
 static void op_statfs(fuse_req_t req, fuse_ino_t ino)
 {
+	struct smfs_mount *m = mount_of(req);
+	uint64_t limit, left;
 	struct statvfs st;
 
-	if (statvfs(mount_of(req)->store_dir, &st) < 0) {
+	if (statvfs(m->store_dir, &st) < 0) {
 		fuse_reply_err(req, errno);
 		return;
+	}
+	/* The store's file system, as far as the store may fill it. */
+	if (smfs_store_room(m->store, &limit, &left, NULL) == 0) {
+		st.f_bavail = MIN(st.f_bavail, left / st.f_frsize);
+		if (limit) {
+			st.f_blocks = MIN(st.f_blocks, limit / st.f_frsize);
+			st.f_bfree = MIN(st.f_bfree, st.f_bavail);
+		}
 	}
 	st.f_namemax = SMFS_NAME_MAX;
 	fuse_reply_statfs(req, &st);

@@ -7,6 +7,7 @@
 #include "smfs/mount/fs.h"
 #include "smfs/mount/hot.h"
 #include "smfs/mount/hot_cache.h"
+#include "smfs/store/metrics.h"
 
 static const struct {
 	const char *name, *help;
@@ -31,20 +32,6 @@ static const struct {
 	[COUNT_HOT_EVICTED] = {"hot_evicted", "Materialised files removed to make room."},
 };
 
-static void counter_out(FILE *f, const char *name, const char *help, uint64_t v)
-{
-	fprintf(f,
-		"# HELP smfs_%s_total %s\n# TYPE smfs_%s_total counter\nsmfs_%s_total %" PRIu64
-		"\n",
-		name, help, name, name, v);
-}
-
-static void gauge_out(FILE *f, const char *name, const char *help, uint64_t v)
-{
-	fprintf(f, "# HELP smfs_%s %s\n# TYPE smfs_%s gauge\nsmfs_%s %" PRIu64 "\n", name, help,
-		name, name, v);
-}
-
 char *stats_text(struct smfs_mount *m, size_t *len)
 {
 	struct smfs_store_stat st;
@@ -54,27 +41,32 @@ char *stats_text(struct smfs_mount *m, size_t *len)
 
 	if (!f)
 		return NULL;
+	metric_print_build(f);
 	for (int i = 0; i < COUNTERS; i++)
-		counter_out(f, counters[i].name, counters[i].help, stats_get(&m->stats, i));
-	gauge_out(f, "inodes", "Inodes the kernel holds.", node_table_count(&m->nodes));
-	gauge_out(f, "imports_in_progress", "Snapshots being copied in.",
-		  m->stages ? stage_area_count(m->stages) : 0);
+		metric_print(f, &(struct metric){counters[i].name, counters[i].help,
+						 stats_get(&m->stats, i), true});
+	metric_print(f, &(struct metric){"inodes", "Inodes the kernel holds.",
+					 node_table_count(&m->nodes), false});
+	metric_print(f, &(struct metric){"imports_in_progress", "Snapshots being copied in.",
+					 m->stages ? stage_area_count(m->stages) : 0, false});
 	if (m->hot && hot_cache_stat(hot_cache_of(m->hot), &cache, NULL) == 0) {
-		gauge_out(f, "hot_files_open", "Files the kernel serves now.", hot_count(m->hot));
-		gauge_out(f, "hot_cache_files", "Materialised files.", cache.files);
-		gauge_out(f, "hot_cache_bytes", "What they take.", cache.bytes);
-		gauge_out(f, "hot_cache_limit_bytes", "What they may take.", cache.limit);
+		const struct metric hot[] = {
+			{"hot_files_open", "Files the kernel serves now.", hot_count(m->hot),
+			 false},
+			{"hot_cache_files", "Materialised files.", cache.files, false},
+			{"hot_cache_bytes", "What they take.", cache.bytes, false},
+			{"hot_cache_limit_bytes", "What they may take.", cache.limit, false},
+		};
+
+		for (size_t i = 0; i < ARRAY_SIZE(hot); i++)
+			metric_print(f, &hot[i]);
 	}
 	if (smfs_store_stat(m->store, &st, NULL) == 0) {
-		gauge_out(f, "snapshots", "Snapshots in the store.", st.snapshots);
-		gauge_out(f, "images", "Images in the store.", st.images);
-		gauge_out(f, "layers", "Layers in the store.", st.layers);
-		gauge_out(f, "chunks", "Distinct chunks in the store.", st.chunks);
-		gauge_out(f, "logical_bytes", "Sum of the sizes of all names.", st.logical_bytes);
-		gauge_out(f, "raw_bytes", "Distinct chunk bytes, uncompressed.", st.raw_bytes);
-		gauge_out(f, "stored_bytes", "Bytes the chunks take in packs.", st.stored_bytes);
-		gauge_out(f, "disk_bytes", "Bytes of packs, index and journal.", st.disk_bytes);
-		gauge_out(f, "free_bytes", "Bytes free on the store's file system.", st.free_bytes);
+		struct metric v[STORE_METRICS_MAX];
+		size_t n = store_metrics(&st, v);
+
+		for (size_t i = 0; i < n; i++)
+			metric_print(f, &v[i]);
 	}
 	if (fclose(f) != 0) {
 		free(text);

@@ -11,7 +11,8 @@ struct idset_entry {
 	struct smfs_id id;
 	uint32_t stored; /* payload bytes in its pack */
 	uint8_t kind;	 /* enum frame_kind; 0 = free place */
-	uint8_t bits;	 /* the user's */
+	uint8_t bits;	 /* the user's, as is: */
+	uint64_t value;
 };
 
 struct idset {

@@ -5,6 +5,7 @@
 #include "smfs/store/dir.h"
 #include "smfs/store/index_gc.h"
 #include "smfs/store/lease.h"
+#include "smfs/store/limit.h"
 #include "smfs/store/writers.h"
 
 #include <string.h>
@@ -26,6 +27,7 @@ int smfs_ingest_begin(struct smfs_store *s, struct smfs_ingest **out, struct err
 	pthread_cond_init(&ing->settled, NULL);
 	pthread_mutex_init(&ing->fail_lock, NULL);
 	pthread_mutex_init(&ing->jobs_lock, NULL);
+	pthread_mutex_init(&ing->budget_lock, NULL);
 	int r = lease_pin(s, &ing->pin, &ing->gc_gen, err);
 	if (r == 0)
 		r = packw_new(s, &ing->packw, err);
@@ -48,6 +50,7 @@ void smfs_ingest_abort(struct smfs_ingest *ing)
 	pthread_cond_destroy(&ing->settled);
 	pthread_mutex_destroy(&ing->fail_lock);
 	pthread_mutex_destroy(&ing->jobs_lock);
+	pthread_mutex_destroy(&ing->budget_lock);
 	free(ing->pend);
 	free(ing->slots);
 	free(ing->staged);
@@ -180,6 +183,25 @@ static void pend_settle(struct smfs_ingest *ing, size_t index, enum pend_state s
 
 /* ---- frames ---- */
 
+/* Before `len` bytes are written: within the store's limit, as far as was asked for? */
+static int need_room(struct smfs_ingest *ing, uint64_t len, struct err *err)
+{
+	uint64_t budget;
+	int r = 0;
+
+	if (atomic_fetch_sub(&ing->budget, (int64_t)len) >= (int64_t)len)
+		return 0;
+	pthread_mutex_lock(&ing->budget_lock);
+	/* Another thread may have asked meanwhile; then this one's part is taken from that. */
+	if (atomic_load(&ing->budget) < 0) {
+		r = limit_check(ing->s, len, atomic_load(&ing->stored), &budget, err);
+		if (r == 0)
+			atomic_store(&ing->budget, (int64_t)MIN(budget - len, (uint64_t)INT64_MAX));
+	}
+	pthread_mutex_unlock(&ing->budget_lock);
+	return r;
+}
+
 static int write_frame(struct smfs_ingest *ing, uint8_t kind, const void *raw, uint32_t len,
 		       const struct smfs_id *id, struct frame_loc *loc, struct err *err)
 {
@@ -193,7 +215,9 @@ static int write_frame(struct smfs_ingest *ing, uint8_t kind, const void *raw, u
 			       .raw_len = len,
 			       .stored_len = n ? (uint32_t)n : len,
 			       .id = *id};
-	int r = packw_append(ing->packw, &h, n ? sc->buf : raw, loc, err);
+	int r = need_room(ing, frame_disk_len(h.stored_len), err);
+	if (r == 0)
+		r = packw_append(ing->packw, &h, n ? sc->buf : raw, loc, err);
 	scratch_put(&ing->s->scratch, sc);
 	return r;
 }
@@ -276,6 +300,8 @@ int ingest_put_frame(struct smfs_ingest *ing, size_t claim, const struct frame_h
 			atomic_fetch_add(&ing->dup, h->raw_len);
 		return 0;
 	}
+	if (r == 0)
+		r = need_room(ing, frame_disk_len(h->stored_len), &local);
 	if (r == 0)
 		r = packw_append(ing->packw, &head, payload, &loc, &local);
 	if (r < 0) {

@@ -62,6 +62,9 @@ struct smfs_ingest {
 	atomic_bool failed;
 	struct err fail;
 
+	atomic_int_fast64_t budget; /* bytes to write before the limit is asked again */
+	pthread_mutex_t budget_lock;
+
 	pthread_mutex_t jobs_lock;
 	struct job *free_jobs; /* see stream.c */
 

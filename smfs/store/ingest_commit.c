@@ -27,6 +27,8 @@
 
 #include "smfs/base/cleanup.h"
 #include "smfs/store/index_gc.h"
+#include "smfs/store/limit.h"
+#include "smfs/store/names_each.h"
 #include "smfs/store/writers.h"
 
 #include <string.h>
@@ -196,6 +198,11 @@ static int commit_frames(struct commit *c, struct index_txn *txn, struct index_m
 	return 0;
 }
 
+static int name_taken(const struct staged *st, struct err *err)
+{
+	return err_set(err, EEXIST, "%s %s: name is taken", kind_word(st->kind), st->name);
+}
+
 static int commit_names(struct commit *c, struct index_txn *txn, struct index_meta *m,
 			struct err *err)
 {
@@ -209,7 +216,7 @@ static int commit_names(struct commit *c, struct index_txn *txn, struct index_me
 		if (r < 0)
 			return r;
 		if (r == 1 && !(st->flags & SMFS_REPLACE))
-			return err_set(err, EEXIST, "%s: name is taken", st->name);
+			return name_taken(st, err);
 		st->rec.seq = m->seq;
 		r = index_txn_set_name(txn, &st->rec, err);
 		if (r < 0)
@@ -245,6 +252,36 @@ static int commit_txn(struct index_txn *txn, void *arg, struct err *err)
 	return r;
 }
 
+/* Decided in the transaction; looked at here so that who comes too late does not sync first. */
+static int names_free(struct smfs_ingest *ing, struct err *err)
+{
+	struct smfs_name old;
+
+	for (size_t i = 0; i < ing->nstaged; i++) {
+		const struct staged *st = &ing->staged[i];
+		int r = st->flags & SMFS_REPLACE
+				? 0
+				: index_name(ing->s->ix, st->kind, st->name, &old, err);
+
+		if (r == 1)
+			return name_taken(st, err);
+		if (r < 0)
+			return r;
+	}
+	return 0;
+}
+
+/* An ingest that has written nothing adds at most a name. */
+static int within_limit(struct smfs_ingest *ing, struct err *err)
+{
+	enum {
+		INDEX_BYTES = 128
+	}; /* what a frame takes in the index, half-filled pages included */
+	uint64_t mine = atomic_load(&ing->stored);
+
+	return mine ? limit_check_commit(ing->s, ing->npend * INDEX_BYTES, mine, err) : 0;
+}
+
 static int look_below(struct commit *c, struct err *err)
 {
 	c->looked = true;
@@ -264,8 +301,8 @@ static int commit(struct smfs_ingest *ing, struct err *err)
 		return r;
 	if (!packs || !changes)
 		return err_set(err, ENOMEM, "commit: out of memory");
-	r = packw_sync(ing->packw, err);
-	if (r < 0)
+	if ((r = names_free(ing, err)) < 0 || (r = within_limit(ing, err)) < 0 ||
+	    (r = packw_sync(ing->packw, err)) < 0)
 		return r;
 	for (size_t i = 0; i < npacks; i++)
 		packw_at(ing->packw, i, &packs[i].id, &packs[i].len);

@@ -6,6 +6,7 @@
 #include "smfs/base/workers.h"
 #include "smfs/store/journal.h"
 #include "smfs/store/lease.h"
+#include "smfs/store/limit.h"
 #include "smfs/store/names_each.h"
 #include "smfs/store/packw.h"
 #include "smfs/store/writers.h"
@@ -16,7 +17,6 @@
 #include <sys/file.h>
 #include <sys/random.h>
 #include <sys/stat.h>
-#include <sys/statvfs.h>
 #include <time.h>
 
 #define CACHE_BUDGET (64 * MIB)
@@ -288,40 +288,29 @@ static int count_name(const struct smfs_name *n, void *arg, struct err *err)
 	return 0;
 }
 
-static uint64_t disk_of(int dirfd, const char *path)
-{
-	struct stat st;
-
-	return fstatat(dirfd, path, &st, AT_SYMLINK_NOFOLLOW) == 0 ? (uint64_t)st.st_blocks * 512
-								   : 0;
-}
-
 int smfs_store_stat(struct smfs_store *s, struct smfs_store_stat *out, struct err *err)
 {
 	cleanup_free struct index_pack *packs = NULL;
 	struct index_meta m;
-	struct statvfs vfs;
-	uint64_t nodes;
+	struct room room;
 	size_t npacks;
 	int r;
 
 	*out = (struct smfs_store_stat){0};
 	if ((r = names_each(s, count_name, out, err)) < 0 ||
-	    (r = index_counts(s->ix, &out->chunks, &nodes, err)) < 0 ||
+	    (r = index_counts(s->ix, &out->chunks, &out->nodes, err)) < 0 ||
 	    (r = index_meta(s->ix, &m, err)) < 0 ||
-	    (r = index_packs(s->ix, &packs, &npacks, err)) < 0)
+	    (r = index_packs(s->ix, &packs, &npacks, err)) < 0 ||
+	    (r = limit_room(s, true, &room, err)) < 0)
 		return r;
 	out->packs = npacks;
+	out->seq = m.seq;
 	out->raw_bytes = m.chunk_raw;
 	out->stored_bytes = m.chunk_stored;
-	for (size_t i = 0; i < npacks; i++) {
-		char name[PACK_NAME_LEN];
-
-		out->disk_bytes += disk_of(packs_dirfd(s->packs), pack_name(packs[i].id, name));
-	}
-	out->disk_bytes += disk_of(s->dirfd, "journal") + disk_of(s->dirfd, "index/data.mdb");
-	if (fstatvfs(s->dirfd, &vfs) < 0)
-		return err_errno(err, "statvfs %s", s->dir);
-	out->free_bytes = (uint64_t)vfs.f_bavail * vfs.f_frsize;
+	out->disk_bytes = room.used;
+	out->free_bytes = room.free;
+	out->limit_bytes = room.limit;
+	out->reserve_bytes = room.reserve;
+	out->left_bytes = room.left;
 	return 0;
 }

@@ -27,6 +27,7 @@
  *   ENOENT  no such name                  EEXIST   name taken
  *   EBADMSG stored bytes fail their checksum or do not parse: the message names what is hit
  *   EROFS   store opened read-only        ENOSPC   disk full: nothing visible has changed
+ *   EDQUOT  the store's limit is reached: nothing visible has changed
  *   EBUSY   open in this process already  EINVAL   invalid name or entry
  *   ENOTSUP format newer than this library
  *
@@ -77,15 +78,28 @@ SMFS_API int64_t smfs_store_created(const struct smfs_store *s);
 
 struct smfs_store_stat {
 	uint64_t snapshots, images, layers; /* names of each kind */
-	uint64_t chunks;		    /* distinct frames in the index */
+	uint64_t chunks, nodes;		    /* distinct frames in the index */
 	uint64_t packs;
+	uint64_t seq;		/* of the last change of names: how many there were */
 	uint64_t logical_bytes; /* sum of the names' logical sizes */
 	uint64_t raw_bytes;	/* distinct chunk bytes, uncompressed */
 	uint64_t stored_bytes;	/* what they take in packs, headers included */
 	uint64_t disk_bytes;	/* packs + index + journal on disk */
 	uint64_t free_bytes;	/* available to the store's file system */
+	uint64_t limit_bytes;	/* what disk_bytes may become; 0 = no limit */
+	uint64_t reserve_bytes; /* of free_bytes, what ingests leave */
+	uint64_t left_bytes;	/* what an ingest may still write */
 };
 SMFS_API int smfs_store_stat(struct smfs_store *s, struct smfs_store_stat *out, struct err *err);
+/*
+ * Bound disk_bytes (0 = no bound), and set what ingests leave free on the file system (UINT64_MAX =
+ * the default, 1 % and 64 MiB at most); NULL leaves either as it is. Holds for running ingests,
+ * too. See limit.h for how exactly.
+ */
+SMFS_API int smfs_store_set_limit(struct smfs_store *s, const uint64_t *limit,
+				  const uint64_t *reserve, struct err *err);
+/* The limit and what is left, without counting anything else: `size` 0 = no limit. */
+SMFS_API int smfs_store_room(struct smfs_store *s, uint64_t *size, uint64_t *left, struct err *err);
 
 /* ---- content ------------------------------------------------------------------------------ */
 
@@ -323,6 +337,14 @@ struct smfs_usage {
 /* Walks the whole name (and, for shared_bytes, the store's other names). */
 SMFS_API int smfs_name_usage(struct smfs_store *s, enum smfs_kind kind, const char *name,
 			     struct smfs_usage *out, struct err *err);
+/*
+ * The same of `n` distinct names at once, and of all of them together: total->stored_bytes counts
+ * what they share once, and total->shared_bytes is what names not among them reach, too. So stored
+ * - shared is what removing that name (all of these names) would free. Costs one walk of each, and
+ * 48 bytes a frame.
+ */
+SMFS_API int smfs_names_usage(struct smfs_store *s, const struct smfs_name *names, size_t n,
+			      struct smfs_usage *each, struct smfs_usage *total, struct err *err);
 
 /* ---- bundles: names as one stream of bytes ------------------------------------------------ */
 

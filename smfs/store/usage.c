@@ -4,6 +4,7 @@
  * Its frames are collected in a set, then every other name is walked and marks what it meets of
  * them. A node met a second time is passed over, so common parts cost once.
  */
+#include "smfs/store/data_bytes.h"
 #include "smfs/store/idset.h"
 #include "smfs/store/names_each.h"
 #include "smfs/store/walk.h"
@@ -15,6 +16,7 @@ struct usage {
 	struct walk w;
 	struct idset own;   /* bits: SHARED */
 	struct idset other; /* nodes of other names already walked */
+	struct data_memo memo;
 	const struct smfs_name *name;
 	struct smfs_usage *out;
 };
@@ -55,10 +57,6 @@ static int own_bad(struct walk *w, struct err *err)
 {
 	return err_wrap(err, -err->code, "%s", w->path_len ? w->path : ".");
 }
-
-/* Sizes count at every mention, so they are not taken from the deduplicated walk. */
-static int own_data(struct smfs_store *s, const struct smfs_id *root, struct smfs_usage *out,
-		    struct err *err);
 
 static void mark(struct usage *u, uint8_t kind, const struct smfs_id *id)
 {
@@ -115,7 +113,8 @@ static int measure(struct usage *u, struct err *err)
 	r = walk_tree(&u->w, &u->name->root, err);
 	if (r < 0)
 		return r;
-	r = own_data(u->w.s, &u->name->root, u->out, err);
+	/* Sizes count at every mention, so they are not taken from the deduplicated walk. */
+	r = data_bytes(u->w.s, &u->memo, &u->name->root, &u->out->data_bytes, err);
 	if (r < 0)
 		return r;
 	u->w.node = other_node;
@@ -138,56 +137,6 @@ int smfs_name_usage(struct smfs_store *s, enum smfs_kind kind, const char *name,
 	walk_fini(&u.w);
 	idset_free(&u.own);
 	idset_free(&u.other);
+	data_memo_free(&u.memo);
 	return r < 0 ? err_wrap(err, r, "usage of %s", name) : 0;
-}
-
-/* ---- bytes that are not holes ---- */
-
-struct data_walk {
-	struct walk w;
-	struct smfs_usage *out;
-};
-
-static int data_node(struct walk *w, uint8_t kind, const struct smfs_id *id, struct err *err)
-{
-	return kind == FRAME_DIR; /* files are measured whole, below */
-}
-
-static int data_chunk(struct walk *w, const struct smfs_id *id, uint32_t off, uint32_t len,
-		      struct err *err)
-{
-	return 0;
-}
-
-static int data_file(struct walk *w, const struct smfs_entry *e, struct err *err)
-{
-	struct data_walk *d = container_of(w, struct data_walk, w);
-	uint64_t data, stored;
-	struct smfs_file *f;
-	int r = smfs_file_open(w->s, &e->content, &f, err);
-
-	if (r < 0)
-		return r;
-	r = smfs_file_usage(f, &data, &stored, err);
-	smfs_file_close(f);
-	if (r == 0)
-		d->out->data_bytes += data;
-	return r;
-}
-
-static int own_data(struct smfs_store *s, const struct smfs_id *root, struct smfs_usage *out,
-		    struct err *err)
-{
-	struct data_walk d = {
-		.w = {.s = s,
-		      .node = data_node,
-		      .chunk = data_chunk,
-		      .bad = own_bad,
-		      .file = data_file},
-		.out = out,
-	};
-	int r = walk_tree(&d.w, root, err);
-
-	walk_fini(&d.w);
-	return r;
 }

@@ -37,23 +37,7 @@ check "the mount tells the store's directory" text_is "$M/.smfs/store" "$(realpa
 pid=$(cat "$M/.smfs/pid")
 check "and its server's process" test -d "/proc/$pid"
 
-prometheus_ok() {
-	python3 - "$M/.smfs/stats" <<'PY'
-import re, sys
-help_, type_, seen = set(), {}, set()
-for line in open(sys.argv[1]):
-    if m := re.fullmatch(r"# HELP (\w+) .+\n", line): help_.add(m[1])
-    elif m := re.fullmatch(r"# TYPE (\w+) (counter|gauge)\n", line): type_[m[1]] = m[2]
-    else:
-        m = re.fullmatch(r"(smfs_\w+) (\d+)\n", line)
-        assert m, line
-        assert m[1] in help_ and m[1] in type_ and m[1] not in seen, line
-        assert (type_[m[1]] == "counter") == m[1].endswith("_total"), line
-        seen.add(m[1])
-assert "smfs_read_bytes_total" in seen and "smfs_free_bytes" in seen
-PY
-}
-check "stats are Prometheus text" prometheus_ok
+check "stats are Prometheus text" python3 tests/lib/promcheck.py "$M/.smfs/stats" smfs_read_bytes_total smfs_free_bytes
 check "statfs gives the store's file system" \
 	test "$(stat -fc %b.%S "$M")" = "$(stat -fc %b.%S "$S")"
 

@@ -1,0 +1,42 @@
+/*
+ * limit.h - how large a store may become, and what it leaves of its file system.
+ *
+ * LIMIT. A store may have one, in its file `limit` (doc/store-format.md): a bound of disk_bytes,
+ * that is of packs, index and journal as they take blocks on disk. Frames that no commit has
+ * recorded yet count, since they are on disk, so ingests see each other without talking. An ingest
+ * measures before its first new frame, then each time it has written a 64th of the room there was
+ * (8 MiB at least), and once more before it commits. So what is committed is within the limit, but
+ * for the pages the index's own update takes (estimated before); and on the way ingests that run at
+ * once exceed it together by at most 8 MiB each, up to 64 of them.
+ *
+ * RESERVE. Ingests leave 1 % of the file system free, 64 MiB at most, unless told: a full disk must
+ * still take what makes room again, the index pages and journal record of a removal and a gc's copy
+ * of what it keeps of a pack. 64 MiB are some thousand removals, or a good part of a pack. So
+ * whoever removes or compacts appends without asking here.
+ */
+#ifndef SMFS_STORE_LIMIT_H
+#define SMFS_STORE_LIMIT_H
+
+#include "smfs/store/store_priv.h"
+
+#define LIMIT_STEP (8 * MIB)
+
+struct room {
+	uint64_t limit;	  /* 0 = none */
+	uint64_t used;	  /* disk bytes; measured only if there is a limit or `measure` */
+	uint64_t reserve; /* of the file system, bytes */
+	uint64_t free;	  /* available to the store's file system */
+	uint64_t left;	  /* what may still be written */
+};
+int limit_room(struct smfs_store *s, bool measure, struct room *out, struct err *err);
+
+/*
+ * May `need` bytes be written, by an ingest that has written `mine`? EDQUOT or ENOSPC if not.
+ * *budget: how much it may write before it asks again, `need` included.
+ */
+int limit_check(struct smfs_store *s, uint64_t need, uint64_t mine, uint64_t *budget,
+		struct err *err);
+/* Before the commit: only the limit, since what is written is written. */
+int limit_check_commit(struct smfs_store *s, uint64_t need, uint64_t mine, struct err *err);
+
+#endif
