@@ -77,6 +77,9 @@ static int fit_file(struct index *ix, const char *dir, struct err *err)
 
 	if (asprintf(&path, "%s/data.mdb", dir) < 0)
 		return err_set(err, ENOMEM, "open store index: out of memory");
+	/* Proven pages are all that is read, and on such a medium none can be added. */
+	if (ix->nolock)
+		return 0;
 	/* By a descriptor of its own: the environment's may be read-only. */
 	cleanup_fd int fd = open(path, O_RDWR | O_CLOEXEC);
 	if (mdb_env_info(ix->env, &info) || mdb_env_stat(ix->env, &st) || stat(path, &sb) < 0)
@@ -172,8 +175,21 @@ static int prove_pages(struct index *ix, struct err *err)
 	return r == -EAGAIN ? err_set(err, EBUSY, "open store index: written to all the time") : r;
 }
 
+/*
+ * Readers of LMDB write themselves into a lock file, so that writers leave the pages they see
+ * alone. Where that file cannot be written, on a read-only medium, there is no writer either.
+ */
+static bool cannot_lock(const struct index *ix)
+{
+	cleanup_free char *path = NULL;
+
+	return ix->rdonly && asprintf(&path, "%s/lock.mdb", ix->path) >= 0 &&
+	       access(path, W_OK) < 0 && (errno == EROFS || errno == EACCES || errno == EPERM);
+}
+
 static int env_start(struct index *ix, bool create, struct err *err)
 {
+	unsigned flags = MDB_NOTLS | MDB_NORDAHEAD | (ix->rdonly ? MDB_RDONLY : 0);
 	int r = create ? 0 : open_files(ix, err);
 
 	if (r == 0 && !create)
@@ -187,9 +203,9 @@ static int env_start(struct index *ix, bool create, struct err *err)
 		rc = mdb_env_set_maxreaders(ix->env, MAX_READERS);
 	if (rc == 0)
 		rc = mdb_env_set_maxdbs(ix->env, MAX_DBS);
+	ix->nolock = !create && cannot_lock(ix);
 	if (rc == 0)
-		rc = mdb_env_open(ix->env, ix->path,
-				  MDB_NOTLS | MDB_NORDAHEAD | (ix->rdonly ? MDB_RDONLY : 0), 0600);
+		rc = mdb_env_open(ix->env, ix->path, flags | (ix->nolock ? MDB_NOLOCK : 0), 0600);
 	r = rc ? index_err(err, rc, ix->path) : create ? 0 : prove_pages(ix, err);
 	if (r == 0)
 		r = fit_file(ix, ix->path, err);

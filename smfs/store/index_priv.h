@@ -13,7 +13,7 @@ struct index {
 	MDB_env *env;
 	int datafd, sealfd; /* index_seal.c; -1 = none */
 	MDB_dbi chunks, nodes, names, packs, meta, condemned;
-	bool rdonly;
+	bool rdonly, nolock;
 	char *path;
 	/* Held shared for the length of every transaction; exclusively to move the mapping, or env.
 	 */

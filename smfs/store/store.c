@@ -3,6 +3,7 @@
 
 #include "smfs/base/cleanup.h"
 #include "smfs/base/io.h"
+#include "smfs/base/log.h"
 #include "smfs/base/workers.h"
 #include "smfs/store/journal.h"
 #include "smfs/store/lease.h"
@@ -17,6 +18,7 @@
 #include <sys/file.h>
 #include <sys/random.h>
 #include <sys/stat.h>
+#include <sys/sysmacros.h>
 #include <time.h>
 
 #define CACHE_BUDGET (64 * MIB)
@@ -128,6 +130,40 @@ int smfs_store_init(const char *dir, struct err *err)
 /* ---- open ---- */
 
 /*
+ * Is the file system itself read-only, not just this mount of it? The last field of a line of
+ * mountinfo is the options of the file system.
+ */
+static bool medium_is_readonly(int fd)
+{
+	cleanup_file FILE *f = fopen("/proc/self/mountinfo", "re");
+	cleanup_free char *line = NULL;
+	unsigned major, minor;
+	size_t cap = 0;
+	struct stat st;
+
+	if (!f || fstat(fd, &st) < 0)
+		return false;
+	while (getline(&line, &cap, f) > 0) {
+		const char *options = strrchr(line, ' ');
+
+		if (options && sscanf(line, "%*d %*d %u:%u ", &major, &minor) == 2 &&
+		    makedev(major, minor) == st.st_dev)
+			return strncmp(options, " ro", 3) == 0;
+	}
+	return false;
+}
+
+/* Without its lock file a store is as the medium has it: LMDB takes no locks either (index.c). */
+static int lock_nothing(struct smfs_store *s, struct err *err)
+{
+	if (!medium_is_readonly(s->dirfd))
+		log_warn("store %s: no locks can be taken here; nobody may change it meanwhile",
+			 s->dir);
+	s->lockfd = openat(s->dirfd, "lock", O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+	return s->lockfd < 0 ? err_errno(err, "open %s/lock", s->dir) : 0;
+}
+
+/*
  * LMDB must not be open twice in one process: closing either drops the locks of both. So each
  * handle locks the byte of `lock` that stands for its process, (pid namespace, pid), with an
  * open-file-description lock: a second open of this process meets it, one of any other does not,
@@ -143,6 +179,11 @@ static int lock_process(struct smfs_store *s, struct err *err)
 	};
 
 	s->lockfd = openat(s->dirfd, "lock", O_RDWR | O_CLOEXEC | O_NOFOLLOW);
+	if (s->lockfd < 0 && (errno == EROFS || errno == EACCES || errno == EPERM)) {
+		if (!s->rdonly)
+			return err_set(err, errno, "store %s: %m; it can be read only", s->dir);
+		return lock_nothing(s, err);
+	}
 	if (s->lockfd < 0)
 		return err_errno(err, "open %s/lock", s->dir);
 	if (fcntl(s->lockfd, F_OFD_SETLK, &fl) == 0)
