@@ -87,6 +87,12 @@ struct inode_ops {
 	void (*release)(struct smfs_mount *m, struct handle *h);
 	ssize_t (*read)(struct smfs_mount *m, struct handle *h, void *buf, size_t len, uint64_t off,
 			struct err *err);
+	/*
+	 * The same without a copy, if the bytes are in memory already: where they are, and in *len
+	 * how many; NULL: they are to be read. What was lent stays until it is given back.
+	 */
+	const void *(*lend)(struct smfs_mount *m, struct handle *h, size_t *len, uint64_t off);
+	void (*take_back)(struct smfs_mount *m, struct handle *h, uint64_t off);
 	ssize_t (*write)(struct smfs_mount *m, struct handle *h, const void *buf, size_t len,
 			 uint64_t off, struct err *err);
 	int (*fallocate)(struct smfs_mount *m, struct handle *h, int mode, uint64_t off,

@@ -270,6 +270,12 @@ void op_fsync(fuse_req_t req, fuse_ino_t ino, int datasync, struct fuse_file_inf
 
 /* ---- data ---------------------------------------------------------------------------------- */
 
+static void count_read(struct smfs_mount *m, size_t n)
+{
+	stats_add(&m->stats, COUNT_READS, 1);
+	stats_add(&m->stats, COUNT_READ_BYTES, n);
+}
+
 void op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi)
 {
 	struct smfs_mount *m = mount_of(req);
@@ -280,6 +286,16 @@ void op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse
 
 	if (!h)
 		return;
+	size_t len = MIN(size, FS_IO_MAX);
+	const void *lent = h->inode->ops->lend && off >= 0
+				   ? h->inode->ops->lend(m, h, &len, (uint64_t)off)
+				   : NULL;
+	if (lent) {
+		count_read(m, len);
+		fuse_reply_buf(req, lent, len);
+		h->inode->ops->take_back(m, h, (uint64_t)off);
+		return;
+	}
 	if (buf && off >= 0)
 		n = h->inode->ops->read(m, h, buf, MIN(size, FS_IO_MAX), (uint64_t)off, &err);
 	if (n == -EBADMSG) {
@@ -287,8 +303,7 @@ void op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse
 	} else if (n < 0) {
 		ops_fail(req, (int)n, "read", h->inode, "", &err);
 	} else {
-		stats_add(&m->stats, COUNT_READS, 1);
-		stats_add(&m->stats, COUNT_READ_BYTES, (uint64_t)n);
+		count_read(m, (size_t)n);
 		fuse_reply_buf(req, buf, (size_t)n);
 	}
 }

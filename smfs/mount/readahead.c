@@ -8,11 +8,11 @@
 
 #define BLOCK (128 * KIB)
 /* Blocks kept per handle, a power of two, and how far ahead of the reader they go. */
-#define SLOTS 8
-#define AHEAD 4
+#define SLOTS 16
+#define AHEAD 8
 /* Consecutive blocks before it is a pattern. */
 #define STREAK 3
-/* Handles read ahead for at once: bounds the memory to 32 MiB. */
+/* Handles read ahead for at once: bounds the memory to 64 MiB. */
 #define READERS_MAX 32
 /* More waiting work than this would come too late to be of use. */
 #define QUEUE_MAX 64
@@ -29,6 +29,7 @@ struct slot {
 	uint64_t block;
 	size_t len;
 	uint8_t *buf;
+	unsigned lent; /* replies on their way: the buffer stays */
 };
 
 struct readahead {
@@ -36,7 +37,7 @@ struct readahead {
 	struct smfs_file *file; /* of the handle's inode; not used after readahead_free() */
 	uint64_t size;
 	pthread_mutex_t lock;
-	pthread_cond_t changed; /* a slot is no longer RUNNING */
+	pthread_cond_t changed; /* a slot is no longer RUNNING, or lent */
 	unsigned refs;		/* the handle's and the queued jobs' */
 	uint64_t last;		/* block read last */
 	unsigned streak;
@@ -92,7 +93,7 @@ void readahead_free(struct readahead *ra)
 		return;
 	pthread_mutex_lock(&ra->lock);
 	for (size_t i = 0; i < SLOTS; i++) {
-		while (ra->slots[i].state == RUNNING)
+		while (ra->slots[i].state == RUNNING || ra->slots[i].lent)
 			pthread_cond_wait(&ra->changed, &ra->lock);
 		ra->slots[i].state = EMPTY;
 	}
@@ -150,7 +151,7 @@ static bool schedule(struct readahead *ra, uint64_t block)
 	struct slot *s = slot_of(ra, block);
 	struct job *j;
 
-	if (s->state == RUNNING || (s->state != EMPTY && s->block == block))
+	if (s->state == RUNNING || s->lent || (s->state != EMPTY && s->block == block))
 		return false;
 	if (!s->buf && !(s->buf = malloc(BLOCK)))
 		return false;
@@ -167,11 +168,11 @@ static bool schedule(struct readahead *ra, uint64_t block)
 
 /* ---- reading -------------------------------------------------------------------------------- */
 
-/* Part of one block, from its slot if it is there. false: the caller decodes it. */
-static bool take(struct readahead *ra, void *buf, size_t len, uint64_t block, uint64_t skip)
+/* Part of one block in its slot, lent; NULL: the caller decodes it. */
+static const uint8_t *lend(struct readahead *ra, size_t len, uint64_t block, uint64_t skip)
 {
 	struct slot *s = slot_of(ra, block);
-	bool ok = false;
+	const uint8_t *p = NULL;
 
 	pthread_mutex_lock(&ra->lock);
 	while (s->state == RUNNING && s->block == block)
@@ -179,11 +180,21 @@ static bool take(struct readahead *ra, void *buf, size_t len, uint64_t block, ui
 	if (s->state == QUEUED && s->block == block)
 		s->state = EMPTY; /* nobody has begun: decoding it here is quicker */
 	if (s->state == READY && s->block == block && skip + len <= s->len) {
-		memcpy(buf, s->buf + skip, len);
-		ok = true;
+		p = s->buf + skip;
+		s->lent++;
 	}
 	pthread_mutex_unlock(&ra->lock);
-	return ok;
+	return p;
+}
+
+static void take_back(struct readahead *ra, uint64_t block)
+{
+	struct slot *s = slot_of(ra, block);
+
+	pthread_mutex_lock(&ra->lock);
+	if (--s->lent == 0)
+		pthread_cond_broadcast(&ra->changed);
+	pthread_mutex_unlock(&ra->lock);
 }
 
 /* Requests of one reader may arrive a little out of order. */
@@ -223,6 +234,34 @@ static struct readahead *state_of(struct smfs_mount *m, struct handle *h, struct
 	return ra;
 }
 
+/* Small reads are page faults, and of a small file nothing is left to decode ahead. */
+static bool is_worth(uint64_t size, size_t len)
+{
+	return len >= BLOCK / 2 && size > 2 * BLOCK;
+}
+
+const void *readahead_lend(struct smfs_mount *m, struct handle *h, size_t *len, uint64_t off)
+{
+	struct readahead *ra = atomic_load(&h->ahead);
+	uint64_t size = h->inode->content.size, block = off / BLOCK;
+
+	if (!ra || off >= size)
+		return NULL;
+	size_t n = MIN(*len, size - off);
+	if (!is_worth(size, n) || (off + n - 1) / BLOCK != block)
+		return NULL;
+	note(m, ra, block, block);
+	const void *p = lend(ra, n, block, off % BLOCK);
+	if (p)
+		*len = n;
+	return p;
+}
+
+void readahead_take_back(struct handle *h, uint64_t off)
+{
+	take_back(atomic_load(&h->ahead), off / BLOCK);
+}
+
 ssize_t readahead_pread(struct smfs_mount *m, struct handle *h, struct smfs_file *f, void *buf,
 			size_t len, uint64_t off, struct err *err)
 {
@@ -232,9 +271,7 @@ ssize_t readahead_pread(struct smfs_mount *m, struct handle *h, struct smfs_file
 	if (off >= size)
 		return 0;
 	len = MIN(len, size - off);
-	/* Small reads are page faults, and of a small file nothing is left to decode ahead. */
-	bool worth = len >= BLOCK / 2 && size > 2 * BLOCK;
-	struct readahead *ra = worth ? state_of(m, h, f, off, off + len) : NULL;
+	struct readahead *ra = is_worth(size, len) ? state_of(m, h, f, off, off + len) : NULL;
 	if (!ra)
 		return smfs_file_pread(f, buf, len, off, err);
 	note(m, ra, off / BLOCK, (off + len - 1) / BLOCK);
@@ -242,7 +279,11 @@ ssize_t readahead_pread(struct smfs_mount *m, struct handle *h, struct smfs_file
 		uint64_t block = (off + got) / BLOCK, skip = (off + got) % BLOCK;
 		size_t n = MIN(len - got, BLOCK - skip);
 
-		if (!take(ra, (uint8_t *)buf + got, n, block, skip)) {
+		const uint8_t *p = lend(ra, n, block, skip);
+		if (p) {
+			memcpy((uint8_t *)buf + got, p, n);
+			take_back(ra, block);
+		} else {
 			ssize_t r = smfs_file_pread(f, (uint8_t *)buf + got, n, off + got, err);
 
 			if (r < 0)

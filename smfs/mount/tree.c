@@ -363,6 +363,20 @@ static ssize_t tree_read(struct smfs_mount *m, struct handle *h, void *buf, size
 	return n;
 }
 
+static const void *tree_lend(struct smfs_mount *m, struct handle *h, size_t *len, uint64_t off)
+{
+	const void *p = readahead_lend(m, h, len, off);
+
+	if (p)
+		hot_note_read(m, h->inode, *len);
+	return p;
+}
+
+static void tree_take_back(struct smfs_mount *m, struct handle *h, uint64_t off)
+{
+	readahead_take_back(h, off);
+}
+
 static void tree_release(struct smfs_mount *m, struct handle *h)
 {
 	readahead_free(h->ahead);
@@ -390,6 +404,8 @@ const struct inode_ops tree_file_ops = {
 	.open = tree_open,
 	.release = tree_release,
 	.read = tree_read,
+	.lend = tree_lend,
+	.take_back = tree_take_back,
 	.seek = tree_seek,
 };
 

@@ -145,13 +145,30 @@ mapper=$!
 exec 5>"$T/go"
 for _ in $(seq 100); do grep -q mapped "$T/said" && break; sleep 0.05; done
 check "a hot mapping" grep -q mapped "$T/said"
-kill -9 "$(cat "$M/.smfs/pid")"
+server=$(cat "$M/.smfs/pid")
+kill -9 "$server"
+another() { # a server that is not the killed one
+	for _ in $(seq 200); do
+		pid=$(cat "$M/.smfs/pid" 2>/dev/null) && [ "$pid" != "$server" ] && return 0
+		sleep 0.05
+	done
+	return 1
+}
+check "another server goes on" another
+check "which serves beside the mapping" same a
+check "from the same backing file, hot" is hot_opens_total 2
+smfs warm b
+check "and another one" same b
+check "too" is hot_opens_total 4
+keeper=$(cat "$M/.smfs/keeper")
+kill -9 "$keeper" "$(cat "$M/.smfs/pid")"
 echo 3 >/proc/sys/vm/drop_caches
 echo go >&5
 wait $mapper
-check "outlives kill -9 of the server, pages it never loaded included" test $? = 0
+check "the mapping outlives all of them, pages it never loaded included" test $? = 0
 exec 5>&-
 smfs unmount "$M" || smfs unmount --force "$M"
+smfs warm --drop b
 
 # ---- always, never ---------------------------------------------------------------------------
 smfs warm --drop a || exit 1
