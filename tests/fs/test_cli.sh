@@ -40,7 +40,7 @@ check "too many arguments, too" says 2 "too many" smfs stat a b
 check "too few, too" says 2 "too few" smfs mv a
 check "--help lists the commands" prints "import" smfs --help
 check "--version" prints "^smfs [0-9]" smfs --version
-for c in init mount unmount ls info stat rm mv import export fsck warm log; do
+for c in init mount unmount ls info stat rm mv import export fsck warm log du stats limit; do
 	check "smfs $c --help" prints "usage: smfs $c" smfs "$c" --help
 done
 check "a full disk is noticed" says 1 "standard output" sh -c "smfs --help >/dev/full"
