@@ -2,6 +2,7 @@
 #include "store_util.h"
 
 #include <pthread.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
 
 #define ROUNDS 25
@@ -95,6 +96,116 @@ static void processes_write_and_read_at_once(void **state)
 	ok(f, smfs_fsck(f->s, SMFS_FSCK_READ_DATA, &k, &f->err));
 	/* writers at the same time have a pack each, and take it up again */
 	assert_true(k.packs >= 1 && k.packs <= WRITERS);
+}
+
+/* Holds an ingest of LEN * 8 new bytes open, uncommitted, until the parent has written a byte. */
+static int hold_ingest(const char *dir, int fd)
+{
+	struct fixture f = {0};
+	uint8_t *buf = malloc(LEN * 8);
+	struct smfs_ingest *ing;
+	struct smfs_content c;
+	char byte = 'r';
+
+	ok(&f, smfs_store_open(dir, 0, &f.s, &f.err));
+	fill_random(buf, LEN * 8, 77);
+	ok(&f, smfs_ingest_begin(f.s, &ing, &f.err));
+	ok(&f, smfs_ingest_mem(ing, buf, LEN * 8, &c, &f.err));
+	stage_file(&f, ing, "long", &c, 0);
+	if (write(fd, &byte, 1) != 1 || read(fd, &byte, 1) != 1)
+		return 1;
+	ok(&f, smfs_ingest_commit(ing, &f.err));
+	smfs_store_close(f.s);
+	free(buf);
+	return 0;
+}
+
+/* The index is locked by a commit, and not by what comes before it. */
+static void a_long_ingest_keeps_no_other_waiting(void **state)
+{
+	struct fixture *f = *state;
+	uint8_t *buf = malloc(LEN);
+	struct smfs_content c;
+	int fd[2], status;
+	char byte, name[32];
+
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM, 0, fd), 0);
+	pid_t pid = spawn(hold_ingest, f->dir, fd[1]);
+	close(fd[1]);
+	assert_int_equal(read(fd[0], &byte, 1), 1);
+	/* were it to wait, it would for ever: the other one waits for this */
+	alarm(60);
+	for (int i = 0; i < 5; i++) {
+		fill_mixed(buf, LEN, (uint64_t)i);
+		name_of(name, sizeof(name), 0, i);
+		put_snapshot(f, name, buf, LEN, &c);
+		ok(f, smfs_name_remove(f->s, SMFS_SNAPSHOT, name, &f->err));
+	}
+	alarm(0);
+	assert_int_equal(get_snapshot(f, "long", &c), -ENOENT);
+	assert_int_equal(write(fd[0], &byte, 1), 1);
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_int_equal(status, 0);
+	fill_random(buf, LEN, 77);
+	ok(f, get_snapshot(f, "long", &c));
+	assert_int_equal(c.size, LEN * 8);
+	close(fd[0]);
+	free(buf);
+}
+
+/* Commits one name when the parent closes the pipe: 0, or 1 when it is taken. */
+static int contend(const char *dir, int fd)
+{
+	struct fixture f = {0};
+	uint8_t buf[5000];
+	struct smfs_ingest *ing;
+	struct smfs_content c;
+	char byte;
+
+	ok(&f, smfs_store_open(dir, 0, &f.s, &f.err));
+	fill_random(buf, sizeof(buf), (uint64_t)getpid());
+	ok(&f, smfs_ingest_begin(f.s, &ing, &f.err));
+	ok(&f, smfs_ingest_mem(ing, buf, sizeof(buf), &c, &f.err));
+	stage_file(&f, ing, "same", &c, 0);
+	if (read(fd, &byte, 1) != 0)
+		return 2;
+	int r = smfs_ingest_commit(ing, &f.err);
+	if (r == -EEXIST && strstr(f.err.msg, "snapshot same: name is taken"))
+		r = 1;
+	smfs_store_close(f.s);
+	return r < 0 ? 3 : r;
+}
+
+static void of_two_that_take_one_name_one_wins(void **state)
+{
+	struct fixture *f = *state;
+	enum { N = 6 };
+	struct smfs_fsck k = {0};
+	int fd[2], won = 0, lost = 0;
+	pid_t pid[N];
+
+	assert_int_equal(pipe(fd), 0);
+	for (int i = 0; i < N; i++) {
+		fflush(NULL);
+		pid[i] = fork();
+		if (pid[i] == 0) {
+			close(fd[1]);
+			_exit(contend(f->dir, fd[0]));
+		}
+	}
+	close(fd[0]);
+	close(fd[1]);
+	for (int i = 0; i < N; i++) {
+		int status;
+
+		assert_int_equal(waitpid(pid[i], &status, 0), pid[i]);
+		won += status == 0;
+		lost += WIFEXITED(status) && WEXITSTATUS(status) == 1;
+	}
+	assert_int_equal(won, 1);
+	assert_int_equal(lost, N - 1);
+	ok(f, smfs_fsck(f->s, SMFS_FSCK_READ_DATA, &k, &f->err));
+	assert_int_equal(k.names, 1);
 }
 
 struct shared {
@@ -197,6 +308,8 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		store_test(processes_write_and_read_at_once),
+		store_test(a_long_ingest_keeps_no_other_waiting),
+		store_test(of_two_that_take_one_name_one_wins),
 		store_test(threads_share_an_ingest),
 		store_test(threads_share_a_reader),
 	};
