@@ -21,6 +21,9 @@ check 'the tools run' says 'the tools run'
 check 'arguments arrive word for word' sh -c "grep -qxF 'argument <two words>' $T/out && grep -qxF \"argument <it's>\" $T/out"
 check 'what is written to a data disk stays' sh -c "debugfs -R 'cat /file' $T/disk 2>/dev/null | grep -qx kept"
 
+OUTER_QEMU=qemu-system-x86_64 outer --timeout 120 --disk "$T/disk" tests/vm/outer_job.sh facts >"$T/out" 2>&1
+check 'where there is no newer QEMU the installed one will do' [ $? -eq 7 ]
+
 start=$(date +%s)
 outer --timeout 15 tests/vm/outer_job.sh hang >"$T/out" 2>&1
 check 'a machine past its deadline is killed, with status 124' [ $? -eq 124 ]
