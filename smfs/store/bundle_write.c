@@ -9,6 +9,7 @@
 #include "smfs/base/io.h"
 #include "smfs/base/sha256.h"
 #include "smfs/store/idset.h"
+#include "smfs/store/index_gc.h"
 #include "smfs/store/names_each.h"
 #include "smfs/store/walk.h"
 
@@ -76,24 +77,54 @@ static int out_bytes(struct bundle_writer *b, const void *p, size_t n, struct er
 	return 0;
 }
 
-static int emit(struct bundle_writer *b, uint8_t kind, const struct smfs_id *id, struct err *err)
+static int find_frame(struct smfs_store *s, uint8_t kind, const struct smfs_id *id,
+		      struct frame_loc *loc, struct err *err)
 {
-	struct smfs_store *s = b->w.s;
-	struct frame_loc loc;
 	char hex[65];
-	int r = index_find(s->ix, kind, id, &loc, err);
+	int r = index_find_any(s->ix, kind, id, loc, err);
 
 	if (r == 0)
 		return err_set(err, EBADMSG, "frame %.12s: not in the store", smfs_id_hex(id, hex));
+	return r < 0 ? r : 0;
+}
+
+/* How often one frame may move while it is being read, by the collector. */
+#define MOVES_MAX 64
+
+/* The frame as it is, into the buffer, wherever it is by now; see read_located() in object.c. */
+static int copy_frame(struct bundle_writer *b, uint8_t kind, const struct smfs_id *id,
+		      struct frame_loc *loc, struct err *err)
+{
+	struct smfs_store *s = b->w.s;
+	int r = find_frame(s, kind, id, loc, err);
+
+	for (int moves = 0; r == 0; moves++) {
+		uint8_t *to = out_room(&b->out, frame_disk_len(loc->stored_len), err);
+		struct frame_loc now;
+
+		if (!to)
+			return -err->code;
+		r = pack_read_frame(s->packs, loc, id, to, err);
+		if (r != -EBADMSG || moves == MOVES_MAX ||
+		    index_find_any(s->ix, kind, id, &now, NULL) != 1 ||
+		    (now.pack == loc->pack && now.off == loc->off))
+			break;
+		packs_forget(s->packs, loc->pack);
+		err_clear(err);
+		*loc = now;
+		r = 0;
+	}
+	return r;
+}
+
+static int emit(struct bundle_writer *b, uint8_t kind, const struct smfs_id *id, struct err *err)
+{
+	struct frame_loc loc;
+	int r = copy_frame(b, kind, id, &loc, err);
+
 	if (r < 0)
 		return r;
 	uint64_t len = frame_disk_len(loc.stored_len);
-	uint8_t *to = out_room(&b->out, len, err);
-	if (!to)
-		return -err->code;
-	r = pack_read_frame(s->packs, &loc, id, to, err);
-	if (r < 0)
-		return r;
 	b->out.fill += len;
 	b->stat.stream_bytes += len;
 	b->stat.frames++;

@@ -6,6 +6,7 @@
  * each of their nodes once: they only tell which frames would stay.
  */
 #include "smfs/store/data_bytes.h"
+#include "smfs/store/index_gc.h"
 #include "smfs/store/names_each.h"
 #include "smfs/store/walk.h"
 
@@ -33,7 +34,8 @@ static int find_len(struct du *u, uint8_t kind, const struct smfs_id *id, uint32
 {
 	struct frame_loc loc;
 	char hex[65];
-	int r = index_find(u->w.s->ix, kind, id, &loc, err);
+	/* A name may be removed, and collected, while it is measured. */
+	int r = index_find_any(u->w.s->ix, kind, id, &loc, err);
 
 	if (r == 0)
 		return err_set(err, EBADMSG, "frame %.12s: not in the store", smfs_id_hex(id, hex));
