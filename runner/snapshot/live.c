@@ -182,6 +182,7 @@ int live_finish(struct live *l, struct save_stats *stats, struct err *err)
 						     "the process that wrote the snapshot ended "
 						     "without a result");
 	stats->data_bytes = r.stats.data_bytes;
+	stats->diff = r.stats.diff;
 	stats->new_bytes = r.stats.new_bytes;
 	stats->stored_bytes = r.stats.stored_bytes;
 	stats->save_us = r.stats.save_us;

@@ -29,26 +29,68 @@ static bool marked(const struct ram_blocks *b, uint64_t block)
 	return b->bits[block / 8] >> (block % 8) & 1;
 }
 
-/* Pages of the mapping's own: written ones. */
-static int mark_own_pages(struct ram_blocks *b, int pagemap, const struct memory_region *r,
-			  uint64_t *entries, struct err *err)
+/* A run of `len` bytes at `off` of a region: pages of the mapping's own (the guest has written
+ * them), or none of it. */
+typedef int (*run_fn)(void *arg, const struct memory_region *r, uint64_t off, uint64_t len,
+		      bool own, struct err *err);
+
+struct pagemap {
+	int fd;
+	uint64_t *entries; /* PM_BATCH */
+};
+
+static int pagemap_open(struct pagemap *pm, struct err *err)
+{
+	pm->entries = malloc(PM_BATCH * sizeof(*pm->entries));
+	pm->fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+	if (pm->fd < 0)
+		return err_errno(err, "open /proc/self/pagemap");
+	return pm->entries ? 0 : err_set(err, ENOMEM, "snapshot ram: out of memory");
+}
+
+static void pagemap_close(struct pagemap *pm)
+{
+	if (pm->fd >= 0)
+		close(pm->fd);
+	free(pm->entries);
+}
+
+static bool is_own(uint64_t e)
+{
+	return (e & PM_SWAPPED) || ((e & PM_PRESENT) && !(e & PM_FILE));
+}
+
+/* Every run of the region, in order; runs end at batches, too. */
+static int each_run(struct pagemap *pm, const struct memory_region *r, run_fn fn, void *arg,
+		    struct err *err)
 {
 	const uint64_t first = (uintptr_t)r->hva / PAGE, n = r->size / PAGE;
 
 	for (uint64_t i = 0; i < n; i += PM_BATCH) {
 		const uint64_t k = MIN(n - i, (uint64_t)PM_BATCH);
-		int ret = pread_full(pagemap, entries, k * sizeof(*entries),
-				     (first + i) * sizeof(*entries));
+		int ret = pread_full(pm->fd, pm->entries, k * sizeof(*pm->entries),
+				     (first + i) * sizeof(*pm->entries));
 
 		if (ret < 0)
 			return err_set(err, -ret, "read /proc/self/pagemap: %s", strerror(-ret));
-		for (uint64_t p = 0; p < k; p++) {
-			const uint64_t e = entries[p];
+		for (uint64_t p = 0, end; p < k; p = end) {
+			const bool own = is_own(pm->entries[p]);
 
-			if ((e & PM_SWAPPED) || ((e & PM_PRESENT) && !(e & PM_FILE)))
-				mark(b, r->file_off + (i + p) * PAGE, PAGE);
+			for (end = p + 1; end < k && is_own(pm->entries[end]) == own; end++)
+				;
+			ret = fn(arg, r, (i + p) * PAGE, (end - p) * PAGE, own, err);
+			if (ret < 0)
+				return ret;
 		}
 	}
+	return 0;
+}
+
+static int mark_run(void *arg, const struct memory_region *r, uint64_t off, uint64_t len, bool own,
+		    struct err *err)
+{
+	if (own)
+		mark(arg, r->file_off + off, len);
 	return 0;
 }
 
@@ -76,24 +118,20 @@ static int mark_file_data(struct ram_blocks *b, int fd, struct err *err)
 
 int ram_blocks_find(const struct memory *m, int ram_fd, struct ram_blocks *out, struct err *err)
 {
-	cleanup_fd int pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
-	cleanup_free uint64_t *entries = malloc(PM_BATCH * sizeof(*entries));
 	struct ram_blocks b = {.ram_bytes = memory_ram_bytes(m)};
 	const uint64_t nblocks = (b.ram_bytes + RAM_BLOCK - 1) / RAM_BLOCK;
-	int ret = 0;
+	struct pagemap pm;
+	int ret = pagemap_open(&pm, err);
 
-	if (pagemap < 0)
-		return err_errno(err, "open /proc/self/pagemap");
 	b.bits = calloc(1, nblocks / 8 + 1);
-	if (!b.bits || !entries) {
-		ram_blocks_free(&b);
-		return err_set(err, ENOMEM, "snapshot ram: out of memory");
-	}
-	if (ram_fd >= 0)
+	if (ret == 0 && !b.bits)
+		ret = err_set(err, ENOMEM, "snapshot ram: out of memory");
+	if (ret == 0 && ram_fd >= 0)
 		ret = mark_file_data(&b, ram_fd, err);
 	for (unsigned i = 0; ret == 0 && i < m->n; i++)
 		if (m->region[i].kind == MEMORY_RAM)
-			ret = mark_own_pages(&b, pagemap, &m->region[i], entries, err);
+			ret = each_run(&pm, &m->region[i], mark_run, &b, err);
+	pagemap_close(&pm);
 	if (ret < 0) {
 		ram_blocks_free(&b);
 		return ret;
@@ -153,4 +191,39 @@ int ram_blocks_write(const struct memory *m, const struct ram_blocks *b, struct 
 			return ret;
 	}
 	return 0;
+}
+
+struct diff {
+	struct smfs_stream *st;
+	uint64_t own_bytes;
+	uint64_t *used; /* of the region at hand */
+};
+
+static int diff_run(void *arg, const struct memory_region *r, uint64_t off, uint64_t len, bool own,
+		    struct err *err)
+{
+	struct diff *d = arg;
+
+	if (!own)
+		return smfs_stream_same(d->st, len, err);
+	d->own_bytes += len;
+	*d->used = MAX(*d->used, off + len);
+	return smfs_stream_write(d->st, r->hva + off, len, err);
+}
+
+int ram_diff_write(const struct memory *m, struct smfs_stream *st, uint64_t *own_bytes,
+		   uint64_t used[MEMORY_MAX_REGIONS], struct err *err)
+{
+	struct diff d = {.st = st};
+	struct pagemap pm;
+	int ret = pagemap_open(&pm, err);
+
+	for (unsigned i = 0; ret == 0 && i < m->n; i++) {
+		d.used = &used[i];
+		if (m->region[i].kind == MEMORY_RAM)
+			ret = each_run(&pm, &m->region[i], diff_run, &d, err);
+	}
+	pagemap_close(&pm);
+	*own_bytes = d.own_bytes;
+	return ret;
 }

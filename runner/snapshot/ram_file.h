@@ -30,6 +30,14 @@ struct ram_blocks {
 int ram_blocks_find(const struct memory *m, int ram_fd, struct ram_blocks *out, struct err *err);
 void ram_blocks_free(struct ram_blocks *b);
 
+/*
+ * All of RAM into a diff stream whose base is the content of the file behind it: pages the guest
+ * has written are written, all others are the base's, untouched. *own_bytes: what was written.
+ * used[i] grows to where the last written page of RAM region i ends.
+ */
+int ram_diff_write(const struct memory *m, struct smfs_stream *st, uint64_t *own_bytes,
+		   uint64_t used[MEMORY_MAX_REGIONS], struct err *err);
+
 /* Where the last set block of [off, off + len) of `ram` ends, from `off`; 0 if none is set. */
 uint64_t ram_blocks_used(const struct ram_blocks *b, uint64_t off, uint64_t len);
 

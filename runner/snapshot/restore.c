@@ -331,6 +331,8 @@ static int open_copy(struct snapshot *s, struct machine *m, const char *rootfs, 
 		s->disk[s->ndisks] = (struct machine_disk){.id = m->disk[s->ndisks].id,
 							   .path = m->disk[s->ndisks].path,
 							   .readonly = true};
+	for (unsigned i = 0; i < s->meta.nregions; i++)
+		s->meta.region[i].used = m->ram_used[i];
 	if (m->ram_fd >= 0) {
 		s->ram_fd = fcntl(m->ram_fd, F_DUPFD_CLOEXEC, 0);
 		if (s->ram_fd < 0)
@@ -517,6 +519,7 @@ int snapshot_restore(struct snapshot *s, const struct restore_opts *o, struct ma
 	if ((ret = machine_new(&cfg, out, err)) < 0)
 		return err_wrap(err, ret, "restore %s", s->dir);
 	t->machine_us = monotonic_us() - t0;
+	memcpy(out->ram_used, used, sizeof(out->ram_used));
 	ret = load(s, out, t, err);
 	if (ret < 0) {
 		machine_free(out);

@@ -14,6 +14,7 @@
 #include "smfs/base/cleanup.h"
 #include "smfs/base/clock.h"
 #include "smfs/base/hex.h"
+#include "smfs/base/log.h"
 #include "smfs/base/num.h"
 #include "smfs/base/sha256.h"
 #include "smfs/store/store.h"
@@ -119,8 +120,55 @@ int save_check(struct smfs_store *store, const struct machine *m, const struct s
 
 /* ---- the store ---------------------------------------------------------------------------- */
 
-int save_write_ram(const struct machine *m, struct snapshot_meta *meta, struct smfs_ingest *ing,
-		   struct smfs_content *out, struct save_stats *stats, struct err *err)
+/* The content of the file behind the RAM, if that is in a mount; false if it is not. */
+static bool base_content(int ram_fd, struct smfs_content *out)
+{
+	uint8_t bytes[SMFS_CONTENT_LEN];
+	char text[2 * SMFS_CONTENT_LEN];
+
+	return ram_fd >= 0 &&
+	       fgetxattr(ram_fd, "user.smfs.content", text, sizeof(text)) == sizeof(text) &&
+	       hex_decode(text, sizeof(text), bytes, sizeof(bytes)) &&
+	       smfs_content_decode(bytes, sizeof(bytes), out, NULL) == 0;
+}
+
+/*
+ * Only what the guest has written: 1. 0: there is no base for that, nothing was done. The mount
+ * holds the base as long as its `ram` is open, whatever becomes of its name.
+ */
+static int write_diff(const struct machine *m, struct snapshot_meta *meta, struct smfs_ingest *ing,
+		      struct smfs_content *out, struct save_stats *stats, struct err *err)
+{
+	uint64_t used[MEMORY_MAX_REGIONS];
+	struct smfs_content base;
+	struct smfs_stream *st;
+	struct err why = ERR_INIT;
+	int ret;
+
+	if (!base_content(m->ram_fd, &base) || base.size != memory_ram_bytes(&m->vm->mem))
+		return 0;
+	if (smfs_stream_open_diff(ing, &base, SMFS_STREAM_STABLE | SMFS_STREAM_CHANGED, &st, &why) <
+	    0) {
+		/* Of another store, most likely. A failure of this one will show again. */
+		log_info("no diff, all of RAM is written: %s", why.msg);
+		return 0;
+	}
+	memcpy(used, m->ram_used, sizeof(used));
+	ret = ram_diff_write(&m->vm->mem, st, &stats->data_bytes, used, err);
+	if (ret < 0) {
+		smfs_stream_abort(st);
+		return ret;
+	}
+	stats->ram_bytes = base.size;
+	stats->diff = true;
+	for (unsigned i = 0; i < meta->nregions; i++)
+		meta->region[i].used = used[i];
+	ret = smfs_stream_finish(st, out, err);
+	return ret < 0 ? ret : 1;
+}
+
+static int write_all(const struct machine *m, struct snapshot_meta *meta, struct smfs_ingest *ing,
+		     struct smfs_content *out, struct save_stats *stats, struct err *err)
 {
 	struct ram_blocks blocks;
 	struct smfs_stream *st;
@@ -143,6 +191,14 @@ int save_write_ram(const struct machine *m, struct snapshot_meta *meta, struct s
 	}
 	ram_blocks_free(&blocks);
 	return ret;
+}
+
+int save_write_ram(const struct machine *m, struct snapshot_meta *meta, struct smfs_ingest *ing,
+		   struct smfs_content *out, struct save_stats *stats, struct err *err)
+{
+	int diff = write_diff(m, meta, ing, out, stats, err);
+
+	return diff ? MIN(diff, 0) : write_all(m, meta, ing, out, stats, err);
 }
 
 int save_write_rest(const char *name, const struct snapshot_meta *meta, const struct writer *vcpu,

@@ -7,8 +7,12 @@
  * nothing is visible, and the machine runs again whatever happened. A machine that the caller
  * has paused stays paused.
  *
- * RAM that was never touched is not read: pages of anonymous RAM that do not exist, and holes of
- * the `ram` a restored machine came from, become holes.
+ * RAM that was never touched is not read: pages of anonymous RAM that do not exist become holes. Of
+ * a machine restored from a mount of the same store only the pages it has written since are read
+ * and stored; the rest of the new `ram` refers to what the old one refers to, though not to the old
+ * one (store.h, DIFFS). Written pages are those the kernel has copied: no log is kept, so nothing
+ * is forgotten when a snapshot fails, and every snapshot of one machine is a diff of what it was
+ * restored from.
  *
  * A writable disk's content is no part of a snapshot, and two restored machines cannot share it:
  * such a machine is refused (ENOTSUP).
@@ -16,6 +20,7 @@
 #ifndef RUNNER_SNAPSHOT_SAVE_H
 #define RUNNER_SNAPSHOT_SAVE_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "runner/snapshot/meta.h"
@@ -35,6 +40,7 @@ struct save_info {
 struct save_stats {
 	/* Length of `ram`; what of it was read; new to the store; and what that takes there. */
 	uint64_t ram_bytes, data_bytes, new_bytes, stored_bytes;
+	bool diff;	     /* only pages the guest has written were read */
 	uint64_t pause_us;   /* guest stood still */
 	uint64_t capture_us; /* of it: registers and devices */
 	uint64_t fork_us;    /* of it, of a live snapshot: fork(2) */

@@ -65,6 +65,8 @@ struct machine {
 	struct device *vmgenid; /* NULL without */
 	/* The snapshot's `ram` behind the RAM, -1 when it is anonymous; owned. */
 	int ram_fd;
+	/* Where that file's data in each RAM region ends at the latest, from the region's start. */
+	uint64_t ram_used[MEMORY_MAX_REGIONS];
 	struct machine_disk_kept disk[MACHINE_MAX_DISKS];
 	unsigned ndisks;
 };

@@ -402,8 +402,9 @@ static void extended_attributes(void **state)
 	assert_int_equal(getxattr(at(t, LAYER "big"), "user.none", buf, 3), -1);
 	assert_int_equal(errno, ENODATA);
 	n = listxattr(at(t, LAYER "big"), buf, sizeof(buf));
-	static const char all[] = "security.capability\0trusted.overlay.opaque\0user.note\0"
-				  "user.smfs.digest\0user.smfs.logical\0user.smfs.stored";
+	static const char all[] =
+		"security.capability\0trusted.overlay.opaque\0user.note\0"
+		"user.smfs.content\0user.smfs.digest\0user.smfs.logical\0user.smfs.stored";
 	assert_int_equal(n, sizeof(all));
 	assert_memory_equal(buf, all, sizeof(all));
 
