@@ -12,6 +12,7 @@
 #include <sys/stat.h>
 
 #define VIEWERS_MAX 8
+#define TAIL_BYTES  1024
 
 struct viewer {
 	struct console *console;
@@ -172,4 +173,22 @@ void console_attach(struct console *c, int in, int out, bool owned)
 	if (owned && in >= 0)
 		fcntl(in, F_SETFL, fcntl(in, F_GETFL) | O_NONBLOCK);
 	loop_call(c->loop, attach, &a);
+}
+
+void console_last_line(const char *log_path, char *line, size_t max)
+{
+	char buf[TAIL_BYTES + 1];
+	cleanup_fd int fd = open(log_path, O_RDONLY | O_CLOEXEC);
+	struct stat st;
+
+	line[0] = '\0';
+	if (fd < 0 || fstat(fd, &st) < 0)
+		return;
+	uint64_t off = st.st_size > TAIL_BYTES ? (uint64_t)st.st_size - TAIL_BYTES : 0;
+	ssize_t n = pread_upto(fd, buf, TAIL_BYTES, off);
+	while (n > 0 && strchr("\r\n", buf[n - 1]))
+		n--;
+	buf[n > 0 ? n : 0] = '\0';
+	const char *last = strrchr(buf, '\n');
+	snprintf(line, max, "%.*s", (int)max - 1, last ? last + 1 : buf);
 }

@@ -38,4 +38,7 @@ void console_output(void *console, const void *buf, size_t len);
  */
 void console_attach(struct console *c, int in, int out, bool owned);
 
+/* The last line of a log that was written by console_output(), into `line`; "" if there is none. */
+void console_last_line(const char *log_path, char *line, size_t max);
+
 #endif

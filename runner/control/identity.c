@@ -1,5 +1,6 @@
 #include "runner/control/identity.h"
 
+#include "runner/control/console.h"
 #include "runner/control/jsontext.h"
 #include "runner/control/vmm_internal.h"
 #include "runner/guest/agent_client.h"
@@ -46,15 +47,20 @@ char *identity_machine_id(const uint8_t uuid[16])
 
 int vmm_agent(struct vmm *v, int timeout_ms, struct agent **out, struct err *err)
 {
-	char path[RUNDIR_PATH_MAX];
+	char path[RUNDIR_PATH_MAX], last[256];
 	int r = agent_connect_unless(rundir_file(v->dir, "vsock.sock", path), timeout_ms,
 				     v->machine.vm->end_fd, out, err);
 
-	if (r == -ECANCELED)
-		return err_set(err, ECONNRESET,
-			       "the guest ended before its agent answered; its console tells why "
-			       "(smvm-runner console --log)");
-	return r;
+	if (r != -ECANCELED)
+		return r;
+	/* Its directory goes with the VM: what it says must be said now. */
+	int e = atomic_load(&v->machine.vm->end);
+	if (e == VM_FAILED)
+		return err_set(err, ECONNRESET, "the VM failed: %s", v->machine.vm->end_err.msg);
+	console_last_line(rundir_file(v->dir, "console.log", path), last, sizeof(last));
+	return err_set(err, ECONNRESET,
+		       "the guest %s before its agent answered; last console line: %s",
+		       vmm_end_name(e), last[0] ? last : "(none)");
 }
 
 static int fill(struct vmm *v, struct agent_generation *g, struct err *err)

@@ -1,40 +1,18 @@
 #include "runner/control/launch.h"
 
+#include "runner/control/console.h"
 #include "runner/control/identity.h"
 #include "runner/control/spawn.h"
 #include "runner/control/vmm_internal.h"
 #include "runner/guest/agent_client.h"
 
 #include "smfs/base/cleanup.h"
-#include "smfs/base/io.h"
 #include "smfs/base/log.h"
 #include "smfs/base/num.h"
 
-#include <fcntl.h>
 #include <string.h>
-#include <sys/stat.h>
 
 #define BOOT_WAIT_MS 180000 /* a nested, emulated machine is slow */
-#define TAIL_BYTES   1024
-
-/* The last line a dying guest wrote, into `line`; "" if none. */
-static void console_tail(const struct rundir *d, char *line, size_t max)
-{
-	char path[RUNDIR_PATH_MAX], buf[TAIL_BYTES + 1];
-	cleanup_fd int fd = open(rundir_file(d, "console.log", path), O_RDONLY | O_CLOEXEC);
-	struct stat st;
-
-	line[0] = '\0';
-	if (fd < 0 || fstat(fd, &st) < 0)
-		return;
-	uint64_t off = st.st_size > TAIL_BYTES ? (uint64_t)st.st_size - TAIL_BYTES : 0;
-	ssize_t n = pread_upto(fd, buf, TAIL_BYTES, off);
-	while (n > 0 && strchr("\r\n", buf[n - 1]))
-		n--;
-	buf[n > 0 ? n : 0] = '\0';
-	const char *last = strrchr(buf, '\n');
-	snprintf(line, max, "%.*s", (int)max - 1, last ? last + 1 : buf);
-}
 
 static int wait_agent(struct vmm *v, struct err *err)
 {
@@ -52,15 +30,12 @@ static int wait_agent(struct vmm *v, struct err *err)
 		agent_close(a);
 		return 0;
 	}
-	char last[256];
-	int e = atomic_load(&v->machine.vm->end);
-
-	console_tail(v->dir, last, sizeof(last));
-	if (e == VM_FAILED)
-		return err_set(err, EIO, "boot: the VM failed: %s", v->machine.vm->end_err.msg);
-	return err_set(
-		err, -r, "boot: the guest %s before its agent answered; last console line: %s",
-		e == VM_RUNNING ? "did not come up" : vmm_end_name(e), last[0] ? last : "(none)");
+	if (atomic_load(&v->machine.vm->end) != VM_RUNNING)
+		return err_wrap(err, r, "boot");
+	char path[RUNDIR_PATH_MAX], last[256];
+	console_last_line(rundir_file(v->dir, "console.log", path), last, sizeof(last));
+	return err_set(err, -r, "boot: the guest did not come up; last console line: %s",
+		       last[0] ? last : "(none)");
 }
 
 static int boot_body(struct spawn_child *c, struct rundir *d, void *arg, struct err *err)
