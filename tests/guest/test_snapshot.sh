@@ -108,7 +108,7 @@ smvm-runner stop -f mem mem1 mem1b mem2 mem4 mem5
 check "a guest fills its registers" boot fpu fpu 64M
 check "and waits" until_true 5 said fpu '^up [0-9a-f]\{16\}$'
 check "snapshot" smvm-runner snapshot fpu f1
-check "restore" smvm-runner restore -f f1 >"$T/fpu.out" </dev/null
+check "restore" sh -c 'smvm-runner restore -f f1 >"$1" </dev/null' sh "$T/fpu.out"
 check "general, x87, AVX and control registers are intact" grep -q '^regs ok' "$T/fpu.out"
 smvm-runner stop -f fpu
 
