@@ -271,15 +271,17 @@ static int names_free(struct smfs_ingest *ing, struct err *err)
 	return 0;
 }
 
+/* What a frame takes in the index, half-filled pages included. */
+#define INDEX_BYTES 128
+
 /* An ingest that has written nothing adds at most a name. */
 static int within_limit(struct smfs_ingest *ing, struct err *err)
 {
-	enum {
-		INDEX_BYTES = 128
-	}; /* what a frame takes in the index, half-filled pages included */
-	uint64_t mine = atomic_load(&ing->stored);
+	uint64_t mine = atomic_load(&ing->stored), need = 0;
 
-	return mine ? limit_check_commit(ing->s, ing->npend * INDEX_BYTES, mine, err) : 0;
+	for (size_t i = 0; i < ing->npend; i++)
+		need += ing->pend[i].state == PEND_WRITTEN ? INDEX_BYTES : 0;
+	return need ? limit_check_commit(ing->s, need, mine, err) : 0;
 }
 
 static int look_below(struct commit *c, struct err *err)
