@@ -93,4 +93,10 @@ typedef int (*index_frame_fn)(const struct smfs_id *id, const struct frame_loc *
 			      struct err *err);
 int index_each_frame(struct index *ix, bool nodes, index_frame_fn fn, void *arg, struct err *err);
 
+/* Records by themselves, as index_salvage() hands them on; -EBADMSG for what is none. */
+int index_name_decode(const void *key, size_t klen, const void *value, size_t len,
+		      struct smfs_name *out);
+int index_meta_decode(const void *key, size_t klen, const void *value, size_t len,
+		      struct index_meta *out);
+
 #endif

@@ -265,6 +265,20 @@ int index_packs(struct index *ix, struct index_pack **out, size_t *n, struct err
 
 /* ---- meta ---- */
 
+static int meta_decode(const MDB_val *k, const MDB_val *v, struct index_meta *m)
+{
+	struct reader r = reader_rec(k, v);
+
+	m->seq = get_u64(&r);
+	m->journal_len = get_u64(&r);
+	m->chunk_raw = get_u64(&r);
+	m->chunk_stored = get_u64(&r);
+	m->node_stored = get_u64(&r);
+	m->gc_gen = get_u64(&r);
+	m->gc_busy = get_u64(&r);
+	return reader_done(&r) ? 0 : -EBADMSG;
+}
+
 static int meta_get(MDB_txn *txn, MDB_dbi dbi, struct index_meta *m, struct err *err)
 {
 	MDB_val k = val(meta_key, sizeof(meta_key) - 1), v;
@@ -275,15 +289,17 @@ static int meta_get(MDB_txn *txn, MDB_dbi dbi, struct index_meta *m, struct err 
 		return 0;
 	if (rc)
 		return index_err(err, rc, "read state");
-	struct reader r = reader_rec(&k, &v);
-	m->seq = get_u64(&r);
-	m->journal_len = get_u64(&r);
-	m->chunk_raw = get_u64(&r);
-	m->chunk_stored = get_u64(&r);
-	m->node_stored = get_u64(&r);
-	m->gc_gen = get_u64(&r);
-	m->gc_busy = get_u64(&r);
-	return reader_done(&r) ? 0 : index_bad_record(err, "meta");
+	return meta_decode(&k, &v, m) < 0 ? index_bad_record(err, "meta") : 0;
+}
+
+int index_meta_decode(const void *key, size_t klen, const void *value, size_t len,
+		      struct index_meta *out)
+{
+	MDB_val k = val(key, klen), v = val(value, len);
+
+	if (klen != sizeof(meta_key) - 1 || memcmp(key, meta_key, klen) != 0)
+		return -EBADMSG;
+	return meta_decode(&k, &v, out);
 }
 
 int index_meta(struct index *ix, struct index_meta *out, struct err *err)
@@ -356,6 +372,14 @@ static int name_decode(const MDB_val *k, const MDB_val *v, struct smfs_name *out
 	get_u32(&r);
 	out->mtime = (int64_t)get_u64(&r);
 	return reader_done(&r) && smfs_name_check(out->kind, out->name, NULL) == 0 ? 0 : -EBADMSG;
+}
+
+int index_name_decode(const void *key, size_t klen, const void *value, size_t len,
+		      struct smfs_name *out)
+{
+	MDB_val k = val(key, klen), v = val(value, len);
+
+	return name_decode(&k, &v, out);
 }
 
 static int name_get(MDB_txn *txn, MDB_dbi dbi, enum smfs_kind kind, const char *name,

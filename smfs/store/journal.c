@@ -111,7 +111,7 @@ static int encode(const struct journal_record *rec, struct writer *w)
 	return 0;
 }
 
-int journal_append(int fd, uint64_t *len, const struct journal_record *rec, struct err *err)
+int journal_put(int fd, uint64_t *len, const struct journal_record *rec, struct err *err)
 {
 	cleanup_writer struct writer w = WRITER_INIT;
 	int r = encode(rec, &w);
@@ -119,16 +119,27 @@ int journal_append(int fd, uint64_t *len, const struct journal_record *rec, stru
 	if (r < 0)
 		return err_set(err, -r, "journal record of %zu names: %s", rec->nchanges,
 			       strerror(-r));
-	if (ftruncate(fd, (off_t)*len) < 0)
-		return err_errno(err, "truncate journal");
 	r = pwrite_full(fd, w.p, w.len, *len);
 	if (r < 0) {
 		errno = -r;
 		return err_errno(err, "append to journal");
 	}
+	*len += w.len;
+	return 0;
+}
+
+int journal_append(int fd, uint64_t *len, const struct journal_record *rec, struct err *err)
+{
+	uint64_t end = *len;
+
+	if (ftruncate(fd, (off_t)*len) < 0)
+		return err_errno(err, "truncate journal");
+	int r = journal_put(fd, &end, rec, err);
+	if (r < 0)
+		return r;
 	if (fdatasync(fd) < 0)
 		return err_errno(err, "sync journal");
-	*len += w.len;
+	*len = end;
 	return 0;
 }
 

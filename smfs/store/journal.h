@@ -37,6 +37,9 @@ int journal_head_check(int fd, const uint8_t uuid[UUID_LEN], struct err *err);
 /* Write and sync `rec` at *len; *len becomes the new length. What followed is cut off. */
 int journal_append(int fd, uint64_t *len, const struct journal_record *rec, struct err *err);
 
+/* Write `rec` at *len, which becomes the new length: neither cut off nor synced. */
+int journal_put(int fd, uint64_t *len, const struct journal_record *rec, struct err *err);
+
 /*
  * Read [JOURNAL_HEAD_LEN, len) and hand every record on, in order; sequence numbers must be
  * consecutive. -EBADMSG with the offset of the first record that is not whole. A negative result

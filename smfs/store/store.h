@@ -462,7 +462,8 @@ SMFS_API int smfs_gc(struct smfs_store *s, unsigned flags, struct smfs_gc *g, st
 #define SMFS_FSCK_READ_DATA 1u /* decompress and rehash every frame, too */
 struct smfs_fsck {
 	uint64_t packs, frames, nodes, names, bad_frames, bad_names, garbage_frames;
-	uint64_t repairs; /* smfs_repair(): things put right or decided */
+	/* smfs_repair(): things put right, and things lost or decided without proof. */
+	uint64_t repairs, guesses;
 	/* Grows while packs are read: for a progress line of another thread. */
 	uint64_t done_bytes;
 	/*

@@ -80,7 +80,7 @@ stop_mount
 
 fsck_says() {
 	smfs fsck --store "$S" "$@" >"$T/fsck"
-	[ $? = 5 ] && grep -q "snapshot.* a.*ram" "$T/fsck" && grep -q "snapshot.* b.*ram" "$T/fsck"
+	[ $? = 4 ] && grep -q "snapshot.* a.*ram" "$T/fsck" && grep -q "snapshot.* b.*ram" "$T/fsck"
 }
 check "fsck --read-data names both snapshots" fsck_says --read-data
 cat "$T/fsck"

@@ -1,0 +1,457 @@
+/*
+ * Repair: what can be known again is, what cannot is named, and nothing good is lost.
+ *
+ * SWEEP=all flips every byte of every file of a small store instead of a sample.
+ */
+#include "store_util.h"
+
+#include "smfs/base/io.h"
+#include "smfs/store/writers.h"
+
+#include <dirent.h>
+#include <signal.h>
+#include <sys/wait.h>
+#include <time.h>
+
+#define NAMES 4
+#define LEN   3000
+
+static const char *const names[NAMES] = {"one", "two", "four", "five"};
+
+static void quiet(void *arg, const char *line)
+{
+	unsigned *n = arg;
+
+	*n += 1;
+	if (getenv("SHOW"))
+		printf("#   %s\n", line);
+}
+
+static void content(unsigned i, uint8_t buf[LEN])
+{
+	/* Half of each is common, in a frame of its own tree. */
+	fill_random(buf, LEN, 100 + i);
+}
+
+static void put_name(struct fixture *f, const char *name, unsigned i)
+{
+	uint8_t buf[LEN];
+	struct smfs_content c;
+
+	content(i, buf);
+	put_snapshot(f, name, buf, LEN, &c);
+}
+
+static void close_store(struct fixture *f)
+{
+	smfs_store_close(f->s);
+	f->s = NULL;
+}
+
+/* Some history: names that stay, one renamed, one removed. */
+static void make_store(struct fixture *f)
+{
+	put_name(f, "one", 0);
+	put_name(f, "wto", 1);
+	put_name(f, "three", 9);
+	ok(f, smfs_name_rename(f->s, SMFS_SNAPSHOT, "wto", "two", &f->err));
+	ok(f, smfs_name_remove(f->s, SMFS_SNAPSHOT, "three", &f->err));
+	put_name(f, "four", 2);
+	put_name(f, "five", 3);
+	close_store(f);
+}
+
+/* How many of the names read as they were; the rest must be refused as damaged or be gone. */
+static unsigned right_names(struct fixture *f)
+{
+	unsigned right = 0;
+
+	for (unsigned i = 0; i < NAMES; i++) {
+		uint8_t want[LEN], got[LEN];
+		struct smfs_content c;
+		struct smfs_file *file;
+		int r = get_snapshot(f, names[i], &c);
+
+		if (r < 0) {
+			assert_true(r == -ENOENT || r == -EBADMSG);
+			continue;
+		}
+		content(i, want);
+		ok(f, smfs_file_open(f->s, &c, &file, &f->err));
+		ssize_t n = smfs_file_pread(file, got, LEN, 0, &f->err);
+		smfs_file_close(file);
+		if (n < 0) {
+			assert_int_equal(n, -EBADMSG);
+			continue;
+		}
+		assert_memory_equal(got, want, LEN);
+		right++;
+	}
+	return right;
+}
+
+static int repair(struct fixture *f, struct smfs_fsck *k, unsigned *lines)
+{
+	*k = (struct smfs_fsck){.report = quiet, .arg = lines};
+	*lines = 0;
+	return smfs_repair(f->dir, k, &f->err);
+}
+
+/* 0 or the result of the open or the check. */
+static int checked(struct fixture *f, unsigned *lines)
+{
+	struct smfs_fsck k = {.report = quiet, .arg = lines};
+	int r = smfs_store_open(f->dir, 0, &f->s, &f->err);
+
+	*lines = 0;
+	return r < 0 ? r : smfs_fsck(f->s, SMFS_FSCK_READ_DATA, &k, &f->err);
+}
+
+static void wholly_repaired(struct fixture *f)
+{
+	struct smfs_fsck k;
+	unsigned lines;
+
+	ok(f, repair(f, &k, &lines));
+	assert_int_equal(k.guesses, 0);
+	ok(f, checked(f, &lines));
+	assert_int_equal(right_names(f), NAMES);
+	assert_int_equal(get_snapshot(f, "three", &(struct smfs_content){0}), -ENOENT);
+	assert_int_equal(get_snapshot(f, "wto", &(struct smfs_content){0}), -ENOENT);
+	/* and goes on to be a store */
+	put_name(f, "after", 20);
+	ok(f, smfs_name_remove(f->s, SMFS_SNAPSHOT, "after", &f->err));
+	close_store(f);
+	ok(f, smfs_repair_done(f->dir, &f->err));
+	ok(f, checked(f, &lines));
+	close_store(f);
+}
+
+static void sh(const char *fmt, const char *a, const char *b)
+{
+	char cmd[400];
+
+	snprintf(cmd, sizeof(cmd), fmt, a, b);
+	assert_int_equal(system(cmd), 0);
+}
+
+static void a_lost_index_is_made_anew(void **state)
+{
+	static const char *const harm[] = {
+		"rm -r %s/index",
+		"rm %s/index/data.mdb",
+		": >%s/index/data.mdb",
+		"truncate -s 9000 %s/index/data.mdb",
+		"head -c 60000 /dev/urandom >%s/index/data.mdb",
+		"head -c 60000 /dev/zero >%s/index/data.mdb",
+		"cd %s/index && head -c 8192 data.mdb >x && head -c 50000 /dev/urandom >>x && mv x "
+		"data.mdb",
+	};
+	struct fixture *f = *state;
+
+	make_store(f);
+	for (size_t i = 0; i < ARRAY_SIZE(harm); i++) {
+		unsigned lines;
+
+		sh(harm[i], f->dir, "");
+		assert_int_equal(checked(f, &lines), -EBADMSG);
+		close_store(f);
+		wholly_repaired(f);
+	}
+}
+
+static void a_journal_and_an_index_lost_leave_nothing_silent(void **state)
+{
+	struct fixture *f = *state;
+	struct smfs_fsck k;
+	unsigned lines;
+
+	make_store(f);
+	/* The journal alone: the index knows all. */
+	sh("rm %s/journal", f->dir, "");
+	wholly_repaired(f);
+	/* A record in its middle and the index: the loss is told, the names of the others are back.
+	 */
+	sh("rm -r %s/index; printf x | dd of=%s/journal bs=1 seek=100 conv=notrunc status=none",
+	   f->dir, f->dir);
+	ok(f, repair(f, &k, &lines));
+	assert_int_equal(k.guesses, 1);
+	ok(f, checked(f, &lines));
+	close_store(f);
+	/* Both: told, and the packs are there still. */
+	sh("rm -r %s/index %s/journal", f->dir, f->dir);
+	ok(f, repair(f, &k, &lines));
+	assert_int_equal(k.guesses, 1);
+	ok(f, checked(f, &lines));
+	put_name(f, "two", 1);
+	struct smfs_store_stat st;
+	ok(f, smfs_store_stat(f->s, &st, &f->err));
+	assert_int_equal(st.snapshots, 1);
+}
+
+static void a_tail_nobody_vouched_for_is_kept(void **state)
+{
+	struct fixture *f = *state;
+	struct smfs_ingest *ing;
+	struct smfs_content c;
+	uint8_t buf[LEN];
+	struct smfs_fsck k;
+	unsigned lines;
+
+	make_store(f);
+	fflush(NULL);
+	pid_t pid = fork();
+	if (pid == 0) {
+		/* a writer that dies before its commit */
+		content(50, buf);
+		if (smfs_store_open(f->dir, 0, &f->s, &f->err) == 0 &&
+		    smfs_ingest_begin(f->s, &ing, &f->err) == 0)
+			smfs_ingest_mem(ing, buf, LEN, &c, &f->err);
+		kill(getpid(), SIGKILL);
+	}
+	assert_int_equal(waitpid(pid, NULL, 0), pid);
+	ok(f, repair(f, &k, &lines));
+	ok(f, checked(f, &lines));
+	assert_int_equal(right_names(f), NAMES);
+	/* its content is there to be shared */
+	struct smfs_ingest_stat st;
+	content(50, buf);
+	ok(f, smfs_ingest_begin(f->s, &ing, &f->err));
+	ok(f, smfs_ingest_mem(ing, buf, LEN, &c, &f->err));
+	smfs_ingest_stat(ing, &st);
+	assert_int_equal(st.dup_bytes, LEN);
+	smfs_ingest_abort(ing);
+}
+
+/* ---- who may run beside it ---- */
+
+static void writers_and_a_repair_keep_each_other_out(void **state)
+{
+	struct fixture *f = *state;
+	struct smfs_ingest *ing;
+	struct smfs_fsck k;
+	unsigned lines;
+
+	make_store(f);
+	ok(f, smfs_store_open(f->dir, 0, &f->s, &f->err));
+	ok(f, smfs_ingest_begin(f->s, &ing, &f->err));
+	assert_int_equal(repair(f, &k, &lines), -EBUSY);
+	assert_non_null(strstr(f->err.msg, "writes to it"));
+	smfs_ingest_abort(ing);
+	/* An open store that writes nothing is no hindrance, and goes on in the new index. */
+	sh("printf xxxx | dd of=%s/journal bs=1 seek=150 conv=notrunc status=none", f->dir, "");
+	ok(f, repair(f, &k, &lines));
+	assert_int_equal(right_names(f), NAMES);
+	put_name(f, "during", 30);
+	struct smfs_fsck again = {0};
+	ok(f, smfs_fsck(f->s, SMFS_FSCK_READ_DATA, &again, &f->err));
+	assert_int_equal(again.names, NAMES + 1);
+	ok(f, smfs_name_remove(f->s, SMFS_SNAPSHOT, "during", &f->err));
+	/* While one is at work: reads, and no writes. */
+	cleanup_fd int dirfd = open(f->dir, O_RDONLY | O_DIRECTORY);
+	int lock = writers_exclude(dirfd, f->dir, &f->err);
+	assert_true(lock >= 0);
+	assert_int_equal(smfs_ingest_begin(f->s, &ing, &f->err), -EBUSY);
+	assert_int_equal(smfs_name_remove(f->s, SMFS_SNAPSHOT, "one", &f->err), -EBUSY);
+	assert_int_equal(repair(f, &k, &lines), -EBUSY);
+	assert_int_equal(right_names(f), NAMES);
+	close(lock);
+	put_name(f, "later", 31);
+	/* Cut short between journal and index: nobody writes until another is through. */
+	close_store(f);
+	sh(": >%s/repair", f->dir, "");
+	ok(f, smfs_store_open(f->dir, 0, &f->s, &f->err));
+	assert_int_equal(right_names(f), NAMES);
+	assert_int_equal(smfs_ingest_begin(f->s, &ing, &f->err), -EBADMSG);
+	close_store(f);
+	ok(f, repair(f, &k, &lines));
+	ok(f, checked(f, &lines));
+	ok(f, smfs_name_remove(f->s, SMFS_SNAPSHOT, "later", &f->err));
+}
+
+static uint64_t now_us(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (uint64_t)ts.tv_sec * 1000000 + (uint64_t)ts.tv_nsec / 1000;
+}
+
+static void killed_at_any_moment_it_is_done_again(void **state)
+{
+	struct fixture *f = *state;
+	uint64_t x = now_us() | 1, longest = 80000;
+	struct smfs_fsck k;
+	unsigned lines, killed = 0, rounds = getenv("SWEEP") ? 200 : 15;
+
+	printf("# seed %llu\n", (unsigned long long)x);
+	make_store(f);
+	for (unsigned i = 0; i < rounds; i++) {
+		/* The journal damaged, or the index gone, by turns: both ways of the swap. */
+		if (i % 3 == 0)
+			sh("printf %%s xx | dd of=%s/journal bs=1 seek=130 conv=notrunc "
+			   "status=none",
+			   f->dir, "");
+		else if (i % 3 == 1)
+			sh("printf xyz | dd of=%s/index/data.mdb bs=1 seek=50 conv=notrunc "
+			   "status=none",
+			   f->dir, "");
+		uint64_t start = now_us();
+		fflush(NULL);
+		pid_t pid = fork();
+		if (pid == 0) {
+			close_store(f);
+			_exit(repair(f, &k, &lines) < 0);
+		}
+		uint64_t wait = rnd(&x) % longest;
+		while (now_us() - start < wait)
+			usleep(100);
+		kill(pid, SIGKILL);
+		int status;
+		assert_int_equal(waitpid(pid, &status, 0), pid);
+		if (WIFSIGNALED(status))
+			killed++;
+		else
+			longest = now_us() - start;
+		wholly_repaired(f);
+	}
+	printf("# killed %u of %u\n", killed, rounds);
+	assert_true(killed > rounds / 5);
+}
+
+/* ---- the sweep ---- */
+
+struct sweep {
+	unsigned flips, harmless, repaired, refused;
+};
+
+/*
+ * One flipped byte: without repair every name is right or refused; with it the store is sound
+ * or says what is lost; and storing the same content again brings back all.
+ */
+static void sweep_byte(struct fixture *f, struct sweep *w)
+{
+	struct smfs_fsck k;
+	unsigned lines, right = 0;
+	int r = checked(f, &lines);
+	bool healthy = r == 0;
+
+	assert_true(r == 0 || r == -EBADMSG || r == -ENOTSUP || r == -ENOENT);
+	if (f->s)
+		right = right_names(f);
+	if (healthy)
+		assert_int_equal(right, NAMES);
+	else if (f->s)
+		assert_true(lines > 0);
+	close_store(f);
+	w->flips++;
+	if (healthy) {
+		w->harmless++;
+		return;
+	}
+	ok(f, repair(f, &k, &lines));
+	assert_int_equal(k.guesses, 0);
+	r = checked(f, &lines);
+	assert_non_null(f->s);
+	unsigned after = right_names(f);
+	assert_true(after >= right);
+	if (r == 0) {
+		assert_int_equal(after, NAMES);
+		w->repaired++;
+	} else {
+		assert_int_equal(r, -EBADMSG);
+		assert_true(lines > 0 && after < NAMES);
+		w->refused++;
+		/* Under another name, as the old one is taken. */
+		for (unsigned i = 0; i < NAMES; i++) {
+			char again[32];
+
+			snprintf(again, sizeof(again), "%s-again", names[i]);
+			put_name(f, again, i);
+		}
+		assert_int_equal(right_names(f), NAMES);
+		struct smfs_fsck clean = {.report = quiet, .arg = &lines};
+		ok(f, smfs_fsck(f->s, SMFS_FSCK_READ_DATA, &clean, &f->err));
+	}
+	close_store(f);
+}
+
+static void every_flipped_byte(void **state)
+{
+	static const char *const parts[] = {"format", "journal", "packs", "index"};
+	struct fixture *f = *state, copy = {.dir = "/dev/shm/smfs-sweep.XXXXXX"};
+	const char *sweep = getenv("SWEEP");
+	unsigned step = sweep && strcmp(sweep, "all") == 0 ? 1 : 0;
+
+	make_store(f);
+	assert_non_null(mkdtemp(copy.dir));
+	for (size_t i = 0; i < ARRAY_SIZE(parts); i++) {
+		static const unsigned sample[] = {23, 61, 701, 2003};
+		struct sweep w = {0};
+		char from[192], sub[128], name[64] = "";
+		struct stat st;
+
+		snprintf(sub, sizeof(sub), "%s/%s", f->dir, parts[i]);
+		if (i >= 2) {
+			cleanup_dir DIR *d = opendir(sub);
+			struct dirent *e;
+
+			while ((e = readdir(d)))
+				if (strstr(e->d_name, ".pack") || strstr(e->d_name, "data.mdb"))
+					snprintf(name, sizeof(name), "/%.40s", e->d_name);
+		}
+		snprintf(from, sizeof(from), "%s%s", sub, name);
+		assert_int_equal(stat(from, &st), 0);
+		for (off_t off = 0; off < st.st_size; off += step ? step : sample[i]) {
+			char to[192];
+			uint8_t b;
+
+			sh("rm -rf %2$s/* && cp -r %1$s/. %2$s", f->dir, copy.dir);
+			snprintf(to, sizeof(to), "%s/%s%s", copy.dir, parts[i], name);
+			cleanup_fd int fd = open(to, O_RDWR | O_CLOEXEC);
+			assert_int_equal(pread_full(fd, &b, 1, (uint64_t)off), 0);
+			b ^= (uint8_t)(1u << (off + off / 8) % 8);
+			assert_int_equal(pwrite_full(fd, &b, 1, (uint64_t)off), 0);
+			fflush(NULL);
+			pid_t pid = fork();
+			if (pid == 0) {
+				struct sweep one = {0};
+
+				alarm(60);
+				sweep_byte(&copy, &one);
+				fflush(NULL);
+				_exit(one.harmless ? 10 : one.repaired ? 11 : 12);
+			}
+			int status;
+			assert_int_equal(waitpid(pid, &status, 0), pid);
+			int code = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+			w.flips++;
+			w.harmless += code == 10;
+			w.repaired += code == 11;
+			w.refused += code == 12;
+			if (code < 10 || code > 12)
+				fail_msg("%s byte %ld: status %x; see %s", parts[i], (long)off,
+					 (unsigned)status, copy.dir);
+		}
+		printf("# %-8s %6ld bytes: %u flipped: %u harmless, %u repaired, %u refused and "
+		       "healed\n",
+		       parts[i], (long)st.st_size, w.flips, w.harmless, w.repaired, w.refused);
+		assert_true(w.harmless < w.flips);
+	}
+	rm_tree(copy.dir);
+}
+
+#define store_test(fn) cmocka_unit_test_setup_teardown(fn, fixture_setup, fixture_teardown)
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		store_test(a_lost_index_is_made_anew),
+		store_test(a_journal_and_an_index_lost_leave_nothing_silent),
+		store_test(a_tail_nobody_vouched_for_is_kept),
+		store_test(writers_and_a_repair_keep_each_other_out),
+		store_test(killed_at_any_moment_it_is_done_again),
+		store_test(every_flipped_byte),
+	};
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
