@@ -2,7 +2,8 @@
  * fsck_priv.h - one check of a store: fsck.c (order, names) and fsck_pack.c (packs).
  *
  * Writers may run beside it. The names are listed first, the index's frames next, the packs'
- * lengths last: each is covered by what is read after it, as nothing is ever taken away.
+ * lengths last: each is covered by what is read after it, as collections, which alone
+ * take anything away, are held off.
  */
 #ifndef SMFS_STORE_FSCK_PRIV_H
 #define SMFS_STORE_FSCK_PRIV_H
