@@ -26,6 +26,7 @@
 #include "smfs/base/err.h"
 #include "smfs/mount/channel.h"
 #include "smfs/mount/dircache.h"
+#include "smfs/mount/letgo.h"
 #include "smfs/mount/listing.h"
 #include "smfs/mount/mount.h"
 #include "smfs/mount/node.h"
@@ -197,7 +198,8 @@ struct smfs_mount {
 
 	struct stage_area *stages; /* NULL in a read-only mount */
 	struct readahead_pool *readahead;
-	struct hot *hot; /* NULL: everything is cold */
+	struct letgo *letgo; /* NULL while requests are not served */
+	struct hot *hot;     /* NULL: everything is cold */
 
 	pthread_mutex_t handles_lock;
 	struct handle *handles;		   /* the kernel drops some unreleased when forced */

@@ -54,7 +54,13 @@ static int start_server(struct smfs_mount *m, struct err *err)
 	pthread_sigmask(SIG_SETMASK, &all, &old);
 	r = pthread_create(&m->server, NULL, serve, m);
 	pthread_sigmask(SIG_SETMASK, &old, NULL);
-	return r ? err_set(err, r, "mount %s: start a thread: %s", m->dir, strerror(r)) : 0;
+	if (r)
+		return err_set(err, r, "mount %s: start a thread: %s", m->dir, strerror(r));
+	struct err why = ERR_INIT;
+	/* Without it all works, and garbage is held longer. */
+	if (letgo_start(m, &why) < 0)
+		log_warn("%s", why.msg);
+	return 0;
 }
 
 /* ---- session ------------------------------------------------------------------------------- */
@@ -140,6 +146,7 @@ static int check_dir(const char *dir, char **abs, struct err *err)
 
 static void mount_free(struct smfs_mount *m)
 {
+	letgo_stop(m);
 	/* Whoever still waits for a publication is answered, then requests are over. */
 	stage_area_drain(m->stages);
 	hot_stop(m->hot);
@@ -348,6 +355,7 @@ int mount_go(struct smfs_mount *m, struct err *err)
 
 int mount_drain(struct smfs_mount *m, struct err *err)
 {
+	letgo_stop(m);
 	channel_drain(m->channel);
 	pthread_join(m->server, NULL);
 	size_t copies = m->stages ? stage_area_count(m->stages) : 0;

@@ -53,6 +53,17 @@ size_t node_table_count(struct node_table *t)
 	return n;
 }
 
+void node_each(struct node_table *t, int (*fn)(const struct node *n, void *arg), void *arg)
+{
+	int r = 0;
+
+	pthread_mutex_lock(&t->lock);
+	for (size_t i = 0; i < t->buckets && r == 0; i++)
+		for (struct node *n = t->by_ino[i]; n && r == 0; n = n->next_by_ino)
+			r = fn(n, arg);
+	pthread_mutex_unlock(&t->lock);
+}
+
 static struct node *find_ino(struct node_table *t, uint64_t ino)
 {
 	struct node *n = t->by_ino[ino & (t->buckets - 1)];

@@ -59,6 +59,8 @@ int node_table_init(struct node_table *t, void (*destroy)(struct node *n), struc
 /* Destroys every node, whatever its counts: no request may be in flight. */
 void node_table_free(struct node_table *t);
 size_t node_table_count(struct node_table *t);
+/* Calls `fn` for each node with the table locked, until it returns non-zero. */
+void node_each(struct node_table *t, int (*fn)(const struct node *n, void *arg), void *arg);
 
 /*
  * Hand over a node not yet in the table (key set, parent borrowed). Returns the node of that key,

@@ -2,6 +2,7 @@
 #include "smfs/store/fsck_priv.h"
 
 #include "smfs/base/cleanup.h"
+#include "smfs/store/lease.h"
 #include "smfs/store/names_each.h"
 #include "smfs/store/nametab.h"
 #include "smfs/store/object.h"

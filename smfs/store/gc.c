@@ -250,6 +250,8 @@ static int collect(struct gc *g, struct err *err)
 {
 	int r;
 
+	if (!g->dry && (r = lease_ask(g->s, err)) < 0)
+		return r;
 	if ((r = timed_mark(g, err)) < 0 || (r = condemn(g, err)) < 0 || (r = expire(g, err)) < 0 ||
 	    (r = gc_count(g, err)) < 0)
 		return r;

@@ -9,9 +9,11 @@
 #include <stdatomic.h>
 #include <string.h>
 #include <sys/file.h>
+#include <sys/inotify.h>
 #include <sys/mman.h>
 #include <sys/random.h>
 #include <sys/stat.h>
+#include <time.h>
 
 /*
  * The file: an array of slots, the first of them its header. Address space for all is mapped at
@@ -346,4 +348,35 @@ void smfs_store_unpin(struct smfs_store *s)
 int smfs_lease_fd(const struct smfs_store *s)
 {
 	return s->leases->fd;
+}
+
+int smfs_lease_watch(struct smfs_store *s, struct err *err)
+{
+	cleanup_free char *path = NULL;
+	cleanup_fd int fd = inotify_init1(IN_NONBLOCK | IN_CLOEXEC);
+
+	if (asprintf(&path, "%s/lock", s->dir) < 0)
+		return err_set(err, ENOMEM, "watch %s: out of memory", s->dir);
+	if (fd < 0 || inotify_add_watch(fd, path, IN_ATTRIB) < 0)
+		return err_errno(err, "watch %s", path);
+	if (s->leases->slots)
+		atomic_store(&s->leases->slots[0].word[0], 1);
+	return steal_fd(&fd);
+}
+
+void smfs_lease_answer(struct smfs_store *s)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	if (s->leases->slots)
+		atomic_store(&s->leases->slots[0].word[0],
+			     (uint64_t)ts.tv_sec * 1000000000 + (uint64_t)ts.tv_nsec);
+}
+
+void smfs_lease_unwatch(struct smfs_store *s, int fd)
+{
+	if (s->leases->slots)
+		atomic_store(&s->leases->slots[0].word[0], 0);
+	close(fd);
 }

@@ -13,6 +13,10 @@
  * what its parent had leased. Where no file can be had (full disk, read-only medium) and when the
  * slots run out, the handle locks LEASE_ALL_BYTE of `lock` shared instead: a pin of generation 0.
  *
+ * ASKING. The header's first word is 0, or, of a handle that watches for the collector's question
+ * (a change of times of `lock`), the time of its last answer, CLOCK_MONOTONIC ns. Nothing depends
+ * on an answer but how soon garbage goes.
+ *
  * ORDER. Who takes a lease writes the slot, then looks (again) whether what it leases is still
  * there: a pin rereads the generation, a root its name. The collector commits what it takes away,
  * then reads the slots. So one of the two sees the other. A slot caught half written is one whose
@@ -53,10 +57,14 @@ struct lease_view {
 	size_t nroots, cap;
 	uint64_t min_pin; /* UINT64_MAX: nothing is pinned */
 	size_t holders;	  /* handles that hold any */
+	uint64_t
+		first_answer; /* of the watchers' last answers the oldest; UINT64_MAX: no watcher */
 };
 /* All that is leased now, by all processes. Free with lease_view_free(). */
 int lease_view_read(struct smfs_store *s, struct lease_view *v, struct err *err);
 void lease_view_free(struct lease_view *v);
+/* Ask the watchers (smfs_lease_watch()) to let go; returns when all have, or after a second. */
+int lease_ask(struct smfs_store *s, struct err *err);
 
 /*
  * A descriptor that holds LEASE_GC_BYTE until it is closed: exclusively for a collection (-EBUSY

@@ -8,8 +8,13 @@
 #include <fcntl.h>
 #include <string.h>
 #include <sys/file.h>
+#include <sys/stat.h>
+#include <time.h>
 
 #define SLOT_LEN 40u
+/* How long watchers may take to answer, and how often they are looked at. */
+#define ASK_MS	1000
+#define STEP_MS 2
 
 static int push_root(struct lease_view *v, const uint8_t *id, struct err *err)
 {
@@ -58,6 +63,19 @@ static int read_slots(int fd, struct lease_view *v, bool *holds, struct err *err
 	return 0;
 }
 
+static void note_watcher(int fd, struct lease_view *v)
+{
+	uint8_t buf[16];
+	struct reader r = reader_of(buf, sizeof(buf));
+
+	if (pread_full(fd, buf, sizeof(buf), 0) < 0)
+		return;
+	get_u64(&r);
+	uint64_t answered = get_u64(&r);
+	if (answered)
+		v->first_answer = MIN(v->first_answer, answered);
+}
+
 static int read_one(int dirfd, const char *name, struct lease_view *v, struct err *err)
 {
 	cleanup_fd int fd = openat(dirfd, name, O_RDWR | O_CLOEXEC | O_NOFOLLOW);
@@ -71,6 +89,7 @@ static int read_one(int dirfd, const char *name, struct lease_view *v, struct er
 		unlinkat(dirfd, name, 0); /* its process is dead */
 		return 0;
 	}
+	note_watcher(fd, v);
 	int r = read_slots(fd, v, &holds, err);
 	v->holders += holds;
 	return r;
@@ -100,7 +119,7 @@ int lease_view_read(struct smfs_store *s, struct lease_view *v, struct err *err)
 	struct dirent *e;
 	int r = 0;
 
-	*v = (struct lease_view){.min_pin = UINT64_MAX};
+	*v = (struct lease_view){.min_pin = UINT64_MAX, .first_answer = UINT64_MAX};
 	if (!d) {
 		r = err_errno(err, "read %s/tmp", s->dir);
 		if (copy >= 0)
@@ -124,6 +143,33 @@ void lease_view_free(struct lease_view *v)
 	free(v->roots);
 	v->roots = NULL;
 	v->nroots = v->cap = 0;
+}
+
+static uint64_t monotonic_ns(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (uint64_t)ts.tv_sec * 1000000000 + (uint64_t)ts.tv_nsec;
+}
+
+int lease_ask(struct smfs_store *s, struct err *err)
+{
+	uint64_t asked = monotonic_ns();
+
+	if (utimensat(s->dirfd, "lock", NULL, 0) < 0)
+		return err_errno(err, "touch %s/lock", s->dir);
+	for (;;) {
+		struct lease_view v;
+		int r = lease_view_read(s, &v, err);
+
+		if (r < 0)
+			return r;
+		lease_view_free(&v);
+		if (v.first_answer >= asked || monotonic_ns() - asked > ASK_MS * 1000000ull)
+			return 0;
+		nanosleep(&(struct timespec){.tv_nsec = STEP_MS * 1000000}, NULL);
+	}
 }
 
 int lease_gc_lock(struct smfs_store *s, bool exclusive, struct err *err)

@@ -425,6 +425,14 @@ SMFS_API void smfs_store_unpin(struct smfs_store *s);
  * server's work over keeps it until the new server has leased anew. -1: there is none.
  */
 SMFS_API int smfs_lease_fd(const struct smfs_store *s);
+/*
+ * For who holds leases longer than need be: a descriptor (inotify, not blocking) that becomes readable
+ * when a collection asks to let go of what can be. The collection waits a short while for
+ * smfs_lease_answer(). Closed by smfs_lease_unwatch().
+ */
+SMFS_API int smfs_lease_watch(struct smfs_store *s, struct err *err);
+SMFS_API void smfs_lease_answer(struct smfs_store *s);
+SMFS_API void smfs_lease_unwatch(struct smfs_store *s, int fd);
 
 /* ---- garbage collection -------------------------------------------------------------------- */
 
