@@ -148,7 +148,7 @@ int leases_open(struct smfs_store *s, struct err *err)
 	s->leases = l;
 	int r = file_open(s, l, &why);
 	/* Without a file each lease is a pin of everything, which needs no disk. */
-	if (r < 0 && r != -ENOSPC && r != -EDQUOT && r != -EROFS) {
+	if (r < 0 && r != -ENOSPC && r != -EDQUOT && r != -EROFS && r != -EACCES) {
 		if (err)
 			*err = why;
 		return r;
