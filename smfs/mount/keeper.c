@@ -21,8 +21,10 @@
 #include "smfs/mount/keeper_sock.h"
 #include "smfs/mount/takeover.h"
 
-#define SECOND	      ((uint64_t)1000000000)
-#define TICK_MS	      500
+#define SECOND	((uint64_t)1000000000)
+#define TICK_MS 500
+/* Killed from outside, for memory mostly, it may do better when that has passed. */
+#define STRIKE_ITSELF 4
 #define START_SECONDS 10 /* for a worker to get ready, if the watchdog is quicker */
 /* Out of the way of the numbers workers are given. */
 #define FIRST_FD 64
@@ -217,7 +219,7 @@ static void drop_next(struct keeper *k, const struct err *err)
 
 static void schedule(struct keeper *k)
 {
-	k->start_at = now() + k->strikes * SECOND / 10;
+	k->start_at = now() + k->strikes * SECOND / 20;
 }
 
 static void start_replacement(struct keeper *k)
@@ -228,7 +230,8 @@ static void start_replacement(struct keeper *k)
 	if (start(k, &k->cur, k->exe, k->cfg->next, &err) == 0)
 		return;
 	log_err("%s", err.msg);
-	if (++k->strikes >= KEEPER_STRIKES)
+	k->strikes += STRIKE_ITSELF;
+	if (k->strikes >= KEEPER_STRIKES)
 		give_up(k, "no server can be started");
 	else
 		schedule(k);
@@ -271,7 +274,7 @@ static void replace(struct keeper *k, const struct worker *was, int status)
 	if (progress || (was->state == SERVING && !by_itself))
 		k->strikes = 0;
 	else
-		k->strikes++;
+		k->strikes += by_itself ? STRIKE_ITSELF : 1;
 	if (was->state == GONE_ON && k->other_exe >= 0) {
 		struct err err = ERR_INIT;
 
