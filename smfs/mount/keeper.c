@@ -21,10 +21,8 @@
 #include "smfs/mount/keeper_sock.h"
 #include "smfs/mount/takeover.h"
 
-#define SECOND	((uint64_t)1000000000)
-#define TICK_MS 500
-/* Killed from outside, for memory mostly, it may do better when that has passed. */
-#define STRIKE_ITSELF 4
+#define SECOND	      ((uint64_t)1000000000)
+#define TICK_MS	      500
 #define START_SECONDS 10 /* for a worker to get ready, if the watchdog is quicker */
 /* Out of the way of the numbers workers are given. */
 #define FIRST_FD 64
@@ -52,6 +50,7 @@ struct keeper {
 	int status;
 	unsigned strikes, nsignals, minor;
 	uint64_t died;	   /* when the last one did */
+	uint64_t served;   /* when the last one that served did */
 	uint64_t start_at; /* a replacement is due then; 0: none is */
 	/* Watchdog: */
 	uint64_t seen_taken, progress_at;
@@ -219,7 +218,7 @@ static void drop_next(struct keeper *k, const struct err *err)
 
 static void schedule(struct keeper *k)
 {
-	k->start_at = now() + k->strikes * SECOND / 20;
+	k->start_at = now() + k->strikes * SECOND / 10;
 }
 
 static void start_replacement(struct keeper *k)
@@ -230,8 +229,7 @@ static void start_replacement(struct keeper *k)
 	if (start(k, &k->cur, k->exe, k->cfg->next, &err) == 0)
 		return;
 	log_err("%s", err.msg);
-	k->strikes += STRIKE_ITSELF;
-	if (k->strikes >= KEEPER_STRIKES)
+	if (++k->strikes >= KEEPER_STRIKES)
 		give_up(k, "no server can be started");
 	else
 		schedule(k);
@@ -265,6 +263,8 @@ static void replace(struct keeper *k, const struct worker *was, int status)
 	/* More than can be at work at once: some were answered. */
 	bool progress = taken(k) - was->taken > CHANNEL_THREADS;
 
+	if (was->state == SERVING)
+		k->served = k->died;
 	log_warn("server %d of %s died (%s)", (int)was->pid, k->area->dir, manner(status, how));
 	if (by_itself)
 		channel_suspect(&k->area->channel);
@@ -274,7 +274,7 @@ static void replace(struct keeper *k, const struct worker *was, int status)
 	if (progress || (was->state == SERVING && !by_itself))
 		k->strikes = 0;
 	else
-		k->strikes += by_itself ? STRIKE_ITSELF : 1;
+		k->strikes += by_itself;
 	if (was->state == GONE_ON && k->other_exe >= 0) {
 		struct err err = ERR_INIT;
 
@@ -290,6 +290,8 @@ static void replace(struct keeper *k, const struct worker *was, int status)
 		promote(k);
 	else if (k->strikes >= KEEPER_STRIKES)
 		give_up(k, "servers die as they start");
+	else if (k->served + KEEPER_PATIENCE_SECONDS * SECOND < now())
+		give_up(k, "no server has stayed alive");
 	else
 		schedule(k);
 }

@@ -25,8 +25,8 @@
  * WATCHDOG. A worker that is at one request longer than `watchdog` seconds, or leaves requests
  * unread that long, is killed and replaced. So is one that does not come up. A request that has
  * cost CHANNEL_DEATHS_MAX workers (by their own crash, or by the watchdog) is answered EIO. After
- * five deaths in a row without progress (KEEPER_STRIKES; four times as many when something else
- * killed them), or if a worker cannot even be killed, the
+ * KEEPER_STRIKES deaths of its own in a row without progress, or KEEPER_PATIENCE_SECONDS of
+ * workers that something else kills before they serve, or if one cannot even be killed, the
  * connection is ended: errors for the users of the mount, rather than waiting for ever. Requests a
  * worker has put aside (publishing a snapshot, materialising a file) do not count.
  *
@@ -49,7 +49,8 @@
 
 struct smfs_mount;
 
-#define KEEPER_STRIKES		20
+#define KEEPER_STRIKES		5
+#define KEEPER_PATIENCE_SECONDS 60
 #define KEEPER_WATCHDOG_SECONDS 30
 
 /* Descriptors a worker starts with. */

@@ -15,7 +15,7 @@
 /* A remount takes as long as the old server needs for what it has taken. */
 #define REMOUNT_SECONDS 120
 /* For a client to say what it wants: the keeper has other things to do. */
-#define REQUEST_MS 200
+#define REQUEST_SECONDS 2
 
 int keeper_tell(int control, enum keeper_say say, const struct err *err, int fd)
 {
@@ -81,7 +81,7 @@ int keeper_listen(unsigned minor, struct err *err)
 
 int keeper_accept(int listener, char exe[PATH_MAX])
 {
-	const struct timeval wait = {.tv_usec = REQUEST_MS * 1000};
+	const struct timeval wait = {.tv_sec = REQUEST_SECONDS};
 	cleanup_fd int fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
 	struct ucred who = {.uid = (uid_t)-1};
 	socklen_t len = sizeof(who);

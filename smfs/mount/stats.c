@@ -47,6 +47,7 @@ char *stats_text(struct smfs_mount *m, size_t *len)
 						 stats_get(&m->stats, i), true});
 	metric_print(f, &(struct metric){"inodes", "Inodes the kernel holds.",
 					 node_table_count(&m->nodes), false});
+	takeover_stats(m->takeover, f);
 	metric_print(f, &(struct metric){"imports_in_progress", "Snapshots being copied in.",
 					 m->stages ? stage_area_count(m->stages) : 0, false});
 	if (m->hot && hot_cache_stat(hot_cache_of(m->hot), &cache, NULL) == 0) {

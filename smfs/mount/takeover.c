@@ -7,6 +7,7 @@
 
 #include "smfs/base/log.h"
 #include "smfs/base/num.h"
+#include "smfs/store/metrics.h"
 
 #define PAGE	     4096
 #define HEADER_BYTES align_up(sizeof(struct takeover_area), PAGE)
@@ -90,6 +91,36 @@ void takeover_unmap(struct takeover *t)
 struct takeover_area *takeover_area(struct takeover *t)
 {
 	return t->area;
+}
+
+void takeover_stats(struct takeover *t, FILE *f)
+{
+	const struct takeover_area *a = t->area;
+	const struct metric v[] = {
+		{"servers", "Servers started for this mount.", atomic_load(&a->servers), true},
+		{"takeover_inodes", "Inodes written down for the next server.",
+		 atomic_load(&a->nodes), false},
+		{"takeover_open_files", "Open files written down.", atomic_load(&a->handles),
+		 false},
+		{"takeover_bytes", "Memory of the table, which only grows.",
+		 HEADER_BYTES + atomic_load(&a->nodes_high) * sizeof(*t->nodes) +
+			 atomic_load(&a->handles_high) * sizeof(*t->handles) +
+			 atomic_load(&a->cells_high) * sizeof(*t->cells),
+		 false},
+		{"takeover_bytes_max", "What it can grow to.", TOTAL_BYTES, false},
+		{"takeover_unprotected", "Inodes there was no room for: lost to the next server.",
+		 atomic_load(&a->unprotected), true},
+		{"takeover_last_pause_microseconds",
+		 "From the last server's death to the first request of the next.",
+		 atomic_load(&a->last_pause_us), false},
+		{"takeover_longest_pause_microseconds", "The longest of these.",
+		 atomic_load(&a->max_pause_us), false},
+	};
+
+	if (!atomic_load(&a->keeper))
+		return;
+	for (size_t i = 0; i < ARRAY_SIZE(v); i++)
+		metric_print(f, &v[i]);
 }
 
 /* What is written after this is not written before it, should we be killed here. */

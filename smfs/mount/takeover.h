@@ -32,6 +32,7 @@
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
+#include <stdio.h>
 
 #include "smfs/base/err.h"
 #include "smfs/mount/channel.h"
@@ -114,6 +115,9 @@ int takeover_create(struct err *err);
 int takeover_map(int fd, struct takeover **out, struct err *err);
 void takeover_unmap(struct takeover *t); /* NULL is fine */
 struct takeover_area *takeover_area(struct takeover *t);
+
+/* What the table takes, and how it went, as metrics; nothing for a mount without a keeper. */
+void takeover_stats(struct takeover *t, FILE *f);
 
 /* From here on this process writes: find the free entries. */
 void takeover_begin(struct takeover *t);

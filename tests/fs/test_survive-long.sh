@@ -8,7 +8,7 @@ check "a store with things to read" survive_store
 check "mounts" survive_mount
 check "eight readers do not notice 100 kills" python3 tests/lib/survive.py run "$M" 100
 check "nor 100 in quick succession, most of them of servers not yet up" \
-	python3 tests/lib/survive.py run "$M" 100 1 60
+	python3 tests/lib/survive.py run "$M" 100 60 1
 check "unmount" stop_mount
 check "fsck is content" smfs fsck --read-data --store "$S"
 check "no sanitizer complained in the server" log_clean

@@ -2,16 +2,18 @@
 """Readers that must not notice that the server of their mount is killed.
 
     survive.py make DIR SEED MIB           a snapshot: meta, vcpu, and a ram of a known pattern
-    survive.py run MNT KILLS [MIN_MS MAX_MS]
+    survive.py run MNT KILLS [MAX_MS [MIN_MS]]
         MNT has the snapshots cold and hot (of seeds 1 and 2) and at least 20 others. Eight readers run:
         pread and mmap of each, twice; lookups with stat and open; listings. Meanwhile the keeper's
-        worker is killed KILLS times, at random moments from MIN_MS to MAX_MS apart. Fails on a wrong
-        byte, an error, a missing name, or a reader that died. Prints the longest stall.
+        worker is killed KILLS times: up to MAX_MS (default: 200) after it has begun to serve; or, with
+        MIN_MS, at random moments from MIN_MS to MAX_MS apart, whether it has come up or not. Fails on a
+        wrong byte, an error, a missing name, or a reader that died. Prints the longest stall.
+    survive.py remount MNT TIMES
+        The same, with `smfs remount` in place of the kills.
 """
-import ctypes, errno, json, mmap, os, random, signal, struct, sys, time
+import json, mmap, os, random, signal, struct, subprocess, sys, time
 
 PAGE = 4096
-libc = ctypes.CDLL(None, use_errno=True)
 
 
 def page(seed, i):
@@ -134,10 +136,13 @@ def worker_of(keeper):
         return [int(p) for p in f.read().split()]
 
 
-def kill_workers(keeper, kills, lo, hi, rnd):
+def kill_workers(mnt, kills, lo, hi, rnd):
+    keeper = int(open(mnt + "/.smfs/keeper").read())
     last = 0
     for _ in range(kills):
-        time.sleep(rnd.uniform(lo, hi))
+        if lo is None:
+            open(mnt + "/.smfs/pid").read()  # answered by the next one
+        time.sleep(rnd.uniform(lo or 0, hi))
         until = time.monotonic() + 10
         while True:  # the one before may not be buried yet
             alive = [p for p in worker_of(keeper) if p != last]
@@ -149,9 +154,14 @@ def kill_workers(keeper, kills, lo, hi, rnd):
         os.kill(last, signal.SIGKILL)
 
 
-def run(mnt, kills, lo=20, hi=300):
+def remount(mnt, times, lo, hi, rnd):
+    for _ in range(times):
+        time.sleep(rnd.uniform(0, hi))
+        subprocess.run(["smfs", "remount", mnt], check=True)
+
+
+def run(mnt, kills, hi=200, lo=None, remounts=False):
     names = sorted(os.listdir(mnt + "/snapshots"))
-    keeper = int(open(mnt + "/.smfs/keeper").read())
     stop_at = f"{mnt}.stop"
     cold, hot = f"{mnt}/snapshots/cold/ram", f"{mnt}/snapshots/hot/ram"
     # The first open decides, so this one keeps it hot, or cold, for all.
@@ -159,12 +169,18 @@ def run(mnt, kills, lo=20, hi=300):
     jobs = [(read_file, (cold, 1)), (map_file, (cold, 1)), (read_file, (hot, 2)), (map_file, (hot, 2)),
             (read_file, (cold, 1)), (map_file, (cold, 1)), (look_up, (mnt, names)), (list_names, (mnt, names))]
     seed = random.SystemRandom().randrange(1 << 32)
-    print(f"# seed {seed}, {kills} kills", flush=True)
+    what = "remounts" if remounts else "kills"
+    print(f"# seed {seed}, {kills} {what}", flush=True)
     pids = [reader(kind, args, seed + k, stop_at) for k, (kind, args) in enumerate(jobs)]
-    kill_workers(keeper, kills, lo / 1000, hi / 1000, random.Random(seed))
-    time.sleep(0.5)
-    open(stop_at, "w").close()
     failed, worst, count = 0, 0.0, 0
+    try:
+        act = remount if remounts else kill_workers
+        act(mnt, kills, lo and lo / 1000, hi / 1000, random.Random(seed))
+        time.sleep(0.5)
+    except (AssertionError, OSError, subprocess.SubprocessError) as e:
+        print(f"# {type(e).__name__}: {e}")
+        failed += 1
+    open(stop_at, "w").close()
     for pid in pids:
         _, status = os.waitpid(pid, 0)
         if status:
@@ -178,7 +194,7 @@ def run(mnt, kills, lo=20, hi=300):
     os.unlink(stop_at)
     for fd in keep:
         os.close(fd)
-    print(f"# {len(pids)} readers, {count} operations, {kills} kills, "
+    print(f"# {len(pids)} readers, {count} operations, {kills} {what}, "
           f"longest stall {worst * 1000:.0f} ms, {failed} failed", flush=True)
     return 1 if failed or count < 20 * kills else 0
 
@@ -186,5 +202,7 @@ def run(mnt, kills, lo=20, hi=300):
 if __name__ == "__main__":
     if sys.argv[1] == "make":
         make(sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))
+    elif sys.argv[1] == "remount":
+        sys.exit(run(sys.argv[2], int(sys.argv[3]), remounts=True))
     else:
         sys.exit(run(sys.argv[2], int(sys.argv[3]), *map(float, sys.argv[4:])))
