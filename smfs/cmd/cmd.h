@@ -35,6 +35,7 @@ extern const struct command cmd_init, cmd_mount, cmd_unmount, cmd_remount, cmd_l
 	cmd_stat, cmd_rm, cmd_mv, cmd_import, cmd_export, cmd_fsck, cmd_log;
 extern const struct command cmd_warm, cmd_gc;
 extern const struct command cmd_du, cmd_stats, cmd_limit;
+extern const struct command cmd_diff;
 
 /* ---- options ------------------------------------------------------------------------------- */
 

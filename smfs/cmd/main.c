@@ -11,9 +11,9 @@
 #include "smfs/cmd/cmd.h"
 
 static const struct command *const commands[] = {
-	&cmd_init, &cmd_mount, &cmd_unmount, &cmd_remount, &cmd_ls,	&cmd_info,
-	&cmd_stat, &cmd_rm,    &cmd_mv,	     &cmd_import,  &cmd_export, &cmd_fsck,
-	&cmd_warm, &cmd_log,   &cmd_gc,	     &cmd_du,	   &cmd_stats,	&cmd_limit,
+	&cmd_init, &cmd_mount, &cmd_unmount, &cmd_remount, &cmd_ls,   &cmd_info, &cmd_stat,
+	&cmd_rm,   &cmd_mv,    &cmd_import,  &cmd_export,  &cmd_fsck, &cmd_warm, &cmd_log,
+	&cmd_gc,   &cmd_du,    &cmd_stats,   &cmd_limit,   &cmd_diff,
 };
 
 volatile int cmd_interrupted;

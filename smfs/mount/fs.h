@@ -268,6 +268,9 @@ int tree_file(struct smfs_mount *m, struct inode *i, struct smfs_file **out, str
  * getxattr(2) and listxattr(2): the length in *len, copied if `cap` is not 0, -ERANGE if it is
  * and too small.
  */
+/* lineage.c: the value of user.smfs.own.SNAPSHOT, in memory the caller frees (also on error). */
+int lineage_get(struct smfs_mount *m, struct inode *i, const char *snapshot, char **out,
+		size_t *len, struct err *err);
 int xattr_get(struct smfs_mount *m, struct inode *i, const char *name, void *buf, size_t cap,
 	      size_t *len, struct err *err);
 int xattr_list(struct inode *i, void *buf, size_t cap, size_t *len, struct err *err);

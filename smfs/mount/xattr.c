@@ -2,14 +2,18 @@
  * xattr.c - extended attributes: the store's own (user.smfs.*) and those of an image's entries.
  *
  *   user.smfs.content  hex of the 44-byte content reference (store.h), by which another process
- * finds the same content in the store user.smfs.digest   hex of the object: a chunk's or map's
- * SHA-256, or a directory's; all zero for a file of zeros user.smfs.logical  size in bytes
+ *                      finds the same content in the store
+ *   user.smfs.digest   hex of the object: a chunk's or map's SHA-256, or a directory's; all zero
+ *                      for a file of zeros
+ *   user.smfs.logical  size in bytes
+ *   user.smfs.own.*    lineage.c
  *   user.smfs.stored   bytes its distinct frames take in the store
  */
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 
+#include "smfs/base/cleanup.h"
 #include "smfs/base/hex.h"
 #include "smfs/mount/fs.h"
 
@@ -72,7 +76,8 @@ static const struct {
 	{"user.smfs.stored", false, get_stored},
 };
 
-#define OWN (sizeof(own) / sizeof(own[0]))
+#define LINEAGE "user.smfs.own."
+#define OWN	(sizeof(own) / sizeof(own[0]))
 
 static bool has_own(const struct inode *i, size_t k)
 {
@@ -109,6 +114,13 @@ int xattr_get(struct smfs_mount *m, struct inode *i, const char *name, void *buf
 			continue;
 		int r = own[k].get(m, i, text, err);
 		return r < 0 ? r : give(text, strlen(text), buf, cap, len);
+	}
+	if (is_stored_file(i) && strncmp(name, LINEAGE, strlen(LINEAGE)) == 0) {
+		cleanup_free char *text = NULL;
+		size_t n;
+		int r = lineage_get(m, i, name + strlen(LINEAGE), &text, &n, err);
+
+		return r < 0 ? r : give(text, n, buf, cap, len);
 	}
 	for (size_t k = 0; i->entry && k < i->entry->nxattrs; k++) {
 		const struct smfs_xattr *x = &i->entry->xattrs[k];

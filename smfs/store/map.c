@@ -157,3 +157,55 @@ uint32_t map_inner_find(const void *node, uint32_t pos)
 	}
 	return lo;
 }
+
+/* ---- two leaves ---- */
+
+/* Where one goes through a leaf. */
+struct cursor {
+	const void *leaf;
+	uint32_t next;
+	struct map_extent e; /* the one at or after the position; len 0: none */
+};
+
+static void cursor_next(struct cursor *c)
+{
+	c->e.len = 0;
+	if (c->leaf && c->next < map_count(c->leaf))
+		map_leaf_at(c->leaf, c->next++, &c->e);
+}
+
+/* What is at `pos`: true and the chunk's offset there; up to *end in any case. */
+static bool cursor_at(struct cursor *c, uint32_t pos, uint32_t *chunk_off, uint32_t *end)
+{
+	while (c->e.len && c->e.off + c->e.len <= pos)
+		cursor_next(c);
+	*chunk_off = 0;
+	if (!c->e.len || c->e.off > pos) {
+		*end = MIN(*end, c->e.len ? c->e.off : (uint32_t)LEAF_SPAN);
+		return false;
+	}
+	*chunk_off = c->e.chunk_off + (pos - c->e.off);
+	*end = MIN(*end, c->e.off + c->e.len);
+	return true;
+}
+
+int map_leaf_compare(const void *a, const void *b, map_differ_fn fn, void *arg)
+{
+	struct cursor x = {.leaf = a}, y = {.leaf = b};
+	int r = 0;
+
+	cursor_next(&x);
+	cursor_next(&y);
+	for (uint32_t pos = 0, end; pos < LEAF_SPAN && r == 0; pos = end) {
+		uint32_t x_off, y_off;
+
+		end = LEAF_SPAN;
+		bool in_x = cursor_at(&x, pos, &x_off, &end);
+		bool in_y = cursor_at(&y, pos, &y_off, &end);
+		if (in_x == in_y && (!in_x || (x_off == y_off && id_equal(&x.e.id, &y.e.id))))
+			continue;
+		struct map_extent e = {pos, end - pos, y_off, y.e.id};
+		r = fn(arg, pos, end - pos, in_y ? &e : NULL);
+	}
+	return r;
+}

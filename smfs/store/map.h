@@ -69,6 +69,14 @@ uint32_t map_leaf_find(const void *node, uint32_t off);
 /* The first child at or after `pos`; map_count() when there is none. */
 uint32_t map_inner_find(const void *node, uint32_t pos);
 
+/*
+ * Two checked leaves (NULL: one that is empty) side by side: calls `fn` for every stretch where
+ * they refer to different bytes, ascending, touching ones not joined. `b`: what the second has
+ * there, of length `len`; NULL: zeros. A result other than 0 ends it and is returned.
+ */
+typedef int (*map_differ_fn)(void *arg, uint32_t off, uint32_t len, const struct map_extent *b);
+int map_leaf_compare(const void *a, const void *b, map_differ_fn fn, void *arg);
+
 /* ---- deltas (map_delta.c) ---- */
 
 #define DELTA_HEAD_LEN	(MAP_HEAD_LEN + SMFS_ID_LEN)

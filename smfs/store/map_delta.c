@@ -151,35 +151,6 @@ int map_delta_apply(const void *base, const void *delta, struct writer *out)
 
 /* ---- making ---- */
 
-/* Where one goes through a leaf. */
-struct cursor {
-	const void *leaf;
-	uint32_t next;
-	struct map_extent e; /* the one at or after the position; len 0: none */
-};
-
-static void cursor_next(struct cursor *c)
-{
-	c->e.len = 0;
-	if (c->next < map_count(c->leaf))
-		map_leaf_at(c->leaf, c->next++, &c->e);
-}
-
-/* What is at `pos`: true and the chunk's offset there; up to *end in any case. */
-static bool cursor_at(struct cursor *c, uint32_t pos, uint32_t *chunk_off, uint32_t *end)
-{
-	while (c->e.len && c->e.off + c->e.len <= pos)
-		cursor_next(c);
-	*chunk_off = 0;
-	if (!c->e.len || c->e.off > pos) {
-		*end = MIN(*end, c->e.len ? c->e.off : (uint32_t)LEAF_SPAN);
-		return false;
-	}
-	*chunk_off = c->e.chunk_off + (pos - c->e.off);
-	*end = MIN(*end, c->e.off + c->e.len);
-	return true;
-}
-
 struct delta_entry {
 	uint32_t off, len, chunk_off, id;
 };
@@ -199,41 +170,22 @@ static uint32_t id_index(struct maker *d, const struct smfs_id *id)
 	return d->nids++;
 }
 
-/* false: it is no gain any more. */
-static bool maker_add(struct maker *d, uint32_t off, uint32_t len, const struct smfs_id *id,
-		      uint32_t chunk_off)
+/* 1: it is no gain any more. */
+static int maker_add(void *arg, uint32_t off, uint32_t len, const struct map_extent *e)
 {
+	struct maker *d = arg;
+	uint32_t chunk_off = e ? e->chunk_off : 0;
 	struct delta_entry *last = d->n ? &d->v[d->n - 1] : NULL;
 
 	if (d->n == d->max)
-		return false;
-	uint32_t k = id ? id_index(d, id) : NO_ID;
+		return 1;
+	uint32_t k = e ? id_index(d, &e->id) : NO_ID;
 	if (last && last->off + last->len == off && last->id == k &&
-	    (!id || last->chunk_off + last->len == chunk_off))
+	    (!e || last->chunk_off + last->len == chunk_off))
 		last->len += len;
 	else
 		d->v[d->n++] = (struct delta_entry){off, len, chunk_off, k};
-	return true;
-}
-
-static bool compare(struct maker *d, const void *base, const void *node)
-{
-	struct cursor a = {.leaf = base}, b = {.leaf = node};
-
-	cursor_next(&a);
-	cursor_next(&b);
-	for (uint32_t pos = 0, end; pos < LEAF_SPAN; pos = end) {
-		uint32_t a_off, b_off;
-
-		end = LEAF_SPAN;
-		bool in_a = cursor_at(&a, pos, &a_off, &end);
-		bool in_b = cursor_at(&b, pos, &b_off, &end);
-		if (in_a == in_b && (!in_a || (a_off == b_off && id_equal(&a.e.id, &b.e.id))))
-			continue;
-		if (!maker_add(d, pos, end - pos, in_b ? &b.e.id : NULL, b_off))
-			return false;
-	}
-	return true;
+	return 0;
 }
 
 int map_delta_make(const void *base, const struct smfs_id *id, const void *node, size_t len,
@@ -246,7 +198,7 @@ int map_delta_make(const void *base, const struct smfs_id *id, const void *node,
 
 	d.ids = ids;
 	d.v = v;
-	if (!ids || !v || !compare(&d, base, node))
+	if (!ids || !v || map_leaf_compare(base, node, maker_add, &d) != 0)
 		return 0;
 	if (d.n == 0)
 		return 2;

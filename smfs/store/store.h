@@ -157,6 +157,33 @@ struct smfs_extent {
 SMFS_API ssize_t smfs_file_extents(struct smfs_file *f, uint64_t off, uint64_t len,
 				   struct smfs_extent *out, size_t max, struct err *err);
 
+/* ---- differences and lineage ----------------------------------------------------------------- */
+
+struct smfs_range {
+	uint64_t off, len;
+};
+/* A negative result ends the comparison and is returned. */
+typedef int (*smfs_range_fn)(void *arg, uint64_t off, uint64_t len, struct err *err);
+/*
+ * Calls `fn` for each range, in 4 KiB pages of the file and ascending, in which two contents
+ * differ, the shorter counting as followed by zeros. What the two share in the store costs nothing.
+ * With SMFS_DIFF_REFS no content is read: a range may then hold pages that are equal but stored
+ * apart.
+ */
+#define SMFS_DIFF_REFS 1u
+SMFS_API int smfs_content_diff(struct smfs_store *s, const struct smfs_content *a,
+			       const struct smfs_content *b, unsigned flags, smfs_range_fn fn,
+			       void *arg, struct err *err);
+/*
+ * Lineage: the ranges of `c` that are not its parent's at the same offset, so that a reader may map
+ * the parent's file everywhere else. At most `max` (at least 2), whole pages but for the file's
+ * end; if there are more, those closest together are joined with what lies between. Whether
+ * `parent` is what `c` was made from does not matter: what is found is right for any two.
+ */
+SMFS_API ssize_t smfs_content_own(struct smfs_store *s, const struct smfs_content *parent,
+				  const struct smfs_content *c, struct smfs_range *out, size_t max,
+				  struct err *err);
+
 /* ---- writing: ingest ---------------------------------------------------------------------- */
 
 SMFS_API int smfs_ingest_begin(struct smfs_store *s, struct smfs_ingest **out, struct err *err);
@@ -436,7 +463,7 @@ SMFS_API void smfs_lease_unwatch(struct smfs_store *s, int fd);
 
 /* ---- garbage collection -------------------------------------------------------------------- */
 
-#define SMFS_GC_DRY_RUN 1u	/* count, change nothing */
+#define SMFS_GC_DRY_RUN		1u /* count, change nothing */
 #define SMFS_GC_COMPACT_DEFAULT 25
 struct smfs_gc {
 	/* In. Packs of which at least this per cent is dead are rewritten; above 100: none. */
@@ -452,9 +479,9 @@ struct smfs_gc {
 	uint64_t freed_frames, freed_bytes;	    /* forgotten, by this run */
 	uint64_t waiting_frames, waiting_bytes;	    /* kept for those that began before */
 	uint64_t packs, packs_removed, packs_compacted, packs_busy;
-	uint64_t copied_bytes;	 /* to other packs */
-	uint64_t returned_bytes; /* of disk, net of what was copied */
-	uint64_t dead_bytes;	 /* left in packs that are mostly alive, or busy */
+	uint64_t copied_bytes;	    /* to other packs */
+	uint64_t returned_bytes;    /* of disk, net of what was copied */
+	uint64_t dead_bytes;	    /* left in packs that are mostly alive, or busy */
 	uint64_t longest_update_us; /* an index transaction: what a commit may have waited */
 };
 /*

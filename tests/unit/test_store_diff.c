@@ -220,6 +220,109 @@ static void any_length_against_any_base(void **state)
 		}
 }
 
+/* ---- differences ---- */
+
+struct found {
+	bool page[PAGES + 64];
+	uint64_t end;
+	size_t ranges;
+};
+
+static int note(void *arg, uint64_t off, uint64_t len, struct err *err)
+{
+	struct found *k = arg;
+
+	/* Ascending, and never two ranges that touch. */
+	assert_true(len > 0 && (k->ranges == 0 || off > k->end));
+	assert_int_equal(off % PAGE, 0);
+	for (uint64_t i = off / PAGE; i <= (off + len - 1) / PAGE; i++)
+		k->page[i] = true;
+	k->end = off + len;
+	k->ranges++;
+	return 0;
+}
+
+static void differs_in(struct fixture *f, const struct smfs_content *a,
+		       const struct smfs_content *b, const uint8_t *x, const uint8_t *y)
+{
+	struct found *k = calloc(1, sizeof(*k));
+	size_t size = MAX(a->size, b->size);
+	struct smfs_range own[16];
+
+	ok(f, smfs_content_diff(f->s, a, b, 0, note, k, &f->err));
+	for (size_t i = 0; i * PAGE < size; i++) {
+		size_t len = MIN(PAGE, size - i * PAGE);
+
+		assert_int_equal(k->page[i], memcmp(x + i * PAGE, y + i * PAGE, len) != 0);
+	}
+	free(k);
+	/* Outside of what is said to be its own, `b` is `a`, in however few ranges. */
+	ssize_t n = smfs_content_own(f->s, a, b, own, ARRAY_SIZE(own), &f->err);
+	ok(f, n);
+	uint64_t at = 0;
+	for (ssize_t i = 0; i <= n; i++) {
+		uint64_t to = i < n ? own[i].off : b->size;
+
+		assert_true(to >= at && to <= b->size);
+		assert_memory_equal(x + at, y + at, to - at);
+		at = i < n ? to + own[i].len : at;
+		assert_true(at <= b->size);
+	}
+}
+
+static void differences_are_the_pages_that_differ(void **state)
+{
+	struct fixture *f = *state;
+	const size_t lens[] = {0, 4095, 70000, 16777216 + 1, LEN};
+	struct smfs_content c[2][ARRAY_SIZE(lens)];
+	uint8_t *x = calloc(1, LEN), *y = calloc(1, LEN);
+	cleanup_free uint8_t *a = malloc(LEN), *b = malloc(LEN);
+	uint64_t seed = 8;
+
+	fill_mixed(a, LEN, 3);
+	memcpy(b, a, LEN);
+	for (int i = 0; i < 200; i++)
+		b[rnd(&seed) % LEN] ^= 1;
+	for (size_t i = 0; i < ARRAY_SIZE(lens); i++) {
+		put_snapshot(f, (char[]){'a', (char)('0' + i), 0}, a, lens[i], &c[0][i]);
+		put_snapshot(f, (char[]){'b', (char)('0' + i), 0}, b, lens[i], &c[1][i]);
+	}
+	for (size_t i = 0; i < ARRAY_SIZE(lens); i++)
+		for (size_t k = 0; k < ARRAY_SIZE(lens); k++) {
+			memset(x, 0, LEN);
+			memset(y, 0, LEN);
+			memcpy(x, a, lens[i]);
+			memcpy(y, b, lens[k]);
+			differs_in(f, &c[0][i], &c[1][k], x, y);
+		}
+	free(x);
+	free(y);
+}
+
+static void a_diff_differs_in_what_was_changed(void **state)
+{
+	struct fixture *f = *state;
+	struct model *m = model_new(f);
+	struct smfs_content base = m->c;
+	cleanup_free uint8_t *before = malloc(LEN);
+	struct smfs_range own[PAGES];
+	struct smfs_ingest_stat st;
+
+	memcpy(before, m->bytes, LEN);
+	for (size_t i = 3; i < PAGES; i += 500)
+		change(m, i, 5 * i + 1);
+	put_diff(f, m, SMFS_STREAM_CHANGED, &st);
+	differs_in(f, &base, &m->c, before, m->bytes);
+	/* With room enough, exactly those pages. */
+	ssize_t n = smfs_content_own(f->s, &base, &m->c, own, PAGES, &f->err);
+	assert_int_equal(n, (PAGES - 3 + 499) / 500);
+	for (ssize_t i = 0; i < n; i++) {
+		assert_int_equal(own[i].off, (3 + i * 500) * PAGE);
+		assert_int_equal(own[i].len, PAGE);
+	}
+	model_free(m);
+}
+
 static void same_needs_a_base(void **state)
 {
 	struct fixture *f = *state;
@@ -246,6 +349,8 @@ int main(void)
 		store_test(depth_changes_nothing),
 		store_test(no_region_comes_from_more_frames_than_the_budget),
 		store_test(any_length_against_any_base),
+		store_test(differences_are_the_pages_that_differ),
+		store_test(a_diff_differs_in_what_was_changed),
 		store_test(same_needs_a_base),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
