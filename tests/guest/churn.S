@@ -1,5 +1,5 @@
 /*
- * churn - rewrites 32 MiB of RAM for ever and knows at each word what the last pass left there.
+ * churn - rewrites AREA_MIB (32) MiB of RAM for ever and knows at each word what the last pass left there.
  *
  * Pass p makes word i the value p * PASS + i * STEP (modulo 2^64), after checking that it holds
  * what pass p - 1 made it. So an image of RAM that is not of one instant, or of another instant than the
@@ -8,14 +8,18 @@
  *
  * At start, when the first pass is over: "up <nonce>". At each new generation: "gen", and when a
  * whole pass has been checked since then "whole <passes> <nonce>". On the serial line 'q' powers off, '?' answers
- * "pass <passes>". Needs 64 MiB of RAM.
+ * "pass <passes>". Needs AREA_MIB
+ * + 16 MiB of RAM.
  *
  *   rbx the value of the word at rsi; rbp passes; r12 generation; r13 pass at which to say "whole"
  */
 	.include "common.inc"
 
 	.set	AREA, 16 << 20
-	.set	AREA_END, 48 << 20
+	.ifndef	AREA_MIB
+	.set	AREA_MIB, 32
+	.endif
+	.set	AREA_END, AREA + (AREA_MIB << 20)
 
 user_main:
 	mov	MAILBOX_GENERATION, %r12

@@ -1,0 +1,129 @@
+/*
+ * forkfloor RAM DIRTY_MIB CHILDREN ROUNDS - the least a live snapshot and a fork can cost.
+ *
+ * Maps a snapshot's `ram` MAP_PRIVATE and writes a word to every page of DIRTY_MIB of it from 16
+ * MiB on. Then, ROUNDS times: how long fork(2) of that takes the parent ("fork"), which is what any
+ * snapshot by copy-on-write must pause for; and how long from the call until each of CHILDREN
+ * forked processes has made a bare VM (bare.h) over the memory and its guest has written its first
+ * byte ("children"). Prints the medians in microseconds: "fork 123" and "children 456".
+ */
+#include <signal.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "bench/bare.h"
+
+#define PAGE  4096u
+#define BEGIN ((size_t)16 << 20)
+
+static double now_us(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (double)t.tv_sec * 1e6 + (double)t.tv_nsec / 1e3;
+}
+
+static int by_value(const void *a, const void *b)
+{
+	const double x = *(const double *)a, y = *(const double *)b;
+
+	return (x > y) - (x < y);
+}
+
+static double median(double *v, int n)
+{
+	qsort(v, (size_t)n, sizeof(*v), by_value);
+	return v[n / 2];
+}
+
+static double fork_once(void)
+{
+	double t0 = now_us(), us;
+	pid_t pid = fork();
+
+	if (pid == 0)
+		_exit(0);
+	us = now_us() - t0;
+	CHECK(pid);
+	waitpid(pid, NULL, 0);
+	return us;
+}
+
+/* The children run until they are killed: like those they are compared with, they live on. */
+static double children_once(uint8_t *ram, uint64_t len, int n)
+{
+	pid_t *pid = calloc((size_t)n, sizeof(*pid));
+	int fd[2];
+	char c;
+
+	CHECK(pipe(fd));
+	double t0 = now_us();
+	for (int i = 0; i < n; i++) {
+		CHECK(pid[i] = fork());
+		if (pid[i] == 0) {
+			struct bare_vm b;
+			size_t k;
+
+			bare_vm_new(&b, ram, len, false);
+			const uint8_t *p = bare_vm_next(&b, &k);
+			CHECK(write(fd[1], p, 1));
+			for (;;)
+				bare_vm_next(&b, &k);
+		}
+	}
+	for (int i = 0; i < n; i++)
+		if (read(fd[0], &c, 1) != 1)
+			exit(1);
+	double us = now_us() - t0;
+	for (int i = 0; i < n; i++)
+		kill(pid[i], SIGKILL);
+	while (wait(NULL) > 0)
+		;
+	close(fd[0]);
+	close(fd[1]);
+	free(pid);
+	return us;
+}
+
+int main(int argc, char **argv)
+{
+	int fd, children, rounds;
+	struct stat st;
+	size_t dirty;
+	uint8_t *ram;
+
+	if (argc != 5 || (children = atoi(argv[3])) < 1 || (rounds = atoi(argv[4])) < 1) {
+		fprintf(stderr, "usage: forkfloor RAM DIRTY_MIB CHILDREN ROUNDS\n");
+		return 2;
+	}
+	dirty = (size_t)atoi(argv[2]) << 20;
+	CHECK(fd = open(argv[1], O_RDONLY | O_CLOEXEC));
+	CHECK(fstat(fd, &st));
+	if (BEGIN + dirty > (size_t)st.st_size) {
+		fprintf(stderr, "forkfloor: %s is too small\n", argv[1]);
+		return 2;
+	}
+	ram = mmap(NULL, (size_t)st.st_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE,
+		   fd, 0);
+	if (ram == MAP_FAILED) {
+		perror("mmap");
+		return 1;
+	}
+	for (size_t at = BEGIN; at < BEGIN + dirty; at += PAGE)
+		*(volatile uint64_t *)(ram + at) = at;
+
+	double *forks = calloc((size_t)rounds, sizeof(double));
+	double *all = calloc((size_t)rounds, sizeof(double));
+	if (!forks || !all)
+		return 1;
+	for (int i = 0; i < rounds; i++) {
+		forks[i] = fork_once();
+		all[i] = children_once(ram, (uint64_t)st.st_size, children);
+	}
+	printf("fork %.0f\nchildren %.0f\n", median(forks, rounds), median(all, rounds));
+	return 0;
+}
