@@ -128,6 +128,59 @@ static void names_arrive_as_they_were(void **state)
 	free(x.p);
 }
 
+static void a_layer_of_every_kind_of_entry(void **state)
+{
+	struct pair *p = *state;
+	const char *layer = "sha256:"
+			    "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+	struct smfs_xattr xattr = {"user.x", "value", 5};
+	struct smfs_entry e[] = {
+		{.name = "zeros", .mode = S_IFREG | 0600, .nlink = 1, .content.size = 1 << 20},
+		{.name = "one", .mode = S_IFREG | 04755, .nlink = 2, .link = 7},
+		{.name = "two", .mode = S_IFREG | 04755, .nlink = 2, .link = 7},
+		{.name = "link", .mode = S_IFLNK | 0777, .nlink = 1, .target = "one"},
+		{.name = "null", .mode = S_IFCHR | 0666, .nlink = 1, .rdev_major = 1},
+		{.name = "pipe",
+		 .mode = S_IFIFO | 0600,
+		 .nlink = 1,
+		 .xattrs = &xattr,
+		 .nxattrs = 1},
+		{.name = "sub", .mode = S_IFDIR | 01777, .nlink = 1},
+		{.name = "same", .mode = S_IFDIR | 0755, .nlink = 1},
+	};
+	struct smfs_entry attr = {
+		.mode = 0750, .uid = 3, .gid = 4, .mtime_sec = -5, .mtime_nsec = 250000000};
+	struct smfs_bundle_stat st;
+	struct smfs_ingest *ing;
+	struct smfs_name n, got;
+	struct smfs_id root;
+	int fd[2];
+
+	ok(&p->a, smfs_ingest_begin(p->a.s, &ing, &p->a.err));
+	ok(&p->a, smfs_ingest_mem(ing, "content", 7, &e[1].content, &p->a.err));
+	e[2].content = e[1].content;
+	ok(&p->a, smfs_ingest_dir(ing, e, 6, &e[6].dir, &p->a.err));
+	e[7].dir = e[6].dir;
+	ok(&p->a, smfs_ingest_dir(ing, e, ARRAY_SIZE(e), &root, &p->a.err));
+	ok(&p->a, smfs_ingest_name(ing, SMFS_LAYER, layer, &root, &attr, 0, &p->a.err));
+	ok(&p->a, smfs_ingest_commit(ing, &p->a.err));
+	ok(&p->a, smfs_name_get(p->a.s, SMFS_LAYER, layer, &n, &p->a.err));
+	assert_int_equal(pipe(fd), 0);
+	/* small enough for the pipe's buffer */
+	ok(&p->a, smfs_bundle_write(p->a.s, &n, 1, NULL, 0, fd[1], NULL, &st, &p->a.err));
+	close(fd[1]);
+	ok(&p->b, smfs_bundle_read(p->b.s, fd[0], NULL, NULL, &st, &p->b.err));
+	close(fd[0]);
+	ok(&p->b, smfs_name_get(p->b.s, SMFS_LAYER, layer, &got, &p->b.err));
+	/* the id is of all that is below */
+	assert_memory_equal(&got.root, &n.root, sizeof(n.root));
+	assert_int_equal(got.logical_bytes, n.logical_bytes);
+	assert_int_equal(got.mode, 0750);
+	assert_int_equal(got.uid, 3);
+	assert_int_equal(got.gid, 4);
+	assert_true(got.mtime == n.mtime && got.mtime == -4750000000);
+}
+
 struct piped {
 	struct fixture *f;
 	struct smfs_name n;
@@ -472,10 +525,15 @@ static void a_damaged_source_is_not_exported(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		T(names_arrive_as_they_were),  T(a_pipe_will_do_and_the_name_may_change),
-		T(only_what_the_base_has_not), T(every_flipped_byte_is_found),
-		T(every_truncation_is_found),  T(a_frame_must_hash_to_its_id),
-		T(references_must_fit),	       T(a_damaged_source_is_not_exported),
+		T(names_arrive_as_they_were),
+		T(a_layer_of_every_kind_of_entry),
+		T(a_pipe_will_do_and_the_name_may_change),
+		T(only_what_the_base_has_not),
+		T(every_flipped_byte_is_found),
+		T(every_truncation_is_found),
+		T(a_frame_must_hash_to_its_id),
+		T(references_must_fit),
+		T(a_damaged_source_is_not_exported),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
