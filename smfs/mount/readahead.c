@@ -7,6 +7,7 @@
 #include "smfs/base/workers.h"
 
 #define BLOCK (128 * KIB)
+#define FRAME (64 * KIB)
 /* Blocks kept per handle, a power of two, and how far ahead of the reader they go. */
 #define SLOTS 16
 #define AHEAD 8
@@ -20,6 +21,8 @@
 struct readahead_pool {
 	struct workers *workers;
 	_Atomic unsigned readers, queued;
+	pthread_mutex_t lock; /* of every struct half */
+	pthread_cond_t done;  /* one of them is */
 };
 
 enum slot_state { EMPTY, QUEUED, RUNNING, READY };
@@ -56,11 +59,14 @@ int readahead_pool_new(struct readahead_pool **out, struct err *err)
 	if (!p)
 		return err_set(err, ENOMEM, "mount: out of memory");
 	int r = workers_new(&p->workers, 0, QUEUE_MAX, err);
-	if (r < 0)
+	if (r < 0) {
 		free(p);
-	else
-		*out = p;
-	return r;
+		return r;
+	}
+	pthread_mutex_init(&p->lock, NULL);
+	pthread_cond_init(&p->done, NULL);
+	*out = p;
+	return 0;
 }
 
 void readahead_pool_free(struct readahead_pool *p)
@@ -68,6 +74,8 @@ void readahead_pool_free(struct readahead_pool *p)
 	if (!p)
 		return;
 	workers_free(p->workers);
+	pthread_mutex_destroy(&p->lock);
+	pthread_cond_destroy(&p->done);
 	free(p);
 }
 
@@ -234,6 +242,102 @@ static struct readahead *state_of(struct smfs_mount *m, struct handle *h, struct
 	return ra;
 }
 
+/* ---- two at a time -------------------------------------------------------------------------- */
+
+/*
+ * Around a fault the kernel asks for 128 KiB wherever they begin: three frames, of which the
+ * faulting page waits for all. One of them is read and decoded by another thread meanwhile.
+ */
+struct half {
+	struct readahead_pool *pool;
+	struct smfs_file *file; /* the reader's, which waits unless it has taken the work back */
+	uint8_t *buf;
+	size_t len;
+	uint64_t off;
+	unsigned refs; /* the reader's and the job's */
+	enum { HALF_QUEUED, HALF_RUNNING, HALF_DONE, HALF_TAKEN } state;
+	ssize_t got;
+};
+
+/* With the lock held, which it drops. */
+static void put_half(struct half *h)
+{
+	bool last = --h->refs == 0;
+
+	pthread_mutex_unlock(&h->pool->lock);
+	if (last)
+		free(h);
+}
+
+static void decode_half(void *arg)
+{
+	struct half *h = arg;
+	struct readahead_pool *p = h->pool;
+
+	atomic_fetch_sub(&p->queued, 1);
+	pthread_mutex_lock(&p->lock);
+	if (h->state == HALF_QUEUED) {
+		h->state = HALF_RUNNING;
+		pthread_mutex_unlock(&p->lock);
+		ssize_t n = smfs_file_pread(h->file, h->buf, h->len, h->off, NULL);
+		pthread_mutex_lock(&p->lock);
+		h->got = n;
+		h->state = HALF_DONE;
+		pthread_cond_broadcast(&p->done);
+	}
+	put_half(h);
+}
+
+/* NULL: everybody is busy, or there is nothing to share. */
+static struct half *begin_half(struct readahead_pool *p, struct smfs_file *f, uint8_t *buf,
+			       size_t len, uint64_t off)
+{
+	uint64_t mid = align_up(off + len / 2, FRAME);
+	struct half *h;
+
+	if (len < BLOCK / 2 || mid >= off + len || atomic_load(&p->queued) ||
+	    !(h = malloc(sizeof(*h))))
+		return NULL;
+	*h = (struct half){.pool = p,
+			   .file = f,
+			   .buf = buf + (mid - off),
+			   .len = len - (mid - off),
+			   .off = mid,
+			   .refs = 2};
+	atomic_fetch_add(&p->queued, 1);
+	workers_submit(p->workers, decode_half, h);
+	return h;
+}
+
+/* Not begun yet, or failed: the reader does it, and gets the error. */
+static bool end_half(struct half *h)
+{
+	pthread_mutex_lock(&h->pool->lock);
+	if (h->state == HALF_QUEUED)
+		h->state = HALF_TAKEN;
+	while (h->state == HALF_RUNNING)
+		pthread_cond_wait(&h->pool->done, &h->pool->lock);
+	bool ok = h->state == HALF_DONE && h->got == (ssize_t)h->len;
+	put_half(h);
+	return ok;
+}
+
+/* All of [off, off + len), which is in the file. */
+static ssize_t read_shared(struct readahead_pool *p, struct smfs_file *f, uint8_t *buf, size_t len,
+			   uint64_t off, struct err *err)
+{
+	struct half *h = begin_half(p, f, buf, len, off);
+	size_t first = h ? len - h->len : len;
+	ssize_t n = smfs_file_pread(f, buf, first, off, err);
+
+	if (h && !end_half(h) && n >= 0) {
+		ssize_t rest = smfs_file_pread(f, buf + first, len - first, off + first, err);
+
+		return rest < 0 ? rest : n + rest;
+	}
+	return n < 0 || !h ? n : (ssize_t)len;
+}
+
 /* Small reads are page faults, and of a small file nothing is left to decode ahead. */
 static bool is_worth(uint64_t size, size_t len)
 {
@@ -273,7 +377,7 @@ ssize_t readahead_pread(struct smfs_mount *m, struct handle *h, struct smfs_file
 	len = MIN(len, size - off);
 	struct readahead *ra = is_worth(size, len) ? state_of(m, h, f, off, off + len) : NULL;
 	if (!ra)
-		return smfs_file_pread(f, buf, len, off, err);
+		return read_shared(m->readahead, f, buf, len, off, err);
 	note(m, ra, off / BLOCK, (off + len - 1) / BLOCK);
 	while (got < len) {
 		uint64_t block = (off + got) / BLOCK, skip = (off + got) % BLOCK;

@@ -3,8 +3,8 @@
  *
  * The kernel asks for 128 KiB at a time and for one or two of them at once; decompressing and
  * hashing that is one core's work. Once a handle has read a few such blocks in a row, the next
- * blocks are decoded by a pool of threads into buffers of the handle. A handle that reads at random
- * never gets here. Any thread.
+ * blocks are decoded by a pool of threads into buffers of the handle. For a handle that reads at
+ * random nothing is decoded ahead, but the pool shares the work of a read. Any thread.
  */
 #ifndef SMFS_MOUNT_READAHEAD_H
 #define SMFS_MOUNT_READAHEAD_H
