@@ -116,7 +116,7 @@ struct inode {
 	 */
 	_Atomic bool asleep;
 	struct smfs_mount *mount;
-	struct hot_file *hot; /* hot.c; NULL: never hot */
+	_Atomic(struct hot_file *) hot; /* hot.c; NULL: never hot */
 	const struct inode_ops *ops;
 	char *name; /* last component it was first found by, for messages */
 	/* May change, or its name may come to mean something else: the kernel asks every time. */

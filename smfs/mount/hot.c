@@ -153,10 +153,16 @@ static void backing_close(struct hot *hot, int id)
 
 /* ---- which --------------------------------------------------------------------------------- */
 
+static bool may_be_hot(const struct inode *i)
+{
+	return i->node.key.tag == KEY_BLOB && hot_cache_takes(&i->content);
+}
+
+/* With the lock held. NULL without memory. */
 static struct hot_file *file_of(struct inode *i)
 {
-	if (!i->hot && i->node.key.tag == KEY_BLOB && hot_cache_takes(&i->content))
-		i->hot = calloc(1, sizeof(*i->hot));
+	if (!i->hot)
+		i->hot = calloc(1, sizeof(struct hot_file));
 	return i->hot;
 }
 
@@ -227,7 +233,7 @@ int hot_open(struct smfs_mount *m, struct handle *h, fuse_req_t req)
 	struct inode *i = h->inode;
 	int id = 0;
 
-	if (!hot)
+	if (!hot || !may_be_hot(i))
 		return 0;
 	pthread_mutex_lock(&hot->lock);
 	if (file_of(i)) {
@@ -259,10 +265,12 @@ void hot_release(struct smfs_mount *m, struct handle *h)
 	struct hot *hot = m->hot;
 	struct hot_file *f = h->inode->hot;
 
-	if (!hot || h->mode == HANDLE_PLAIN)
+	if (!hot || !f)
 		return;
 	pthread_mutex_lock(&hot->lock);
-	if (h->mode == HANDLE_COLD) {
+	if (h->mode == HANDLE_PLAIN) {
+		/* Its open was never answered. */
+	} else if (h->mode == HANDLE_COLD) {
 		f->cold--;
 	} else if (--f->hot == 0) {
 		node_set_backing(&m->nodes, &h->inode->node, 0);
@@ -283,7 +291,7 @@ int hot_restore(struct smfs_mount *m, struct handle *h, enum handle_mode mode)
 		return 0;
 	pthread_mutex_lock(&hot->lock);
 	if (!i->hot)
-		i->hot = calloc(1, sizeof(*i->hot));
+		i->hot = calloc(1, sizeof(struct hot_file));
 	if (!i->hot) {
 		r = -ENOMEM;
 	} else if (mode == HANDLE_COLD) {
