@@ -3,7 +3,12 @@
 #include "runner/control/launch.h"
 #include "runner/control/where.h"
 
+#include "smfs/base/num.h"
+
 #include <stdio.h>
+#include <stdlib.h>
+
+#define RESTORE_MAX 1000
 
 static const char usage[] =
 	"Usage: smvm-runner restore [OPTIONS] SNAPSHOT\n"
@@ -12,28 +17,72 @@ static const char usage[] =
 	"mapped, not read; machines of one snapshot share it. Prints the VM's id once the guest "
 	"has\n"
 	"its own identity (hostname, machine-id, random seed, time) and runs.\n\n"
-	"      --name NAME    how to call the VM (default: its id); becomes the guest's hostname\n"
+	"  -n, --number N     how many machines (1), started at once\n"
+	"      --name NAME    how to call the VM (default: its id); becomes the guest's hostname.\n"
+	"                     Of several: NAME-1, NAME-2 ...\n"
 	"  -f, --foreground   stay, with the serial console on standard input and output\n"
 	"      --mount DIR    where the store is mounted ($SMFS_MOUNT, /mnt/smfs)\n"
 	"      --json         print id, name, pid, directory and the time of each phase as JSON\n";
 
+static json_t *launched_json(const struct launched *l)
+{
+	const struct vm_info *i = &l->dir->info;
+
+	return json_pack("{s:s, s:s, s:i, s:s, s:O*}", "id", i->id, "name", i->name, "pid",
+			 (int)i->pid, "dir", l->dir->path, "timings", l->timings);
+}
+
+/* One machine's JSON is an object, that of several an array. */
+static int restore_many(const char *name, unsigned n, const struct vmm_restore *r, bool json)
+{
+	struct launched *l = calloc(n, sizeof(*l));
+	struct err err = ERR_INIT;
+
+	if (!l) {
+		err_set(&err, ENOMEM, "restore: out of memory");
+		return fail(&err);
+	}
+	unsigned up = launch_restores(name, n, r, l, &err);
+	json_t *list = json && n > 1 ? json_array() : NULL;
+	for (unsigned i = 0; i < up; i++) {
+		if (list)
+			json_array_append_new(list, launched_json(&l[i]));
+		else if (json)
+			print_json(launched_json(&l[i]));
+		else
+			puts(l[i].dir->info.id);
+		rundir_release(l[i].dir);
+		json_decref(l[i].timings);
+	}
+	free(l);
+	if (list)
+		print_json(list);
+	return up == n ? EXIT_OK : fail(&err);
+}
+
 int cmd_restore(int argc, char **argv)
 {
-	static const struct option options[] = {
-		{"name", required_argument, NULL, 'n'},	 {"foreground", no_argument, NULL, 'f'},
-		{"mount", required_argument, NULL, 'm'}, {"json", no_argument, NULL, 'j'},
-		{"help", no_argument, NULL, 'h'},	 {0}};
+	static const struct option options[] = {{"number", required_argument, NULL, 'n'},
+						{"name", required_argument, NULL, 'N'},
+						{"foreground", no_argument, NULL, 'f'},
+						{"mount", required_argument, NULL, 'm'},
+						{"json", no_argument, NULL, 'j'},
+						{"help", no_argument, NULL, 'h'},
+						{0}};
 	const char *name = NULL, *mount = NULL;
 	bool foreground = false, json = false;
-	json_t *timings = NULL;
 	struct err err = ERR_INIT;
 	char dir[PATH_MAX];
-	struct rundir *d;
+	uint64_t n = 1;
 	int o;
 
-	while ((o = getopt_long(argc, argv, "fh", options, NULL)) != -1) {
+	while ((o = getopt_long(argc, argv, "n:fh", options, NULL)) != -1) {
 		switch (o) {
 		case 'n':
+			if (parse_u64(optarg, 1, RESTORE_MAX, &n, &err) < 0)
+				return usage_error("restore", "-n: %s", err.msg);
+			break;
+		case 'N':
 			name = optarg;
 			if (rundir_name_check(name, &err) < 0)
 				return usage_error("restore", "%s", err.msg);
@@ -58,19 +107,12 @@ int cmd_restore(int argc, char **argv)
 	struct vmm_restore r = {.mount = where_mount(mount), .snapshot_dir = dir};
 	if (where_snapshot(r.mount, argv[optind], dir, &err) < 0)
 		return fail(&err);
+	if (foreground && n > 1)
+		return usage_error("restore", "--foreground is for one machine");
 	if (foreground) {
 		int code = foreground_restore(name, &r, &err);
 
 		return err.code ? fail(&err) : code;
 	}
-	if (launch_restore(name, &r, &d, &timings, &err) < 0)
-		return fail(&err);
-	if (json)
-		print_json(json_pack("{s:s, s:s, s:i, s:s, s:o*}", "id", d->info.id, "name",
-				     d->info.name, "pid", (int)d->info.pid, "dir", d->path,
-				     "timings", timings));
-	else
-		puts(d->info.id);
-	rundir_release(d);
-	return EXIT_OK;
+	return restore_many(name, (unsigned)n, &r, json);
 }

@@ -71,33 +71,73 @@ static int restore_body(struct spawn_child *c, struct rundir *d, void *arg, stru
 	return code;
 }
 
-static int launch(const char *name, bool attached, spawn_body body, void *arg, struct rundir **out,
-		  json_t **details, struct err *err)
+static int begin(const char *name, bool attached, spawn_body body, void *arg, struct rundir **out,
+		 struct spawn *child, struct err *err)
 {
-	struct rundir *d;
-	int r = rundir_create(name, &d, err);
+	int r = rundir_create(name, out, err);
 
 	if (r < 0)
 		return r;
-	r = spawn_vm(d, attached, body, arg, details, err);
+	r = spawn_begin(*out, attached, body, arg, child, err);
 	if (r < 0) {
-		rundir_release(d);
-		return r;
+		rundir_remove(*out);
+		*out = NULL;
 	}
-	*out = d;
-	return 0;
+	return r;
+}
+
+static int finish(struct spawn *child, struct rundir **d, json_t **details, struct err *err)
+{
+	int r = spawn_finish(child, details, err);
+
+	if (r < 0) {
+		rundir_release(*d);
+		*d = NULL;
+	}
+	return r;
 }
 
 int launch_boot(const char *name, const struct vmm_boot *b, bool attached, struct rundir **out,
 		struct err *err)
 {
-	return launch(name, attached, boot_body, (void *)(uintptr_t)b, out, NULL, err);
+	struct spawn child;
+	int r = begin(name, attached, boot_body, (void *)(uintptr_t)b, out, &child, err);
+
+	return r < 0 ? r : finish(&child, out, NULL, err);
 }
 
-int launch_restore(const char *name, const struct vmm_restore *r, struct rundir **out,
-		   json_t **timings, struct err *err)
+unsigned launch_restores(const char *name, unsigned n, const struct vmm_restore *r,
+			 struct launched *out, struct err *err)
 {
-	return launch(name, false, restore_body, (void *)(uintptr_t)r, out, timings, err);
+	struct spawn *child = calloc(n, sizeof(*child));
+	char numbered[VM_NAME_MAX + 16];
+	unsigned begun = 0, up = 0;
+
+	if (!child) {
+		err_set(err, ENOMEM, "restore: out of memory");
+		return 0;
+	}
+	for (unsigned i = 0; i < n; i++) {
+		struct err e = ERR_INIT;
+
+		if (name)
+			snprintf(numbered, sizeof(numbered), n > 1 ? "%s-%u" : "%s", name, i + 1);
+		if (begin(name ? numbered : NULL, false, restore_body, (void *)(uintptr_t)r,
+			  &out[begun].dir, &child[begun], &e) == 0)
+			begun++;
+		else if (!err->code)
+			*err = e;
+	}
+	for (unsigned i = 0; i < begun; i++) {
+		struct err e = ERR_INIT;
+
+		if (finish(&child[i], &out[i].dir, &out[i].timings, &e) == 0)
+			out[up++] = out[i];
+		else if (!err->code)
+			*err = e;
+	}
+	free(child);
+	return up;
 }
 
 /* Brings the VM up in this process; `arg` is the caller's struct vmm_boot or vmm_restore. */

@@ -7,15 +7,26 @@
 #include "runner/control/vmm.h"
 
 /*
- * Both return once the guest's agent answers (a bare guest: once it runs), with the VM's process in
+ * Returns once the guest's agent answers (a bare guest: once it runs), with the VM's process in
  * the background and *out telling its id and paths (rundir_release() it). `attached`: it dies with
  * the caller. On failure nothing is left behind, and the error ends with the console's last line
  * where the guest itself failed.
  */
 int launch_boot(const char *name, const struct vmm_boot *b, bool attached, struct rundir **out,
 		struct err *err);
-int launch_restore(const char *name, const struct vmm_restore *r, struct rundir **out,
-		   json_t **timings, struct err *err);
+
+struct launched {
+	struct rundir *dir; /* rundir_release() it */
+	json_t *timings;    /* decref it */
+};
+
+/*
+ * The same of `n` restores at once, called `name` or, if more than one, name-1, name-2 ...; NULL:
+ * their ids. Those that came up are in out[0..], as many as the value says; of the others *err has
+ * the first error.
+ */
+unsigned launch_restores(const char *name, unsigned n, const struct vmm_restore *r,
+			 struct launched *out, struct err *err);
 
 /*
  * The same in this process, the console on its standard streams, until the VM ends. Returns an exit

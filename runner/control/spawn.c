@@ -130,12 +130,11 @@ int spawn_report(const char *text, size_t len, json_t **details, struct err *err
 	return r;
 }
 
-int spawn_vm(struct rundir *d, bool attached, spawn_body body, void *arg, json_t **details,
-	     struct err *err)
+int spawn_begin(struct rundir *d, bool attached, spawn_body body, void *arg, struct spawn *out,
+		struct err *err)
 {
-	cleanup_free char *text = NULL;
 	pid_t parent = getpid();
-	int fd[2], status;
+	int fd[2];
 
 	if (pipe2(fd, O_CLOEXEC) < 0)
 		return err_errno(err, "create pipe");
@@ -155,25 +154,30 @@ int spawn_vm(struct rundir *d, bool attached, spawn_body body, void *arg, json_t
 		spawn_become(d, fd[1], -1, body, arg);
 	}
 	close(fd[1]);
-	cleanup_fd int in = fd[0];
 	/* The lock is the child's now. */
 	close(d->lock_fd);
 	d->lock_fd = -1;
 	d->info.pid = pid;
-	int r = read_report(in, &text);
+	*out = (struct spawn){.pid = pid, .fd = fd[0]};
+	return 0;
+}
+
+int spawn_finish(struct spawn *s, json_t **details, struct err *err)
+{
+	cleanup_free char *text = NULL;
+	int status, r = read_report(s->fd, &text);
+
 	if (r < 0)
 		r = err_set(err, EIO, "the VM's process died while starting");
 	else
 		r = spawn_report(text, strlen(text), details, err);
+	/* One that is to be no more must not wait for this end of the pipe. */
+	close(s->fd);
 	if (r == 0)
 		return 0;
-	/*
-	 * Failed, dead, or not understood, and then it may run: either way it is to be no more, and
-	 * must not wait for this end of the pipe meanwhile.
-	 */
-	close(steal_fd(&in));
-	kill(pid, SIGTERM);
-	while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
+	/* Failed, dead, or not understood, and then it may run. */
+	kill(s->pid, SIGTERM);
+	while (waitpid(s->pid, &status, 0) < 0 && errno == EINTR)
 		;
 	return r;
 }

@@ -22,13 +22,22 @@ typedef int (*spawn_body)(struct spawn_child *c, struct rundir *d, void *arg, st
 /* Report success; `details` (stolen, may be NULL) reaches the parent. Once. */
 void spawn_ready(struct spawn_child *c, json_t *details);
 
+struct spawn {
+	pid_t pid;
+	int fd; /* the read end of its report */
+};
+
 /*
- * Fork. `attached`: the child dies with the parent (for `run`). On success *details is the child's
- * object or NULL and the VM runs. On failure the child has ended, its directory is gone, and
- * *err is what it said. `d` stays the caller's (rundir_release()).
+ * Fork. `attached`: the child dies with the parent (for `run`). `d` stays the caller's
+ * (rundir_release()); its lock is the child's.
  */
-int spawn_vm(struct rundir *d, bool attached, spawn_body body, void *arg, json_t **details,
-	     struct err *err);
+int spawn_begin(struct rundir *d, bool attached, spawn_body body, void *arg, struct spawn *out,
+		struct err *err);
+/*
+ * Wait for the report. On success *details is the child's object or NULL and the VM runs. On
+ * failure the child has ended, its directory is gone, and *err is what it said.
+ */
+int spawn_finish(struct spawn *s, json_t **details, struct err *err);
 
 /*
  * The child's part alone, for a process forked by other means: takes on the identity of `d`'s VM,

@@ -41,6 +41,15 @@ check "two too, on its own" less "$(count_of two gen)" "$(count_of two now)"
 check "one powers off" smvm-runner stop -f one
 check "which leaves two alone" ask two '?' "$now"
 
+check "three at once" sh -c 'smvm-runner restore -n 3 --name trio --json s1 | jq -e "map(.name) == [\"trio-1\", \"trio-2\", \"trio-3\"]"'
+for i in 1 2 3; do
+	check "number $i is the same guest" until_true 5 said trio-$i "^gen 0000000000000002 .* $nonce"
+done
+check "of three, two names taken: one comes up, and it says so" sh -c '
+	smvm-runner stop -f trio-2
+	! smvm-runner restore -n 3 --name trio s1 >"$1" 2>"$2" && [ $(wc -l <"$1") -eq 1 ] && grep -q "is running already" "$2"' sh "$T/ids" "$T/err"
+smvm-runner stop -f $(smvm-runner ps --json | jq -r '.[].name | select(startswith("trio"))')
+
 # ---- a snapshot of a restored machine
 check "a restored machine is snapshotted" smvm-runner snapshot two s2
 check "its generation is in meta" jq -e '.generation.number == 2' "$SMFS_MOUNT/snapshots/s2/meta"

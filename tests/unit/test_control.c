@@ -399,6 +399,14 @@ static int body_dies(struct spawn_child *c, struct rundir *d, void *arg, struct 
 	_exit(9);
 }
 
+static int spawn_vm(struct rundir *d, spawn_body body, void *arg, json_t **details, struct err *err)
+{
+	struct spawn child;
+	int r = spawn_begin(d, false, body, arg, &child, err);
+
+	return r < 0 ? r : spawn_finish(&child, details, err);
+}
+
 static void a_vm_process_reports_its_start(void **state)
 {
 	struct err err = ERR_INIT;
@@ -406,7 +414,7 @@ static void a_vm_process_reports_its_start(void **state)
 	struct rundir *d;
 
 	assert_int_equal(rundir_create(NULL, &d, &err), 0);
-	assert_int_equal(spawn_vm(d, false, body_ok, NULL, &details, &err), 0);
+	assert_int_equal(spawn_vm(d, body_ok, NULL, &details, &err), 0);
 	assert_int_equal(json_integer_value(json_object_get(details, "x")), 7);
 	json_decref(details);
 	assert_true(waitpid(d->info.pid, NULL, 0) > 0);
@@ -416,7 +424,7 @@ static void a_vm_process_reports_its_start(void **state)
 	int fds[2];
 	assert_int_equal(pipe(fds), 0);
 	assert_int_equal(rundir_create(NULL, &d, &err), 0);
-	assert_int_equal(spawn_vm(d, false, body_looks, &fds[1], &details, &err), 0);
+	assert_int_equal(spawn_vm(d, body_looks, &fds[1], &details, &err), 0);
 	assert_true(json_is_false(json_object_get(details, "open")));
 	assert_true(json_is_true(json_object_get(details, "locked")));
 	json_decref(details);
@@ -426,16 +434,16 @@ static void a_vm_process_reports_its_start(void **state)
 	close(fds[1]);
 
 	assert_int_equal(rundir_create(NULL, &d, &err), 0);
-	assert_int_equal(spawn_vm(d, false, body_fails, NULL, NULL, &err), -ENOTSUP);
+	assert_int_equal(spawn_vm(d, body_fails, NULL, NULL, &err), -ENOTSUP);
 	assert_string_equal(err.msg, "restore s: other CPU");
 	rundir_release(d);
 
 	assert_int_equal(rundir_create(NULL, &d, &err), 0);
-	assert_int_equal(spawn_vm(d, false, body_dies, NULL, NULL, &err), -EIO);
+	assert_int_equal(spawn_vm(d, body_dies, NULL, NULL, &err), -EIO);
 	rundir_release(d);
 
 	assert_int_equal(rundir_create(NULL, &d, &err), 0);
-	assert_int_equal(spawn_vm(d, false, body_says_too_much, NULL, NULL, &err), -EIO);
+	assert_int_equal(spawn_vm(d, body_says_too_much, NULL, NULL, &err), -EIO);
 	assert_int_equal(kill(d->info.pid, 0), -1);
 	rundir_release(d);
 	struct rundir **all;
