@@ -41,7 +41,7 @@
 #include "smfs/store/store_priv.h"
 #include "smfs/store/walk.h"
 
-#define GC_BATCH 4096u /* frames a transaction changes */
+#define GC_BATCH 1024u /* frames a transaction changes */
 
 /* A set of chunks by 8 bytes of their ids. */
 struct fpset {
