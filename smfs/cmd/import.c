@@ -12,6 +12,7 @@
 struct source {
 	struct snapshot_source files[SNAPSHOT_FILES_MAX];
 	char names[SNAPSHOT_FILES_MAX][SMFS_NAME_MAX + 1];
+	struct smfs_content bases[SNAPSHOT_FILES_MAX];
 	size_t n;
 	uint64_t bytes;
 };
@@ -59,6 +60,29 @@ static int open_source(struct source *src, const char *dir, struct err *err)
 	return r;
 }
 
+/* Each file of the name that is called as one of the source's is that one's base. */
+static int find_bases(struct source *src, struct smfs_store *s, const char *base, struct err *err)
+{
+	struct smfs_name n;
+	struct smfs_dir *d;
+	int r = cmd_find_name(s, base, &n, err);
+
+	if (r == 0)
+		r = smfs_dir_open(s, &n.root, &d, err);
+	if (r < 0)
+		return r;
+	for (size_t i = 0; i < src->n; i++) {
+		const struct smfs_entry *e = smfs_dir_find(d, src->names[i]);
+
+		if (!e || !S_ISREG(e->mode))
+			continue;
+		src->bases[i] = e->content;
+		src->files[i].base = &src->bases[i];
+	}
+	smfs_dir_close(d);
+	return 0;
+}
+
 static uint64_t bytes_in(void *arg)
 {
 	struct smfs_ingest_stat st;
@@ -95,12 +119,21 @@ static int run(struct cmd *c, int argc, char **argv)
 	struct source src = {0};
 	struct err err = ERR_INIT;
 	enum smfs_kind kind;
-	const char *name;
-	int status, r;
+	static const struct option own[] = {{"base", required_argument, NULL, 'b'}, {0}};
+	const char *name, *base = NULL;
+	int opt, status, r;
 
-	if (!cmd_parse(c, argc, argv, 1, 2, &status))
-		return status;
+	while ((opt = cmd_getopt(c, argc, argv, "", own, &status)) != -1) {
+		if (opt == CMD_EXIT)
+			return status;
+		base = optarg;
+	}
+	if (argc - optind < 1 || argc - optind > 2)
+		return cmd_usage(c, argc - optind < 1 ? "too few arguments" : "too many arguments");
 	const char *dir = argv[argc - 1];
+	if (base && bundle_source(dir))
+		return cmd_usage(
+			c, "a stream says itself what it builds on: --base is for a directory");
 	if (bundle_source(dir))
 		return bundle_import(c, argc - optind == 2 ? argv[optind] : NULL, dir);
 	if (argc - optind < 2)
@@ -117,6 +150,8 @@ static int run(struct cmd *c, int argc, char **argv)
 		r = err_set(&err, EEXIST, "import %s: a snapshot of that name exists", name);
 	else if (r == -ENOENT)
 		r = open_source(&src, dir, &err);
+	if (r == 0 && base)
+		r = find_bases(&src, s, base, &err);
 	if (r == 0) {
 		r = import(c, s, name, &src, &st, &err);
 		if (r < 0)
@@ -139,13 +174,16 @@ static int run(struct cmd *c, int argc, char **argv)
 
 const struct command cmd_import = {
 	.name = "import",
-	.args = "[NAME] -|FILE.smfs|DIR",
+	.args = "[--base NAME] [NAME] -|FILE.smfs|DIR",
 	.summary = "store names from a stream, or a directory as a snapshot",
 	.help = "From - (standard input) or a file: a stream that `smfs export` made. All of it is "
 		"checked,\n"
 		"and nothing is visible before. NAME renames the only name in it. From a directory "
 		"with\n"
 		"meta, ram and vcpu: the same as `cp -r DIR MNT/snapshots/NAME`, without a "
-		"mount.\n",
+		"mount.\n"
+		"  --base NAME    a directory: store files as what they change, page by page, of "
+		"the\n"
+		"                 files of the same names in NAME\n",
 	.run = run,
 };

@@ -112,7 +112,7 @@ int snapshot_stage(struct smfs_ingest *ing, const char *name, const struct snaps
 		return r;
 	for (size_t i = 0; r == 0 && i < n; i++) {
 		e[i] = (struct smfs_entry){.name = src[i].name, .mode = S_IFREG | 0400, .nlink = 1};
-		r = smfs_ingest_fd(ing, src[i].fd, NULL, 0, &e[i].content, err);
+		r = smfs_ingest_fd_diff(ing, src[i].fd, src[i].base, &e[i].content, err);
 	}
 	if (r == 0)
 		r = smfs_ingest_dir(ing, e, n, &root, err);

@@ -9,6 +9,8 @@
 struct snapshot_source {
 	const char *name; /* in the snapshot's directory */
 	int fd;		  /* readable and seekable; its holes are kept */
+	/* Store it as a diff of this content (store.h); NULL: as it is. */
+	const struct smfs_content *base;
 };
 
 /*

@@ -32,6 +32,13 @@ check "the other way round, what was added is removed" json_has '.files[0].chang
 check "for people, too" sh -c 'smfs diff a b | grep -q "content  ram: 12.0 KiB in 3 ranges"'
 check_not "a name that is not there is an error" smfs diff a nope
 
+check "a snapshot stored against another takes its changed pages" json_has '.new_bytes < 20000 and .dup_bytes > 1000000' \
+	smfs import --json --base a c "$T/b"
+check "and is the same snapshot" json_has '.files == []' smfs diff --json b c
+check "byte for byte" sh -c "smfs export -q c '$T/c' && cmp '$T/b/ram' '$T/c/ram'"
+check "the store is whole" smfs fsck -q --read-data
+check_not "a base that is not there is an error" smfs import --base nope d "$T/b"
+
 need_fuse
 mkdir "$M"
 start_mount || exit 1
