@@ -51,11 +51,11 @@ while [ $i -lt "$cycles" ]; do
 	step "snapshot $i" smvm-runner snapshot $freeze $vm cycle$i >>"$T/snapshots"
 	smvm-runner console -l $vm >>"$T/console" </dev/null
 	smvm-runner stop -f $vm &
-	step "restore $i" smvm-runner restore --name cycle$i cycle$i >/dev/null
+	step "restore $i" watched smvm-runner restore --name cycle$i cycle$i >/dev/null
 	wait
 	smfs rm snapshots/cycle$((i - 1)) 2>/dev/null
 	vm=cycle$i
-	report $vm || { echo "# $vm:"; grep -v '^ok' "$T/report.$vm" | sed 's/^/#   /'; job_state $vm; }
+	report $vm || { echo "# $vm:"; grep -v '^ok' "$T/report.$vm" | sed 's/^/#   /'; job_state; }
 	time_is_right $vm || wrong_times="$wrong_times $vm"
 	[ "$(fact $vm hostname)" = $vm ] || unnamed="$unnamed $vm"
 done

@@ -6,7 +6,8 @@
 #   vm_http VM [DATA]            GET / of the service in VM; with DATA, POST it to /warm
 #   vm_answers VM                wait until the service answers
 #   until_true SECONDS COMMAND   poll
-#   job_state [VM...]            what runners and guests are doing now, for whoever reads a failure
+#   job_state                    what runners and guests are doing now, for whoever reads a failure
+#   watched COMMAND...           run it; if it fails after long, job_state of while it ran
 #
 # $DISK is what machine_run was given; the store is $DISK/store. Sets $M, the mount. Everything of the job is gone at its end, the store excepted.
 . tests/lib/tap.sh
@@ -45,20 +46,38 @@ threads_of() { # threads_of PID
 	done 2>/dev/null
 }
 job_state() {
-	for state_json in "$SMVM_RUN_DIR"/*/vm.json; do
-		[ -f "$state_json" ] || continue
-		state_dir=${state_json%/*}
-		state_vm=$(jq -r .name "$state_json") state_pid=$(jq -r .pid "$state_json")
-		[ $# -eq 0 ] || case " $* " in *" $state_vm "*) ;; *) continue ;; esac
-		echo "== $state_vm, process $state_pid"
-		timeout 10 smvm-runner info "$state_vm" || echo "smvm-runner info: status $?"
+	for state_pid in $(pgrep -x smvm-runner); do
+		tr '\0' '\n' <"/proc/$state_pid/environ" 2>/dev/null | grep -qx "SMVM_RUN_DIR=$SMVM_RUN_DIR" || continue
+		echo "== process $state_pid: $(tr '\0' ' ' <"/proc/$state_pid/cmdline")"
 		kvm_counters "$state_pid"
 		threads_of "$state_pid"
 		sleep 1
 		echo 'a second later'
 		kvm_counters "$state_pid"
+	done | sed 's/^/# /'
+	for state_dir in "$SMVM_RUN_DIR"/*/; do
+		[ -d "$state_dir" ] || continue
+		state_vm=$(jq -r .name "$state_dir/vm.json" 2>/dev/null)
+		echo "== $state_dir $state_vm"
+		[ -z "$state_vm" ] || timeout 10 smvm-runner info "$state_vm" || echo "smvm-runner info: status $?"
 		tail -n 25 "$state_dir/vmm.log" "$state_dir/console.log" 2>/dev/null
 	done | sed 's/^/# /'
+}
+# watched COMMAND...: run it; if it fails, and took longer than 40 s, show job_state of its 40th second: a restore
+# that gives up on its guest takes the guest with it.
+watched() {
+	rm -f "$T/watched"
+	(
+		sleep 40 &
+		trap 'kill $!' TERM
+		wait $! && job_state >"$T/watched" 2>&1
+	) &
+	watched_pid=$!
+	"$@"
+	watched_status=$?
+	kill $watched_pid 2>/dev/null
+	[ $watched_status -eq 0 ] || cat "$T/watched" >&3 2>/dev/null
+	return $watched_status
 }
 
 step() {

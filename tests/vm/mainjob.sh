@@ -29,7 +29,7 @@ step 'snapshot it' smvm-runner snapshot origin warm
 ls -l "$M/snapshots/warm"
 step 'cp -r the snapshot out' cp -r "$M/snapshots/warm" "$T/copy"
 step 'cp -r it in again as warm-again' cp -r "$T/copy" "$M/snapshots/warm-again"
-step 'restore both side by side' restore_both
+step 'restore both side by side' watched restore_both
 step 'the first answers' vm_answers first
 step 'the second answers' vm_answers second
 step 'fork the original' smvm-runner fork --name forked origin
