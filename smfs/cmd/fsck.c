@@ -133,12 +133,13 @@ static json_t *result_json(const struct outcome *o)
 {
 	const struct smfs_fsck *f = &o->f;
 
-	return json_pack("{s:b, s:b, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:O, s:O}", "clean",
+	return json_pack("{s:b, s:b, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:O, s:O}", "clean",
 			 !o->damaged, "repaired", o->repaired, "packs", (json_int_t)f->packs,
 			 "frames", (json_int_t)f->frames, "nodes", (json_int_t)f->nodes, "names",
 			 (json_int_t)f->names, "bad_frames", (json_int_t)f->bad_frames, "bad_names",
 			 (json_int_t)f->bad_names, "garbage_frames", (json_int_t)f->garbage_frames,
-			 "findings", o->findings, "repairs", o->repairs);
+			 "quarantined", (json_int_t)f->quarantined, "findings", o->findings,
+			 "repairs", o->repairs);
 }
 
 static int print(struct cmd *c, struct outcome *o, unsigned flags)

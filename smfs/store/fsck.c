@@ -6,6 +6,7 @@
 #include "smfs/store/names_each.h"
 #include "smfs/store/nametab.h"
 #include "smfs/store/object.h"
+#include "smfs/store/quarantine.h"
 #include "smfs/store/walk.h"
 
 #include <inttypes.h>
@@ -276,12 +277,16 @@ int smfs_fsck(struct smfs_store *s, unsigned flags, struct smfs_fsck *out, struc
 	out->packs = out->frames = out->nodes = out->names = 0;
 	out->bad_frames = out->bad_names = out->garbage_frames = out->done_bytes = 0;
 	cache_clear(s->cache);
+	quarantine_reload(s);
 	if ((r = check_journal(&f, &names, &local)) == 0 && (r = note_frames(&f, &local)) == 0)
 		r = fsck_packs(&f, &local);
 	if (r == 0)
 		r = check_names(&f, &names, &local);
 	if (r == 0)
 		r = check_unreached(&f, &local);
+	if (r == 0)
+		quarantine_prune(s);
+	out->quarantined = quarantine_count(s);
 	nametab_free(&names);
 	idset_free(&f.frames);
 	if (r < 0) {

@@ -4,6 +4,7 @@
 #include "smfs/base/cleanup.h"
 #include "smfs/store/object.h"
 #include "smfs/store/pack_scan.h"
+#include "smfs/store/quarantine.h"
 
 #include <inttypes.h>
 #include <string.h>
@@ -43,6 +44,15 @@ static int check_frame(struct pack_scan *scan, uint64_t off, const struct frame_
 		f->out->garbage_frames++;
 		return 0;
 	}
+	if (!f->read_data && quarantine_has(f->s, &h->id, &loc)) {
+		char hex[65];
+
+		e->bits |= FSCK_BAD;
+		f->out->bad_frames++;
+		fsck_report(f, "pack %s: frame %.12s at %" PRIu64 ": found damaged before",
+			    pc->name, smfs_id_hex(&h->id, hex), off);
+		return 0;
+	}
 	if (f->read_data) {
 		cleanup_free uint8_t *raw = malloc(h->raw_len);
 
@@ -54,10 +64,12 @@ static int check_frame(struct pack_scan *scan, uint64_t off, const struct frame_
 		if (r < 0) {
 			e->bits |= FSCK_BAD;
 			f->out->bad_frames++;
+			quarantine_note(f->s, &h->id, &loc);
 			fsck_report(f, "pack %s: %s", pc->name, err->msg);
 			err_clear(err);
 			return 0;
 		}
+		quarantine_forget(f->s, &h->id, &loc);
 	}
 	e->bits |= FSCK_SEEN;
 	return 0;

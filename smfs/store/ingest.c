@@ -6,6 +6,7 @@
 #include "smfs/store/index_gc.h"
 #include "smfs/store/lease.h"
 #include "smfs/store/limit.h"
+#include "smfs/store/quarantine.h"
 #include "smfs/store/writers.h"
 
 #include <string.h>
@@ -23,6 +24,7 @@ int smfs_ingest_begin(struct smfs_store *s, struct smfs_ingest **out, struct err
 		return err_set(err, ENOMEM, "begin ingest: out of memory");
 	}
 	ing->s = s;
+	quarantine_reload(s);
 	pthread_mutex_init(&ing->lock, NULL);
 	pthread_cond_init(&ing->settled, NULL);
 	pthread_mutex_init(&ing->fail_lock, NULL);
@@ -237,6 +239,9 @@ static int put(struct smfs_ingest *ing, uint8_t kind, const void *raw, uint32_t 
 		r = index_find(ing->s->ix, kind, id, &loc, err);
 		if (r < 0)
 			return r;
+		/* A damaged copy is none. */
+		if (r == 1 && quarantine_has(ing->s, id, &loc))
+			r = 0;
 		if (r == 0) {
 			r = write_frame(ing, kind, raw, len, id, &loc, err);
 			if (r < 0)

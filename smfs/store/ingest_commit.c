@@ -29,6 +29,7 @@
 #include "smfs/store/index_gc.h"
 #include "smfs/store/limit.h"
 #include "smfs/store/names_each.h"
+#include "smfs/store/quarantine.h"
 #include "smfs/store/writers.h"
 
 #include <string.h>
@@ -109,6 +110,7 @@ struct commit {
 	struct journal_change *changes;
 	struct idset below; /* all that is referred to, once looked for */
 	bool looked;
+	size_t healed; /* by the transaction at work */
 };
 
 /* A result of commit_txn() beside errno's: look below the references first, then again. */
@@ -170,6 +172,21 @@ static int commit_found(struct commit *c, struct index_txn *txn, struct index_me
 	return r;
 }
 
+/* The frame is there already, damaged: ours takes its place, for every name that refers to it. */
+#define HEALED 2
+static int heal(struct commit *c, struct index_txn *txn, const struct pend *p, struct err *err)
+{
+	struct frame_loc bad;
+
+	if (!quarantine_place(c->ing->s, p->loc.kind, &p->id, &bad))
+		return 0;
+	int r = index_txn_move(txn, &p->id, &bad, &p->loc, err);
+	if (r <= 0)
+		return r;
+	c->healed++;
+	return HEALED;
+}
+
 static int commit_frames(struct commit *c, struct index_txn *txn, struct index_meta *m,
 			 struct err *err)
 {
@@ -183,9 +200,11 @@ static int commit_frames(struct commit *c, struct index_txn *txn, struct index_m
 		int r = index_txn_add(txn, &p->id, &p->loc, err);
 		if (r < 0)
 			return r;
+		if (r == 0 && (r = heal(c, txn, p, err)) < 0)
+			return r;
 		/* Another ingest may have committed the same frame meanwhile; ours is garbage then.
 		 */
-		if (r == 0)
+		if (r == 0 || r == HEALED)
 			continue;
 		count_frame(m, &p->loc);
 	}
@@ -232,6 +251,7 @@ static int commit_txn(struct index_txn *txn, void *arg, struct err *err)
 	struct index_meta m;
 	int r;
 
+	c->healed = 0;
 	/* Names first: a taken one is found before any work. */
 	if ((r = commit_next(txn, &m, err)) < 0 || (r = commit_names(c, txn, &m, err)) < 0 ||
 	    (r = commit_found(c, txn, &m, err)) < 0 || (r = commit_frames(c, txn, &m, err)) < 0)
@@ -320,6 +340,8 @@ static int commit(struct smfs_ingest *ing, struct err *err)
 		r = index_update(ing->s->ix, commit_txn, &c, err);
 	if (r == LOOK_BELOW && (r = look_below(&c, err)) == 0)
 		r = index_update(ing->s->ix, commit_txn, &c, err);
+	if (r == 0 && c.healed)
+		quarantine_healed(ing->s, c.healed);
 	idset_free(&c.below);
 	return r;
 }

@@ -3,6 +3,7 @@
 #include "smfs/base/cleanup.h"
 #include "smfs/store/index_gc.h"
 #include "smfs/store/map.h"
+#include "smfs/store/quarantine.h"
 
 #include <inttypes.h>
 #include <string.h>
@@ -83,6 +84,8 @@ static int read_located(struct smfs_store *s, struct frame_loc *loc, const struc
 		err_clear(&local);
 		r = object_read_at(s, loc, id, rehash, raw, &local);
 	}
+	if (r == -EBADMSG)
+		quarantine_note(s, id, loc);
 	if (r < 0 && err)
 		*err = local;
 	return r;

@@ -10,6 +10,7 @@
 #include "smfs/store/limit.h"
 #include "smfs/store/names_each.h"
 #include "smfs/store/packw.h"
+#include "smfs/store/quarantine.h"
 #include "smfs/store/writers.h"
 
 #include <fcntl.h>
@@ -228,6 +229,8 @@ static int open_parts(struct smfs_store *s, struct err *err)
 	if (!s->cache || asprintf(&index, "%s/index", s->dir) < 0)
 		return err_set(err, ENOMEM, "open store %s: out of memory", s->dir);
 	r = index_open(index, s->rdonly, &s->ix, err);
+	if (r == 0)
+		r = quarantine_open(s, err);
 	return r < 0 ? r : leases_open(s, err);
 }
 
@@ -268,6 +271,7 @@ void smfs_store_close(struct smfs_store *s)
 		return;
 	workers_free(s->workers);
 	leases_close(s);
+	quarantine_close(s);
 	index_close(s->ix);
 	cache_free(s->cache);
 	packs_free(s->packs);
@@ -350,6 +354,8 @@ int smfs_store_stat(struct smfs_store *s, struct smfs_store_stat *out, struct er
 	out->stored_bytes = m.chunk_stored;
 	out->disk_bytes = room.used;
 	out->free_bytes = room.free;
+	out->quarantined = quarantine_count(s);
+	out->healed = quarantine_heals(s);
 	out->limit_bytes = room.limit;
 	out->reserve_bytes = room.reserve;
 	out->left_bytes = room.left;

@@ -86,6 +86,8 @@ struct smfs_store_stat {
 	uint64_t stored_bytes;	/* what they take in packs, headers included */
 	uint64_t disk_bytes;	/* packs + index + journal on disk */
 	uint64_t free_bytes;	/* available to the store's file system */
+	uint64_t quarantined;	/* frames noted as damaged */
+	uint64_t healed;	/* frames this handle has made whole again */
 	uint64_t limit_bytes;	/* what disk_bytes may become; 0 = no limit */
 	uint64_t reserve_bytes; /* of free_bytes, what ingests leave */
 	uint64_t left_bytes;	/* what an ingest may still write */
@@ -499,6 +501,7 @@ struct smfs_fsck {
 	uint64_t packs, frames, nodes, names, bad_frames, bad_names, garbage_frames;
 	/* smfs_repair(): things put right, and things lost or decided without proof. */
 	uint64_t repairs, guesses;
+	uint64_t quarantined; /* frames noted as damaged, which an ingest of the same content heals */
 	/* Grows while packs are read: for a progress line of another thread. */
 	uint64_t done_bytes;
 	/*
@@ -510,7 +513,10 @@ struct smfs_fsck {
 	void (*report)(void *arg, const char *line);
 	void *arg;
 };
-/* 0 = clean; -EBADMSG = findings were reported. Changes nothing. */
+/*
+ * 0 = clean; -EBADMSG = findings were reported. Changes nothing, but that frames found damaged are
+ * noted: an ingest of the same content writes them anew and heals every name they belong to.
+ */
 SMFS_API int smfs_fsck(struct smfs_store *s, unsigned flags, struct smfs_fsck *f, struct err *err);
 
 /*

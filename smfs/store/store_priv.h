@@ -24,6 +24,7 @@
 #include <pthread.h>
 
 struct workers;
+struct quarantine;
 struct leases;
 
 struct smfs_store {
@@ -39,6 +40,7 @@ struct smfs_store {
 	struct cache *cache;
 	struct scratch_pool scratch;
 	struct leases *leases;
+	struct quarantine *quarantine;
 	pthread_mutex_t writers_lock;
 	unsigned writers; /* writers.h */
 	pthread_mutex_t workers_lock;

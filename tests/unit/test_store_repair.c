@@ -223,6 +223,73 @@ static void a_tail_nobody_vouched_for_is_kept(void **state)
 	smfs_ingest_abort(ing);
 }
 
+static void flip_frame_of(struct fixture *f, unsigned i, unsigned at)
+{
+	char sub[128], path[192] = "";
+	uint8_t want[LEN];
+	struct dirent *e;
+	struct stat st;
+
+	snprintf(sub, sizeof(sub), "%s/packs", f->dir);
+	cleanup_dir DIR *d = opendir(sub);
+	while ((e = readdir(d)))
+		if (strstr(e->d_name, ".pack"))
+			snprintf(path, sizeof(path), "%s/%.40s", sub, e->d_name);
+	cleanup_fd int fd = open(path, O_RDWR | O_CLOEXEC);
+	assert_int_equal(fstat(fd, &st), 0);
+	cleanup_free uint8_t *pack = malloc((size_t)st.st_size);
+	assert_int_equal(pread_full(fd, pack, (size_t)st.st_size, 0), 0);
+	content(i, want);
+	uint8_t *hit = memmem(pack, (size_t)st.st_size, want, 16);
+	assert_non_null(hit);
+	hit[at] ^= 4;
+	assert_int_equal(pwrite_full(fd, hit + at, 1, (uint64_t)(hit + at - pack)), 0);
+}
+
+/* The same content stored again makes all of its names whole. */
+static void heal(struct fixture *f, bool by_read)
+{
+	struct smfs_fsck k = {0};
+	struct smfs_store_stat st;
+	unsigned lines;
+
+	make_store(f);
+	flip_frame_of(f, 1, 100);
+	ok(f, smfs_store_open(f->dir, SMFS_RDONLY, &f->s, &f->err));
+	if (by_read)
+		assert_int_equal(right_names(f), NAMES - 1);
+	else
+		assert_int_equal(smfs_fsck(f->s, SMFS_FSCK_READ_DATA, &k, &f->err), -EBADMSG);
+	close_store(f);
+	/* Another handle knows, and says so without reading all. */
+	ok(f, smfs_store_open(f->dir, 0, &f->s, &f->err));
+	k = (struct smfs_fsck){.report = quiet, .arg = &lines};
+	assert_int_equal(smfs_fsck(f->s, 0, &k, &f->err), -EBADMSG);
+	assert_int_equal(k.quarantined, 1);
+	assert_int_equal(k.bad_frames, 1);
+	assert_int_equal(k.bad_names, 1);
+	/* Content of others heals nothing; its own does. */
+	put_name(f, "other", 70);
+	assert_int_equal(right_names(f), NAMES - 1);
+	put_name(f, "same", 1);
+	assert_int_equal(right_names(f), NAMES);
+	ok(f, smfs_store_stat(f->s, &st, &f->err));
+	assert_int_equal(st.healed, 1);
+	assert_int_equal(st.quarantined, 0);
+	ok(f, smfs_fsck(f->s, SMFS_FSCK_READ_DATA, &k, &f->err));
+	assert_int_equal(k.quarantined, 0);
+}
+
+static void content_found_bad_by_a_check_heals(void **state)
+{
+	heal(*state, false);
+}
+
+static void content_found_bad_by_a_read_heals(void **state)
+{
+	heal(*state, true);
+}
+
 /* ---- who may run beside it ---- */
 
 static void writers_and_a_repair_keep_each_other_out(void **state)
@@ -280,7 +347,7 @@ static uint64_t now_us(void)
 static void killed_at_any_moment_it_is_done_again(void **state)
 {
 	struct fixture *f = *state;
-	uint64_t x = now_us() | 1, longest = 80000;
+	uint64_t x = now_us() | 1, longest = 250000;
 	struct smfs_fsck k;
 	unsigned lines, killed = 0, rounds = getenv("SWEEP") ? 200 : 15;
 
@@ -449,6 +516,8 @@ int main(void)
 		store_test(a_lost_index_is_made_anew),
 		store_test(a_journal_and_an_index_lost_leave_nothing_silent),
 		store_test(a_tail_nobody_vouched_for_is_kept),
+		store_test(content_found_bad_by_a_check_heals),
+		store_test(content_found_bad_by_a_read_heals),
 		store_test(writers_and_a_repair_keep_each_other_out),
 		store_test(killed_at_any_moment_it_is_done_again),
 		store_test(every_flipped_byte),
