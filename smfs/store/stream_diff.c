@@ -444,6 +444,12 @@ int diff_leaf(struct smfs_stream *st, uint64_t index, struct writer *w, struct s
 	if (r < 0)
 		return r;
 	r = map_delta_make(whole ? whole->data : leaf->data, id, w->p, w->len, &delta);
+	/* Named by the delta, or taken as it is. */
+	if (r > 0) {
+		int kept = ingest_refer(st->ing, FRAME_MAP, id, 0, err);
+
+		r = kept < 0 ? kept : r;
+	}
 	if (r != 1 || delta.failed) {
 		writer_free(&delta);
 		return r == 2;

@@ -157,6 +157,42 @@ static void test_ingest_refers_to_garbage(void **state)
 	fsck_clean(f);
 }
 
+/* A diff refers to its base's leaves and chunks, whatever becomes of the base's name. */
+static void test_diff_of_garbage(void **state)
+{
+	struct fixture *f = *state;
+	const size_t len = 600 * BLOCK;
+	cleanup_free uint8_t *p = content(11, len);
+	struct smfs_ingest *ing;
+	struct smfs_stream *st;
+	struct smfs_content base, c;
+	struct smfs_gc g;
+
+	put(f, "base", 11, len);
+	ok(f, get_snapshot(f, "base", &base));
+	ok(f, smfs_ingest_begin(f->s, &ing, &f->err));
+	ok(f, smfs_name_remove(f->s, SMFS_SNAPSHOT, "base", &f->err));
+	ok(f, smfs_stream_open_diff(ing, &base, SMFS_STREAM_CHANGED, &st, &f->err));
+	/* A page of the first span is new, the second span is the base's. */
+	fill_random(p + 5 * BLOCK + 4096, 4096, 12);
+	ok(f, smfs_stream_same(st, 5 * BLOCK + 4096, &f->err));
+	ok(f, smfs_stream_write(st, p + 5 * BLOCK + 4096, 4096, &f->err));
+	ok(f, collect(f, &g, 1));
+	assert_int_equal(g.condemned_frames, 605); /* with three leaves, a node, a directory */
+	ok(f, smfs_stream_same(st, len - 5 * BLOCK - 8192, &f->err));
+	ok(f, smfs_stream_finish(st, &c, &f->err));
+	stage_file(f, ing, "diff", &c, 0);
+	ok(f, collect(f, &g, 1));
+	assert_int_equal(g.freed_frames, 0);
+	ok(f, smfs_ingest_commit(ing, &f->err));
+	ok(f, collect(f, &g, 1));
+	reopen(f, 0);
+	read_equals(f, &c, p, len);
+	ok(f, collect(f, &g, 1));
+	read_equals(f, &c, p, len);
+	fsck_clean(f);
+}
+
 static void test_lease_keeps_a_removed_name(void **state)
 {
 	struct fixture *f = *state;
@@ -641,6 +677,8 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_ingest_takes_garbage_back, fixture_setup,
 						fixture_teardown),
 		cmocka_unit_test_setup_teardown(test_ingest_refers_to_garbage, fixture_setup,
+						fixture_teardown),
+		cmocka_unit_test_setup_teardown(test_diff_of_garbage, fixture_setup,
 						fixture_teardown),
 		cmocka_unit_test_setup_teardown(test_lease_keeps_a_removed_name, fixture_setup,
 						fixture_teardown),
