@@ -6,30 +6,41 @@
 
 static const struct inode_ops lost_dir_ops, lost_file_ops;
 
-static bool was_published(struct smfs_mount *m, const struct takeover_stage *st)
+static bool was_published(struct smfs_mount *m, const struct takeover_stage *st, uint64_t *seq)
 {
 	struct smfs_name n;
 
-	return atomic_load(&st->publishing) &&
-	       smfs_name_get(m->store, SMFS_SNAPSHOT, st->name, &n, NULL) == 0 &&
-	       memcmp(&n.root, &st->root, sizeof(n.root)) == 0;
+	if (!atomic_load(&st->publishing) ||
+	    smfs_name_get(m->store, SMFS_SNAPSHOT, st->name, &n, NULL) < 0 ||
+	    memcmp(&n.root, &st->root, sizeof(n.root)) != 0)
+		return false;
+	*seq = n.seq;
+	return true;
+}
+
+/* cp -a is about to set attributes. From the end: this server's own imports begin at the front. */
+static void remember(struct smfs_mount *m, uint64_t seq)
+{
+	atomic_store(&m->area->imported[TAKEOVER_IMPORTED - 1 - m->ntold_late], seq);
 }
 
 void takeover_stages_lost(struct smfs_mount *m)
 {
 	for (size_t i = 0; i < TAKEOVER_STAGES; i++) {
 		struct takeover_stage *st = &m->area->stages[i];
-		uint64_t serial = atomic_load(&st->serial);
+		uint64_t serial = atomic_load(&st->serial), seq;
 
 		if (!serial)
 			continue;
 		st->name[sizeof(st->name) - 1] = '\0';
-		if (was_published(m, st))
+		if (was_published(m, st, &seq)) {
+			remember(m, seq);
 			m->told_late[m->ntold_late++] = serial;
-		else
+		} else {
 			log_err("import snapshot %s: the server died while it was being copied in: "
 				"the copy is lost, begin it again",
 				st->name);
+		}
 		atomic_store(&st->serial, 0);
 	}
 }

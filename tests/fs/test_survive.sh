@@ -66,6 +66,10 @@ check_not "nothing of it is there" ls "$N/new"
 check "it can be begun again at once" cp -r "$T/s07" "$N/new"
 check "and is whole" same_tree "$N/new" "$T/s07"
 
+rm -r "$N/new"
+check "over 8 kills, what is copied in is whole or told lost, renamed and removed" \
+	python3 tests/lib/survive.py change "$M" "$T/s07" 8
+
 # ---- changes of the program that fail --------------------------------------------------------
 pid=$(worker)
 check "a program that is none is refused" fails_with 1 "ended before it was ready" \

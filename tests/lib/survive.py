@@ -10,8 +10,11 @@
         wrong byte, an error, a missing name, or a reader that died. Prints the longest stall.
     survive.py remount MNT TIMES
         The same, with `smfs remount` in place of the kills.
+    survive.py change MNT DIR KILLS
+        Four copy the snapshot DIR in, rename it and remove it while the server is killed. A copy may be
+        lost, and is told so then; what was copied is whole, and a rename or removal never fails.
 """
-import json, mmap, os, random, signal, struct, subprocess, sys, time
+import json, mmap, os, random, shutil, signal, struct, subprocess, sys, time
 
 PAGE = 4096
 
@@ -114,6 +117,33 @@ def list_names(mnt, names, rnd, clock, stop):
         assert got == ["meta", "ram", "vcpu"], got
 
 
+def same(a, b):
+    return all(open(f"{a}/{n}", "rb").read() == open(f"{b}/{n}", "rb").read() for n in ("meta", "ram", "vcpu"))
+
+
+def change(mnt, source, me, rnd, clock, stop):
+    lost = 0
+    while not stop():
+        old, new = f"{mnt}/snapshots/{me}-a", f"{mnt}/snapshots/{me}-b"
+        try:
+            with clock:
+                shutil.copytree(source, old, copy_function=shutil.copyfile)
+        except (OSError, shutil.Error) as e:
+            lost += 1
+            # A part of it may have been begun with the next server.
+            assert not os.path.exists(old) or sorted(os.listdir(old)) != ["meta", "ram", "vcpu"], f"{old}: {e}"
+            shutil.rmtree(old, ignore_errors=True)
+            continue
+        assert same(source, old), f"{old} differs"
+        with clock:
+            os.rename(old, new)
+        assert not os.path.exists(old) and same(source, new), f"{new} differs"
+        with clock:
+            shutil.rmtree(new)
+        assert not os.path.exists(new), f"{new} is still there"
+    print(f"# {me}: {clock.count // 3} rounds, {lost} copies lost", flush=True)
+
+
 def reader(kind, args, seed, stop_at):
     pid = os.fork()
     if pid:
@@ -160,6 +190,21 @@ def remount(mnt, times, lo, hi, rnd):
         subprocess.run(["smfs", "remount", mnt], check=True)
 
 
+def run_changes(mnt, source, kills):
+    rnd = random.SystemRandom()
+    stop_at = f"{mnt}.stop"
+    pids = [reader(change, (mnt, source, f"c{k}"), rnd.random(), stop_at) for k in range(4)]
+    kill_workers(mnt, kills, None, 0.4, rnd)
+    time.sleep(0.5)
+    open(stop_at, "w").close()
+    failed = sum(os.waitpid(pid, 0)[1] != 0 for pid in pids)
+    for pid in pids:
+        if os.path.exists(f"{stop_at}.{pid}"):
+            os.unlink(f"{stop_at}.{pid}")
+    os.unlink(stop_at)
+    return 1 if failed else 0
+
+
 def run(mnt, kills, hi=200, lo=None, remounts=False):
     names = sorted(os.listdir(mnt + "/snapshots"))
     stop_at = f"{mnt}.stop"
@@ -202,6 +247,8 @@ def run(mnt, kills, hi=200, lo=None, remounts=False):
 if __name__ == "__main__":
     if sys.argv[1] == "make":
         make(sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))
+    elif sys.argv[1] == "change":
+        sys.exit(run_changes(sys.argv[2], sys.argv[3], int(sys.argv[4])))
     elif sys.argv[1] == "remount":
         sys.exit(run(sys.argv[2], int(sys.argv[3]), remounts=True))
     else:
