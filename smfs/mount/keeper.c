@@ -55,6 +55,7 @@ struct keeper {
 	/* Watchdog: */
 	uint64_t seen_taken, progress_at;
 	bool doubt;
+	uint64_t ended_at; /* the connection, with a server still there; 0 */
 };
 
 static int move_up(int *fd)
@@ -512,10 +513,15 @@ static void watch(struct keeper *k)
 		return;
 	}
 	bool stuck;
-	if (k->cur.state == SERVING)
+	if (disconnected(k)) {
+		/* It should have noticed, and have exited. */
+		k->ended_at = k->ended_at ? k->ended_at : t;
+		stuck = k->ended_at + patience(k) < t;
+	} else if (k->cur.state == SERVING) {
 		stuck = limit && (request_is_old(k, limit) || is_deaf(k, limit));
-	else
+	} else {
 		stuck = k->cur.since + patience(k) < t;
+	}
 	/* Twice in a row, as all of us may have been stopped for a while. */
 	if (stuck && k->doubt)
 		kill_worker(k, &k->cur);

@@ -1,6 +1,6 @@
 # survive.sh - sourced after mount.sh: a mount with what tests/lib/survive.py reads.
 #
-#   survive_mount [OPTION]   snapshots cold (32 MiB), hot (8 MiB, materialised) and s01..s20
+#   survive_mount [OPTION]   snapshots cold (32 MiB), hot (8 MiB, materialised) and s01..s12
 #   children                 the processes that the keeper has
 
 survive_store() {
@@ -9,7 +9,7 @@ survive_store() {
 	smfs init "$S" &&
 		smfs import -q --store "$S" cold "$T/cold" &&
 		smfs import -q --store "$S" hot "$T/hot" || return 1
-	for i in $(seq -w 20); do
+	for i in $(seq -w 12); do
 		python3 tests/lib/survive.py make "$T/s$i" "1$i" 1
 		smfs import -q --store "$S" "s$i" "$T/s$i" || return 1
 		rm -r "$T/s$i"

@@ -3,7 +3,7 @@
 
     survive.py make DIR SEED MIB           a snapshot: meta, vcpu, and a ram of a known pattern
     survive.py run MNT KILLS [MAX_MS [MIN_MS]]
-        MNT has the snapshots cold and hot (of seeds 1 and 2) and at least 20 others. Eight readers run:
+        MNT has the snapshots cold and hot (of seeds 1 and 2) and others. Eight readers run:
         pread and mmap of each, twice; lookups with stat and open; listings. Meanwhile the keeper's
         worker is killed KILLS times: up to MAX_MS (default: 200) after it has begun to serve; or, with
         MIN_MS, at random moments from MIN_MS to MAX_MS apart, whether it has come up or not. Fails on a
