@@ -263,6 +263,44 @@ check "or in use" sh -c '! smfs warm --list | grep -q "in use"'
 stop_mount
 check "no sanitizer complained in the server" log_clean
 
+# ---- power loss ------------------------------------------------------------------------------
+# FS_IOC_SHUTDOWN without flushing, which drops all that was not synced, while files are being made.
+power_loss() {
+	python3 - "$1" <<-'PY'
+	import fcntl, os, struct, sys
+	fd = os.open(sys.argv[1], os.O_RDONLY)
+	fcntl.ioctl(fd, 0x8004587D, struct.pack("I", 2))
+	PY
+}
+cut_power() ( # cut_power SECONDS: what is there afterwards is whole; prints how many files that was
+	SMFS_STORE=$T/disk/store
+	export SMFS_STORE
+	rm -f "$T/disk/store/cache/"*-4194304
+	while smfs warm a && smfs warm b && smfs warm c; do
+		for n in a b c; do smfs warm --drop $n; done
+	done >"$T/warm.log" 2>&1 &
+	sleep "$1"
+	power_loss "$T/disk"
+	wait $!
+	umount "$T/disk" && mount -o loop "$T/disk.img" "$T/disk" || exit 1
+	ls "$T/disk/store/cache" >"$T/left"
+	smfs warm --list -q || exit 1
+	[ "$(smfs warm --list -q | wc -l)" = "$(grep -c -- -4194304 "$T/left")" ] && smfs warm --check
+)
+truncate -s 256M "$T/disk.img"
+mkdir "$T/disk"
+if mkfs.ext4 -q -F "$T/disk.img" && mount -o loop "$T/disk.img" "$T/disk"; then
+	at_exit 'umount "$T/disk"'
+	smfs init -q "$T/disk/store"
+	for n in a b c; do smfs import -q --store "$T/disk/store" $n "$T/$n"; done
+	smfs warm -q --store "$T/disk/store" --cache-size 100M
+	for s in 0.11 0.23 0.37 0.54; do
+		check "power lost after $s s: what is in the cache is whole" cut_power $s
+	done
+else
+	skip "power loss" "no loop device"
+fi
+
 # ---- refused ---------------------------------------------------------------------------------
 mkdir -p "$T/o/up" "$T/o/work" "$T/o/low"
 if mount -t tmpfs tmpfs "$T/o" && mkdir "$T/o/up" "$T/o/work" "$T/o/low" &&
