@@ -272,11 +272,16 @@ power_loss() {
 	fcntl.ioctl(fd, 0x8004587D, struct.pack("I", 2))
 	PY
 }
+warm_all() { # and have the names on disk, which the journal otherwise does every few seconds
+	for n in a b c; do
+		smfs warm $n && sync "$T/disk/store/cache" || return 1
+	done
+}
 cut_power() ( # cut_power SECONDS: what is there afterwards is whole; prints how many files that was
 	SMFS_STORE=$T/disk/store
 	export SMFS_STORE
 	rm -f "$T/disk/store/cache/"*-4194304
-	while smfs warm a && smfs warm b && smfs warm c; do
+	while warm_all; do
 		for n in a b c; do smfs warm --drop $n; done
 	done >"$T/warm.log" 2>&1 &
 	sleep "$1"
