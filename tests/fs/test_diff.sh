@@ -37,6 +37,13 @@ check "a snapshot stored against another takes its changed pages" json_has '.new
 check "and is the same snapshot" json_has '.files == []' smfs diff --json b c
 check "byte for byte" sh -c "smfs export -q c '$T/c' && cmp '$T/b/ram' '$T/c/ram'"
 check "the store is whole" smfs fsck -q --read-data
+# Nothing else has the leaf that c's is a delta of, nor the chunks.
+check "it outlives its base and a collection" sh -c "smfs export -q a - >'$T/a.smfs' && smfs export -q c - >'$T/c.smfs' &&
+	smfs rm a && smfs rm b && smfs gc -q && smfs fsck -q --read-data &&
+	rm -r '$T/c' && smfs export -q c '$T/c' && cmp '$T/b/ram' '$T/c/ram'"
+check "it travels as a stream" sh -c "smfs import -q --store '$T/far' '$T/c.smfs' && smfs fsck -q --read-data --store '$T/far' &&
+	smfs export -q --store '$T/far' c '$T/far-c' && cmp '$T/b/ram' '$T/far-c/ram'"
+check "the base comes back" sh -c "smfs import -q '$T/a.smfs' && smfs import -q b '$T/b'"
 check_not "a base that is not there is an error" smfs import --base nope d "$T/b"
 
 need_fuse
