@@ -32,9 +32,18 @@ struct model {
 				     */
 };
 
-enum model_kind { MODEL_PUT, MODEL_REPLACE, MODEL_REMOVE, MODEL_RENAME, MODEL_KINDS };
+enum model_kind {
+	MODEL_PUT,
+	MODEL_REPLACE,
+	MODEL_REMOVE,
+	MODEL_RENAME,
+	MODEL_GC,
+	MODEL_COMPACT, /* gc that rewrites every pack with anything dead */
+	MODEL_KINDS
+};
 
-static const char *const model_words[MODEL_KINDS] = {"put", "replace", "remove", "rename"};
+static const char *const model_words[MODEL_KINDS] = {"put",    "replace", "remove",
+						     "rename", "gc",	  "compact"};
 
 struct model_op {
 	enum model_kind kind;
@@ -70,10 +79,12 @@ static inline struct model_op model_next(const struct model *m, unsigned want)
 
 	unsigned dice = (unsigned)(x % 16);
 	unsigned kind = want < MODEL_KINDS ? want
-			: dice < 7	   ? MODEL_PUT
-			: dice < 10	   ? MODEL_REPLACE
-			: dice < 13	   ? MODEL_REMOVE
-					   : MODEL_RENAME;
+			: dice < 6	   ? MODEL_PUT
+			: dice < 9	   ? MODEL_REPLACE
+			: dice < 12	   ? MODEL_REMOVE
+			: dice < 14	   ? MODEL_RENAME
+			: dice < 15	   ? MODEL_GC
+					   : MODEL_COMPACT;
 	if (free_slot == MODEL_SLOTS && (kind == MODEL_PUT || kind == MODEL_RENAME))
 		kind = MODEL_REMOVE;
 	if (used == MODEL_SLOTS)
@@ -94,9 +105,12 @@ static inline void model_apply(struct model *m, const struct model_op *op)
 	case MODEL_REMOVE:
 		m->slot[op->slot] = 0;
 		break;
-	default:
+	case MODEL_RENAME:
 		m->slot[op->to] = m->slot[op->slot];
 		m->slot[op->slot] = 0;
+		break;
+	default:
+		break;
 	}
 	m->done++;
 }
@@ -166,6 +180,15 @@ static inline int model_put(struct smfs_store *s, const char *name, uint64_t key
 	return r;
 }
 
+static inline int model_gc(struct smfs_store *s, unsigned compact_percent, struct err *err)
+{
+	struct smfs_gc g = {.compact_percent = compact_percent};
+	int r = smfs_gc(s, 0, &g, err);
+
+	/* Another lane's is at work. */
+	return r == -EBUSY ? 0 : r;
+}
+
 /* Do it to the store. `buf` of MODEL_BYTES. */
 static inline int model_run(struct smfs_store *s, const struct model *m, const struct model_op *op,
 			    uint8_t *buf, struct err *err)
@@ -180,6 +203,10 @@ static inline int model_run(struct smfs_store *s, const struct model *m, const s
 		return model_put(s, name, op->key, SMFS_REPLACE, buf, err);
 	case MODEL_REMOVE:
 		return smfs_name_remove(s, SMFS_SNAPSHOT, name, err);
+	case MODEL_GC:
+		return model_gc(s, SMFS_GC_COMPACT_DEFAULT, err);
+	case MODEL_COMPACT:
+		return model_gc(s, 1, err);
 	default:
 		model_name(m, op->to, to);
 		return smfs_name_rename(s, SMFS_SNAPSHOT, name, to, err);

@@ -1,8 +1,8 @@
 /*
- * A file system loses power under processes that ingest and delete, many times at random moments:
- * what was acknowledged is there byte for byte, what was under way is there whole or not at all,
- * and the store checks clean. And the other way round: with one kind of sync taken out of the
- * store, the same check finds what was lost.
+ * A file system loses power under processes that ingest, delete, collect and compact, many times at
+ * random moments: what was acknowledged is there byte for byte, what was under way is there whole
+ * or not at all, and the store checks clean. And the other way round: with one kind of sync taken
+ * out of the store, the same check finds what was lost.
  *
  *   test_store_power            POWER_CUTS (5) cuts on each of ext4, XFS and btrfs
  *   POWER_SEED=n                repeats a run's operations, if not its timing
@@ -217,6 +217,7 @@ _Noreturn static void work(struct bench *b, unsigned lane, int out)
 	atomic_store(&shim.armed, true);
 	if (!buf || smfs_store_open(b->d.store, 0, &s, &err) < 0)
 		_exit(1);
+	smfs_store_unpin(s);
 	for (;;) {
 		struct model_op op = model_next(&m, MODEL_KINDS);
 
