@@ -151,15 +151,19 @@ static int pend_grow(struct smfs_ingest *ing)
 	return 0;
 }
 
-/* 1 = this caller claimed the id, *index tells where; 0 = it is known already. */
+/* 1 = this caller claimed the id, *index tells where; 0 = it is known already, *known is its frame.
+ */
 static int pend_claim(struct smfs_ingest *ing, uint8_t kind, const struct smfs_id *id, uint32_t len,
-		      uint64_t logical, size_t *index)
+		      uint64_t logical, size_t *index, struct frame_loc *known)
 {
+	struct pend *p;
 	int r = 0;
 
 	pthread_mutex_lock(&ing->lock);
-	if (pend_find(ing, kind, id))
+	if ((p = pend_find(ing, kind, id))) {
+		*known = p->loc;
 		goto out;
+	}
 	if (ing->npend == ing->pend_cap && (r = pend_grow(ing)) < 0)
 		goto out;
 	*index = ing->npend++;
@@ -224,6 +228,62 @@ static int write_frame(struct smfs_ingest *ing, uint8_t kind, const void *raw, u
 	return r;
 }
 
+/* ---- frames that are there already ---- */
+
+/* Where a frame is that this ingest has met, once it is known: 1, or 0 when it is not to be found.
+ */
+static int settled_loc(struct smfs_ingest *ing, uint8_t kind, const struct smfs_id *id,
+		       struct frame_loc *loc, struct err *err)
+{
+	struct pend *p;
+
+	pthread_mutex_lock(&ing->lock);
+	/* Found anew each time: the table may have moved. */
+	while ((p = pend_find(ing, kind, id)) && p->state == PEND_CLAIMED &&
+	       !atomic_load(&ing->failed))
+		pthread_cond_wait(&ing->settled, &ing->lock);
+	bool written = p && p->state == PEND_WRITTEN;
+	if (written)
+		*loc = p->loc;
+	pthread_mutex_unlock(&ing->lock);
+	return written ? 1 : index_find_any(ing->s->ix, kind, id, loc, err);
+}
+
+int ingest_collision(const struct smfs_id *id, struct err *err)
+{
+	char hex[65];
+
+	return err_set(err, EBADMSG,
+		       "frame %.12s: two different contents have this id; nothing was stored",
+		       smfs_id_hex(id, hex));
+}
+
+/*
+ * An id was met again. What costs nothing is always compared; the bytes only where the store was
+ * opened to (SMFS_COMPARE): it means reading and decompressing them.
+ */
+static int same_frame(struct smfs_ingest *ing, const struct frame_loc *known, uint8_t kind,
+		      const void *raw, uint32_t len, const struct smfs_id *id, struct err *err)
+{
+	struct frame_loc loc;
+
+	if (known->kind != kind || known->raw_len != len)
+		return ingest_collision(id, err);
+	if (!ing->s->compare)
+		return 0;
+	int r = settled_loc(ing, kind, id, &loc, err);
+	/* 0: who was to write it failed, and so has the ingest. */
+	if (r <= 0)
+		return r;
+	if (loc.raw_len != len)
+		return ingest_collision(id, err);
+	cleanup_free uint8_t *have = malloc(len);
+	if (!have)
+		return err_set(err, ENOMEM, "compare with frame: out of memory");
+	r = object_read_at(ing->s, &loc, id, false, have, err);
+	return r < 0 ? r : memcmp(have, raw, len) == 0 ? 0 : ingest_collision(id, err);
+}
+
 static int put(struct smfs_ingest *ing, uint8_t kind, const void *raw, uint32_t len,
 	       uint64_t logical, struct smfs_id *id, struct err *err)
 {
@@ -232,7 +292,7 @@ static int put(struct smfs_ingest *ing, uint8_t kind, const void *raw, uint32_t 
 	int r;
 
 	frame_id(kind, raw, len, id);
-	r = pend_claim(ing, kind, id, len, logical, &index);
+	r = pend_claim(ing, kind, id, len, logical, &index, &loc);
 	if (r < 0)
 		return err_set(err, ENOMEM, "ingest: out of memory");
 	if (r == 1) {
@@ -254,9 +314,10 @@ static int put(struct smfs_ingest *ing, uint8_t kind, const void *raw, uint32_t 
 		}
 		pend_settle(ing, index, PEND_INDEXED, NULL);
 	}
-	if (kind == FRAME_CHUNK)
+	r = same_frame(ing, &loc, kind, raw, len, id, err);
+	if (r == 0 && kind == FRAME_CHUNK)
 		atomic_fetch_add(&ing->dup, len);
-	return 0;
+	return r;
 }
 
 int ingest_put(struct smfs_ingest *ing, uint8_t kind, const void *raw, uint32_t len,
@@ -279,12 +340,13 @@ int ingest_put(struct smfs_ingest *ing, uint8_t kind, const void *raw, uint32_t 
 int ingest_claim_frame(struct smfs_ingest *ing, const struct frame_head *h, uint64_t note,
 		       size_t *claim, struct err *err)
 {
+	struct frame_loc known;
 	char hex[65];
 	int r = ingest_check(ing, err);
 
 	if (r < 0)
 		return r;
-	r = pend_claim(ing, h->kind, &h->id, h->raw_len, note, claim);
+	r = pend_claim(ing, h->kind, &h->id, h->raw_len, note, claim, &known);
 	if (r < 0)
 		return err_set(err, ENOMEM, "ingest: out of memory");
 	return r == 1 ? 0
@@ -299,6 +361,8 @@ int ingest_put_frame(struct smfs_ingest *ing, size_t claim, const struct frame_h
 	struct frame_loc loc;
 	int r = index_find(ing->s->ix, h->kind, &h->id, &loc, &local);
 
+	if (r == 1 && loc.raw_len != h->raw_len)
+		r = ingest_collision(&h->id, &local);
 	if (r == 1) {
 		pend_settle(ing, claim, PEND_INDEXED, NULL);
 		if (h->kind == FRAME_CHUNK)
@@ -359,18 +423,7 @@ static int pend_has(struct smfs_ingest *ing, uint8_t kind, const struct smfs_id 
 
 int ingest_chunk_loc(struct smfs_ingest *ing, const struct smfs_id *id, struct frame_loc *loc)
 {
-	struct pend *p;
-
-	pthread_mutex_lock(&ing->lock);
-	/* Found anew each time: the table may have moved. */
-	while ((p = pend_find(ing, FRAME_CHUNK, id)) && p->state == PEND_CLAIMED &&
-	       !atomic_load(&ing->failed))
-		pthread_cond_wait(&ing->settled, &ing->lock);
-	bool written = p && p->state == PEND_WRITTEN;
-	if (written)
-		*loc = p->loc;
-	pthread_mutex_unlock(&ing->lock);
-	return written ? 1 : index_find_any(ing->s->ix, FRAME_CHUNK, id, loc, NULL);
+	return settled_loc(ing, FRAME_CHUNK, id, loc, NULL);
 }
 
 int ingest_has_content(struct smfs_ingest *ing, const struct smfs_content *c, struct err *err)

@@ -76,6 +76,9 @@ int ingest_fail(struct smfs_ingest *ing, int r, const struct err *err);
 /* The kept failure, or 0. */
 int ingest_check(struct smfs_ingest *ing, struct err *err);
 
+/* -EBADMSG: two contents meet in one id. */
+int ingest_collision(const struct smfs_id *id, struct err *err);
+
 /*
  * Make sure the frame with these raw bytes will be in the store, and give its id. Any thread.
  * `logical` is kept with the id of a directory.

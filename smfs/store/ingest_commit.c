@@ -29,6 +29,7 @@
 #include "smfs/store/index_gc.h"
 #include "smfs/store/limit.h"
 #include "smfs/store/names_each.h"
+#include "smfs/store/object.h"
 #include "smfs/store/quarantine.h"
 #include "smfs/store/writers.h"
 
@@ -187,6 +188,27 @@ static int heal(struct commit *c, struct index_txn *txn, const struct pend *p, s
 	return HEALED;
 }
 
+/* Another ingest has committed this id meanwhile: surely the same frame? */
+static int same_as_committed(struct smfs_ingest *ing, const struct pend *p, struct err *err)
+{
+	struct frame_loc loc;
+	int r = index_find_any(ing->s->ix, p->loc.kind, &p->id, &loc, err);
+
+	if (r < 0)
+		return r;
+	if (r == 0 || loc.raw_len != p->loc.raw_len)
+		return ingest_collision(&p->id, err);
+	if (!ing->s->compare)
+		return 0;
+	cleanup_free uint8_t *ours = malloc(loc.raw_len), *theirs = malloc(loc.raw_len);
+	if (!ours || !theirs)
+		return err_set(err, ENOMEM, "compare with frame: out of memory");
+	if ((r = object_read_at(ing->s, &loc, &p->id, false, theirs, err)) < 0 ||
+	    (r = object_read_at(ing->s, &p->loc, &p->id, false, ours, err)) < 0)
+		return r;
+	return memcmp(ours, theirs, loc.raw_len) == 0 ? 0 : ingest_collision(&p->id, err);
+}
+
 static int commit_frames(struct commit *c, struct index_txn *txn, struct index_meta *m,
 			 struct err *err)
 {
@@ -204,6 +226,8 @@ static int commit_frames(struct commit *c, struct index_txn *txn, struct index_m
 			return r;
 		/* Another ingest may have committed the same frame meanwhile; ours is garbage then.
 		 */
+		if (r == 0 && (r = same_as_committed(ing, p, err)) < 0)
+			return r;
 		if (r == 0 || r == HEALED)
 			continue;
 		count_frame(m, &p->loc);

@@ -242,6 +242,7 @@ int smfs_store_open(const char *dir, unsigned flags, struct smfs_store **out, st
 		return err_set(err, ENOMEM, "open store %s: out of memory", dir);
 	s->dirfd = s->lockfd = s->journalfd = -1;
 	s->rdonly = flags & SMFS_RDONLY;
+	s->compare = flags & SMFS_COMPARE;
 	scratch_pool_init(&s->scratch);
 	pthread_mutex_init(&s->workers_lock, NULL);
 	pthread_mutex_init(&s->writers_lock, NULL);

@@ -34,6 +34,7 @@ struct smfs_store {
 	int lockfd; /* see store.c: one handle of a store per process */
 	int journalfd;
 	bool rdonly;
+	bool compare; /* SMFS_COMPARE */
 	uint8_t uuid[UUID_LEN];
 	int64_t created;
 	struct index *ix;
