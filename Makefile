@@ -234,6 +234,6 @@ install: all
 	install -m 644 $(wildcard doc/*.1) $(DESTDIR)$(PREFIX)/share/man/man1
 
 clean:
-	rm -rf $(BUILD) $(BUILD)-san
+	rm -rf $(BUILD) $(BUILD)-san $(BUILD)-thread-san
 
 -include $(shell find $(BUILD) -name '*.d' 2>/dev/null)

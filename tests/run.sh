@@ -26,6 +26,7 @@ run() { # run SUITE-NAME COMMAND...
 	start=$(date +%s)
 	limit=600
 	case $name in vm/*) limit=1200 ;; esac # emulated: the machine's own deadline comes first
+	case $name in *-long) [ $limit -ge 1800 ] || limit=1800 ;; esac
 	timeout -k 10 "${SUITE_TIMEOUT:-$limit}" "$@" >"$log" 2>&1 </dev/null
 	rc=$?
 	s=$(grep -c '^ok .*# SKIP' "$log")

@@ -276,6 +276,10 @@ int smfs_fsck(struct smfs_store *s, unsigned flags, struct smfs_fsck *out, struc
 		return quiet;
 	out->packs = out->frames = out->nodes = out->names = 0;
 	out->bad_frames = out->bad_names = out->garbage_frames = out->done_bytes = 0;
+	/* Frames do not go or move while they are counted; ingests and removals go on. */
+	cleanup_fd int lock = lease_gc_lock(s, false, err);
+	if (lock < 0)
+		return err_wrap(err, lock, "check %s", s->dir);
 	cache_clear(s->cache);
 	quarantine_reload(s);
 	if ((r = check_journal(&f, &names, &local)) == 0 && (r = note_frames(&f, &local)) == 0)
