@@ -34,8 +34,9 @@ struct work {
 struct scene {
 	const char *word;
 	int (*run)(struct smfs_store *s, const struct work *w, struct err *err);
-	unsigned op; /* enum model_kind, or MODEL_KINDS */
-	bool makes;  /* init: there is no store before */
+	unsigned op;  /* enum model_kind, or MODEL_KINDS */
+	bool makes;   /* init: there is no store before */
+	bool repairs; /* the index is damaged before, and the process does not open the store */
 };
 
 /* What the faulty process tells. */
@@ -70,6 +71,7 @@ static const struct scene scenes[] = {
 	{.word = "rename", .run = run_change, .op = MODEL_RENAME},
 	{.word = "gc", .run = run_change, .op = MODEL_GC},
 	{.word = "compact", .run = run_change, .op = MODEL_COMPACT},
+	{.word = "repair", .op = MODEL_KINDS, .repairs = true},
 	{.word = "read", .run = run_read, .op = MODEL_KINDS},
 	{.word = "fsck", .run = run_fsck, .op = MODEL_KINDS},
 };
@@ -145,6 +147,10 @@ static void begin(struct work *w, const struct scene *sc)
 		assert_int_equal(mkdir(w->dir, 0700), 0);
 	else
 		assert_true(sh("cp -a %s %s", w->base, w->dir));
+	if (sc->repairs)
+		assert_true(sh("dd if=/dev/urandom of=%s/index/data.mdb bs=4096 count=4 seek=4 "
+			       "conv=notrunc status=none",
+			       w->dir));
 	w->after = w->before;
 	if (sc->op < MODEL_KINDS) {
 		w->op = model_next(&w->before, sc->op);
@@ -158,7 +164,11 @@ static void begin(struct work *w, const struct scene *sc)
 static int attempt(const struct work *w, const struct scene *sc, struct smfs_store *s,
 		   struct err *err)
 {
-	return sc->makes ? smfs_store_init(w->dir, err) : sc->run(s, w, err);
+	struct smfs_fsck k = {0};
+
+	return sc->makes     ? smfs_store_init(w->dir, err)
+	       : sc->repairs ? smfs_repair(w->dir, &k, err)
+			     : sc->run(s, w, err);
 }
 
 _Noreturn static void faulty(const struct work *w, const struct scene *sc, struct told *t)
@@ -168,7 +178,8 @@ _Noreturn static void faulty(const struct work *w, const struct scene *sc, struc
 
 	shim_root(w->dir);
 	atomic_store(&shim.armed, true);
-	t->ret = sc->makes ? 0 : smfs_store_open(w->dir, 0, &s, &err);
+	if (!sc->makes && !sc->repairs)
+		t->ret = smfs_store_open(w->dir, 0, &s, &err);
 	t->opened = t->ret == 0;
 	if (t->opened)
 		t->ret = attempt(w, sc, s, &err);
@@ -210,10 +221,14 @@ struct verdict {
 static int inspect(const struct work *w, const struct scene *sc, struct verdict *v, struct err *err)
 {
 	struct err not_before = ERR_INIT;
+	struct smfs_fsck k = {0};
 	struct smfs_store *s;
 	int r;
 
 	if (sc->makes && (r = smfs_store_init(w->dir, err)) < 0 && r != -EEXIST)
+		return r;
+	/* Cut short, a repair is begun again. */
+	if (sc->repairs && (r = smfs_repair(w->dir, &k, err)) < 0)
 		return r;
 	if ((r = smfs_store_open(w->dir, 0, &s, err)) < 0)
 		return r;

@@ -1,8 +1,8 @@
 /*
- * A file system loses power under processes that ingest, delete, collect and compact, many times at
- * random moments: what was acknowledged is there byte for byte, what was under way is there whole
- * or not at all, and the store checks clean. And the other way round: with one kind of sync taken
- * out of the store, the same check finds what was lost.
+ * A file system loses power under processes that ingest, delete, collect, compact and repair, many
+ * times at random moments: what was acknowledged is there byte for byte, what was under way is
+ * there whole or not at all, and the store checks clean. And the other way round: with one kind of
+ * sync taken out of the store, the same check finds what was lost.
  *
  *   test_store_power            POWER_CUTS (5) cuts on each of ext4, XFS and btrfs
  *   POWER_SEED=n                repeats a run's operations, if not its timing
@@ -45,6 +45,9 @@ struct disk {
 	bool mounted, host_mounted;
 };
 
+/* Every fourth life of the machine, from the fourth on, is one of repairs. */
+#define REPAIRS_EACH 4
+
 struct worker {
 	pid_t pid;
 	int acks; /* one byte for each operation */
@@ -56,6 +59,7 @@ struct bench {
 	struct model lane[LANES];
 	unsigned skip; /* syncs the workers leave out */
 	unsigned cuts, acks;
+	bool repairing;
 	struct worker w[LANES];
 };
 
@@ -232,13 +236,28 @@ _Noreturn static void work(struct bench *b, unsigned lane, int out)
 		pause();
 }
 
-static struct worker start_worker(struct bench *b, unsigned lane)
+/* Repairs of a store that needs none: they build its index anew all the same. */
+_Noreturn static void repair_always(struct bench *b, int out)
+{
+	struct smfs_fsck k = {0};
+	struct err err = ERR_INIT;
+
+	while (smfs_repair(b->d.store, &k, &err) == 0 && smfs_repair_done(b->d.store, &err) == 0 &&
+	       write(out, "", 1) == 1)
+		;
+	for (;;)
+		pause();
+}
+
+static struct worker start_worker(struct bench *b, unsigned lane, bool repairs)
 {
 	struct worker w;
 	int p[2];
 
 	assert_int_equal(pipe2(p, O_CLOEXEC), 0);
 	w.pid = model_fork();
+	if (w.pid == 0 && repairs)
+		repair_always(b, p[1]);
 	if (w.pid == 0)
 		work(b, lane, p[1]);
 	assert_true(w.pid > 0);
@@ -285,6 +304,14 @@ static int verify(struct bench *b, const uint64_t lo[LANES], const uint64_t hi[L
 		struct smfs_store *s;
 		int r = smfs_store_open(b->d.store, 0, &s, &err);
 
+		/* A repair that was cut short may have to be begun again before anything else. */
+		if (r < 0 && b->repairing) {
+			struct smfs_fsck k = {0};
+
+			r = smfs_repair(b->d.store, &k, &err);
+			if (r == 0)
+				r = smfs_store_open(b->d.store, 0, &s, &err);
+		}
 		if (r == 0)
 			r = model_fsck(s, b->skip, &err);
 		for (unsigned i = 0; i < LANES && r == 0; i++) {
@@ -321,15 +348,19 @@ static int cut_once(struct bench *b)
 	struct worker *w = b->w;
 	struct pollfd first;
 
-	for (unsigned i = 0; i < LANES; i++)
-		w[i] = start_worker(b, i);
+	b->repairing = !b->skip && b->cuts % REPAIRS_EACH == REPAIRS_EACH - 1;
+	unsigned n = b->repairing ? 1 : LANES;
+	memset(lo, 0, sizeof(lo));
+	memset(hi, 0, sizeof(hi));
+	for (unsigned i = 0; i < n; i++)
+		w[i] = start_worker(b, i, b->repairing);
 	first = (struct pollfd){.fd = w[0].acks, .events = POLLIN};
 	assert_int_equal(poll(&first, 1, 60000), 1);
 	usleep((useconds_t)(rnd(&b->rnd) % RUN_US));
-	for (unsigned i = 0; i < LANES; i++)
+	for (unsigned i = 0; i < n; i++)
 		lo[i] = count_acks(&w[i], false);
 	disk_cut(&b->d, &b->rnd);
-	for (unsigned i = 0; i < LANES; i++) {
+	for (unsigned i = 0; i < n; i++) {
 		kill(w[i].pid, SIGKILL);
 		waitpid(w[i].pid, NULL, 0);
 		w[i].pid = 0;
@@ -340,6 +371,9 @@ static int cut_once(struct bench *b)
 			lo[i] = hi[i];
 		hi[i]++;
 		b->acks += lo[i];
+		/* repairs change no name */
+		if (b->repairing)
+			lo[i] = hi[i] = 0;
 	}
 	disk_boot(&b->d);
 	b->cuts++;
