@@ -135,7 +135,7 @@ fi
 
 # ---- the mount --------------------------------------------------------------------------------
 need_fuse
-start_mount
+start_mount || cat "$T/log"
 check "the mount's stats are Prometheus text" python3 tests/lib/promcheck.py "$M/.smfs/stats" smfs_limit_bytes smfs_reads_total
 check "with the store's under the same names" sh -c "smfs stats --prometheus | grep '^# HELP' | while read -r l; do grep -qF \"\$l\" $M/.smfs/stats || exit 1; done"
 check "df tells the limit" test "$(bytes b "$M")" -le 20971520
