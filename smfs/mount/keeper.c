@@ -123,12 +123,15 @@ static void give_up(struct keeper *k, const char *why)
 
 	log_err("%s: %s: the connection is ended; `smfs unmount` clears the mount away",
 		k->area->dir, why);
+	finish(k, EXIT_FAILED);
+	/* Once it has ended, another mount may have its number. */
+	if (disconnected(k))
+		return;
 	/* Our end of it is closed as we exit; this also frees a worker that cannot be killed. */
 	snprintf(path, sizeof(path), "/sys/fs/fuse/connections/%u/abort", k->minor);
 	cleanup_fd int fd = open(path, O_WRONLY | O_CLOEXEC);
 	if (fd < 0 || write(fd, "1", 1) < 0)
 		log_info("%s: %s", path, strerror(errno));
-	finish(k, EXIT_FAILED);
 }
 
 /* ---- workers --------------------------------------------------------------------------------- */

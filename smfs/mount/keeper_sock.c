@@ -7,6 +7,7 @@
 #include <sys/socket.h>
 #include <sys/time.h>
 #include <sys/un.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "smfs/base/cleanup.h"
@@ -61,6 +62,8 @@ int keeper_hear(int control, struct keeper_message *out, int *fd)
 	return 0;
 }
 
+#define LISTEN_TRIES 250 /* of 20 ms */
+
 static socklen_t address(unsigned minor, struct sockaddr_un *a)
 {
 	*a = (struct sockaddr_un){.sun_family = AF_UNIX};
@@ -74,7 +77,16 @@ int keeper_listen(unsigned minor, struct err *err)
 	socklen_t len = address(minor, &a);
 	cleanup_fd int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 
-	if (fd < 0 || bind(fd, (struct sockaddr *)&a, len) < 0 || listen(fd, 4) < 0)
+	/*
+	 * The kernel gives a number again as soon as its mount is gone; that one's keeper may be
+	 * on its way out still.
+	 */
+	int r = fd < 0 ? -1 : bind(fd, (struct sockaddr *)&a, len);
+	for (int i = 0; r < 0 && fd >= 0 && errno == EADDRINUSE && i < LISTEN_TRIES; i++) {
+		nanosleep(&(struct timespec){.tv_nsec = 20000000}, NULL);
+		r = bind(fd, (struct sockaddr *)&a, len);
+	}
+	if (r < 0 || listen(fd, 4) < 0)
 		return err_errno(err, "mount: listen for `smfs remount`");
 	return steal_fd(&fd);
 }
