@@ -108,8 +108,8 @@ static bool disk_mount(struct disk *d)
 static bool disk_try_umount(struct disk *d)
 {
 	for (int i = 0; d->mounted && i < 500; i++) {
-		if (umount2(d->mnt, 0) == 0 || errno == EINVAL)
-			d->mounted = false;
+		if (umount2(d->mnt, 0) == 0)
+			d->mounted = run("mountpoint -q %s", d->mnt);
 		else
 			usleep(20000);
 	}
@@ -203,8 +203,12 @@ static void disk_boot(struct disk *d)
 		snprintf(copy, sizeof(copy), "%s.cut", d->image);
 		assert_int_equal(rename(copy, d->image), 0);
 	}
-	if (!disk_mount(d))
-		fail_msg("%s does not mount after the cut", d->fs);
+	/* The loop device of before may go an instant after the mount of it. */
+	for (int i = 0; !disk_mount(d); i++) {
+		if (i == 100)
+			fail_msg("%s does not mount after the cut", d->fs);
+		usleep(20000);
+	}
 }
 
 /* ---- the processes that write ---- */
