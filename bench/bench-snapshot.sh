@@ -59,7 +59,7 @@ live() {
 	for i in $(seq "$rounds"); do
 		smvm-runner snapshot --live --json "live$1" "l$i" >"$T/live.$i" && smfs rm "snapshots/l$i" || return 1
 	done
-	smvm-runner snapshot --live --no-wait --json "live$1" async >"$T/async" || return 1
+	smvm-runner snapshot --live --no-wait --json "live$1" "async$1" >"$T/async" || return 1
 	until smvm-runner info "live$1" | jq -e '.snapshot.state == "ready"' >/dev/null; do sleep 0.05; done
 	pause=$(jq .pause_us "$T"/live.* | median)
 	forked=$(jq .fork_us "$T"/live.* | median)

@@ -85,6 +85,9 @@ static bool await_slots(struct vm *vm)
 	if (atomic_load(&vm->slots_set))
 		return false;
 	pthread_mutex_lock(&vm->park_lock);
+	/* Now, if whoever sets them is still waiting for a sign of life. */
+	atomic_store(&vm->guest_ran, true);
+	pthread_cond_broadcast(&vm->park_cond);
 	while (!atomic_load(&vm->slots_set))
 		pthread_cond_wait(&vm->park_cond, &vm->park_lock);
 	pthread_mutex_unlock(&vm->park_lock);
@@ -203,11 +206,21 @@ static void handle_exit(struct vcpu *c)
 	}
 }
 
+static void tell_guest_ran(struct vm *vm)
+{
+	pthread_mutex_lock(&vm->park_lock);
+	atomic_store(&vm->guest_ran, true);
+	pthread_cond_broadcast(&vm->park_cond);
+	pthread_mutex_unlock(&vm->park_lock);
+}
+
 /* One KVM_RUN and what came of it; false when a kick or the end of the VM stopped it. */
 static bool run_once(struct vcpu *c)
 {
 	if (ioctl(c->fd, KVM_RUN, 0) == 0) {
 		handle_exit(c);
+		if (!atomic_load_explicit(&c->vm->guest_ran, memory_order_relaxed))
+			tell_guest_ran(c->vm);
 		return true;
 	}
 	if (errno == EINTR)

@@ -18,6 +18,9 @@
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
+#include <time.h>
+
+#define LATER_WAIT_MS 10
 
 static void guard_enter(void *arg)
 {
@@ -333,10 +336,36 @@ static int start_threads(struct vm *vm, struct err *err)
 	return 0;
 }
 
+/*
+ * Setting a large slot keeps a processor in the kernel for milliseconds, and the vCPU's new thread
+ * may have been put on that one: so not before the guest has run, which its first exit proves. A
+ * guest that makes none in LATER_WAIT_MS has run for most of them.
+ */
+static void await_guest(struct vm *vm)
+{
+	struct timespec until;
+
+	clock_gettime(CLOCK_MONOTONIC, &until);
+	until.tv_nsec += LATER_WAIT_MS * 1000000L;
+	until.tv_sec += until.tv_nsec / 1000000000;
+	until.tv_nsec %= 1000000000;
+	pthread_mutex_lock(&vm->park_lock);
+	while (!atomic_load(&vm->guest_ran) && atomic_load(&vm->end) == VM_RUNNING)
+		if (pthread_cond_clockwait(&vm->park_cond, &vm->park_lock, CLOCK_MONOTONIC,
+					   &until) == ETIMEDOUT)
+			break;
+	pthread_mutex_unlock(&vm->park_lock);
+}
+
 /* The rest of RAM, beside the running vCPU, which waits if it wants some of it. */
 static int set_later_slots(struct vm *vm, struct err *err)
 {
-	int r = memory_has_later(&vm->mem) ? memory_set_later(&vm->mem, vm->fd, err) : 0;
+	int r = 0;
+
+	if (memory_has_later(&vm->mem)) {
+		await_guest(vm);
+		r = memory_set_later(&vm->mem, vm->fd, err);
+	}
 
 	pthread_mutex_lock(&vm->park_lock);
 	atomic_store(&vm->slots_set, true);

@@ -104,6 +104,7 @@ struct vm {
 	_Atomic bool stop_vcpus; /* they shall park, or end once `end` is set */
 	unsigned parked, alive;
 	_Atomic bool slots_set; /* all of RAM is KVM's: memory_set_later() is done */
+	_Atomic bool guest_ran; /* a vCPU has left the guest; with park_lock and park_cond */
 };
 
 #define VM_MMIO_BASE  0xd0000000ull
