@@ -137,11 +137,11 @@ static int diff_open(struct diff *d, struct smfs_dir *a, struct smfs_dir *b, str
 
 		i += order <= 0;
 		k += order >= 0;
-		if (order < 0)
+		if (x && order < 0)
 			say(d, "removed", x->name, x, NULL, NULL);
-		else if (order > 0)
+		else if (y && order > 0)
 			say(d, "added", y->name, NULL, y, NULL);
-		else
+		else if (x && y)
 			r = diff_entries(d, x, y, err);
 	}
 	return r;

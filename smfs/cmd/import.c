@@ -69,7 +69,7 @@ static int find_bases(struct source *src, struct smfs_store *s, const char *base
 
 	if (r == 0)
 		r = smfs_dir_open(s, &n.root, &d, err);
-	if (r < 0)
+	if (r != 0)
 		return r;
 	for (size_t i = 0; i < src->n; i++) {
 		const struct smfs_entry *e = smfs_dir_find(d, src->names[i]);

@@ -97,7 +97,7 @@ static int copy_all(struct copy *c, uint64_t size, struct hot_progress *p, struc
 			r = smfs_file_seek(c->file, at, SEEK_HOLE, &end, err);
 		if (r == 0)
 			r = copy_run(c, at, end, p, err);
-		if (r < 0)
+		if (r != 0)
 			return r;
 		at = end;
 	}

@@ -135,12 +135,12 @@ int keeper_remount(unsigned minor, const char *exe, struct err *err)
 /* mountinfo writes space, tab, newline and backslash as \ooo. */
 static void unescape(char *s)
 {
+	static const char digits[] = "01234567";
 	char *out = s;
-	unsigned c;
 
 	for (; *s; s++) {
-		if (s[0] == '\\' && sscanf(s + 1, "%3o", &c) == 1) {
-			*out++ = (char)c;
+		if (s[0] == '\\' && strspn(s + 1, digits) >= 3) {
+			*out++ = (char)((s[1] - '0') * 64 + (s[2] - '0') * 8 + (s[3] - '0'));
 			s += 3;
 		} else {
 			*out++ = *s;
@@ -160,15 +160,15 @@ int keeper_find(const char *dir, unsigned *minor, struct err *err)
 		return err_errno(err, "open /proc/self/mountinfo");
 	/* The last one is on top. */
 	while (getline(&line, &cap, f) > 0) {
-		char point[PATH_MAX];
-		const char *dash = strstr(line, " - ");
-		unsigned dev;
+		char point[PATH_MAX], dev[32];
+		const char *dash = strstr(line, " - "), *colon;
 
-		if (!dash || sscanf(line, "%*s %*s %*u:%u %*s %4095s", &dev, point) != 2)
+		if (!dash || sscanf(line, "%*s %*s %31s %*s %4095s", dev, point) != 2 ||
+		    !(colon = strchr(dev, ':')))
 			continue;
 		unescape(point);
 		if (strcmp(point, dir) == 0 && sscanf(dash, " - %63s", type) == 1)
-			*minor = dev;
+			*minor = (unsigned)strtoul(colon + 1, NULL, 10);
 	}
 	if (!*type)
 		return err_set(err, ENOENT, "%s: nothing is mounted there", dir);

@@ -30,7 +30,7 @@ static int find_ram(struct smfs_mount *m, const char *snapshot, struct smfs_cont
 
 	if (r == 0)
 		r = smfs_dir_open(m->store, &n.root, &d, err);
-	if (r < 0)
+	if (r != 0)
 		return r == -ENOENT ? -ENODATA : r;
 	const struct smfs_entry *e = smfs_dir_find(d, "ram");
 	if (e && S_ISREG(e->mode))

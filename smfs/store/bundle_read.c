@@ -145,7 +145,7 @@ static int submit(struct bundle_reader *b, struct err *err)
 
 	if (r == 0 && b->batch)
 		r = store_workers(b->s, &w, err);
-	if (r < 0 || !b->batch)
+	if (r != 0 || !b->batch)
 		return r;
 	struct batch *t = steal_ptr(&b->batch);
 	pthread_mutex_lock(&b->lock);
@@ -227,7 +227,7 @@ static int take_node(struct bundle_reader *b, const struct frame_head *h, struct
 		r = bundle_check_map(b->ing, raw, h->raw_len, &note, err);
 	if (r == 0)
 		r = ingest_claim_frame(b->ing, h, note, &claim, err);
-	return r < 0 ? r : ingest_put_frame(b->ing, claim, h, payload, err);
+	return r ? r : ingest_put_frame(b->ing, claim, h, payload, err);
 }
 
 /* ---- head, frames, trailer ---- */

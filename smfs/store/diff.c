@@ -10,6 +10,7 @@
 
 #include "smfs/base/cleanup.h"
 
+#include <assert.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -241,6 +242,7 @@ static void join(struct own *o)
 {
 	size_t n = 0;
 
+	assert(o->v);
 	for (size_t i = 1; i < o->n; i++) {
 		struct smfs_range *last = &o->v[n], *r = &o->v[i];
 
@@ -263,6 +265,7 @@ static int add_own(void *arg, uint64_t off, uint64_t len, struct err *err)
 			last->len = off + len - last->off;
 			return 0;
 		}
+		assert(o->v);
 		if (o->n < o->max) {
 			o->v[o->n++] = (struct smfs_range){off, len};
 			return 0;
@@ -278,7 +281,7 @@ ssize_t smfs_content_own(struct smfs_store *s, const struct smfs_content *parent
 {
 	struct own o = {.v = out, .max = max};
 
-	if (max < 2)
+	if (!out || max < 2)
 		return err_set(err, EINVAL, "lineage: room for at least two ranges is needed");
 	int r = smfs_content_diff(s, parent, c, SMFS_DIFF_REFS, add_own, &o, err);
 	if (r < 0)

@@ -132,7 +132,7 @@ static int walk_other(const struct smfs_name *n, void *arg, struct err *err)
 {
 	struct du *u = arg;
 
-	if (bsearch(&n, u->sorted, u->n, sizeof(n), by_name))
+	if (bsearch(&n, u->sorted, u->n, sizeof(const struct smfs_name *), by_name))
 		return 0;
 	return walk_tree(&u->w, &n->root, err);
 }
@@ -188,12 +188,12 @@ int smfs_names_usage(struct smfs_store *s, const struct smfs_name *names, size_t
 	memset(each, 0, n * sizeof(*each));
 	if (n >= UINT32_MAX)
 		return err_set(err, E2BIG, "du of %zu names", n);
-	u.sorted = calloc(n + 1, sizeof(*u.sorted));
+	u.sorted = calloc(n + 1, sizeof(const struct smfs_name *));
 	if (!u.sorted)
 		return err_set(err, ENOMEM, "du: out of memory");
 	for (size_t i = 0; i < n; i++)
 		u.sorted[i] = &names[i];
-	qsort(u.sorted, n, sizeof(*u.sorted), by_name);
+	qsort(u.sorted, n, sizeof(const struct smfs_name *), by_name);
 	int r = walk_own(&u, err);
 	if (r == 0) {
 		u.w.node = other_node;

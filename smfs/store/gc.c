@@ -2,41 +2,33 @@
 #include "smfs/store/gc.h"
 
 #include "smfs/base/cleanup.h"
+#include "smfs/base/clock.h"
 #include "smfs/store/lease.h"
 #include "smfs/store/packw.h"
 #include "smfs/store/writers.h"
 
 #include <string.h>
-#include <time.h>
 
 /* A batch's result beside errno's: names came that are not marked. */
 #define MARK_MORE (-4096)
 /* So often; then the difference is marked with commits held off. */
 #define MARK_TRIES 8
 
-static uint64_t now_us(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (uint64_t)ts.tv_sec * 1000000 + (uint64_t)ts.tv_nsec / 1000;
-}
-
 int gc_update(struct gc *g, index_fn fn, void *arg, struct err *err)
 {
-	uint64_t start = now_us();
+	uint64_t start = monotonic_us();
 	int r = index_update(g->s->ix, fn, arg, err);
 
-	g->out->longest_update_us = MAX(g->out->longest_update_us, now_us() - start);
+	g->out->longest_update_us = MAX(g->out->longest_update_us, monotonic_us() - start);
 	return r;
 }
 
 static int timed_mark(struct gc *g, struct err *err)
 {
-	uint64_t start = now_us();
+	uint64_t start = monotonic_us();
 	int r = gc_mark(g, err);
 
-	g->out->mark_us += now_us() - start;
+	g->out->mark_us += monotonic_us() - start;
 	return r;
 }
 

@@ -211,7 +211,7 @@ int index_txn_expire(struct index_txn *txn, const struct index_frame *f, struct 
 {
 	struct condemned_key key = condemned_key(f->loc.kind, &f->id);
 	struct frame_loc loc;
-	uint64_t gen;
+	uint64_t gen = 0;
 	int r = get_condemned(txn->ix, txn->txn, f->loc.kind, &f->id, &loc, &gen, err);
 
 	if (r <= 0 || gen != f->gen)
@@ -230,8 +230,8 @@ int index_txn_move(struct index_txn *txn, const struct smfs_id *id, const struct
 {
 	struct condemned_key key = condemned_key(from->kind, id);
 	uint8_t buf[CONDEMNED_LEN];
-	struct frame_loc at;
-	uint64_t gen;
+	struct frame_loc at = {0};
+	uint64_t gen = 0;
 	int moved = 0, r = get_live(txn->ix, txn->txn, from->kind, id, &at, err);
 
 	if (r < 0)

@@ -280,7 +280,7 @@ int lease_pin_handle(struct smfs_store *s, struct err *err)
 	uint64_t gen;
 	int r = lease_pin(s, &slot, &gen, err);
 
-	if (r < 0)
+	if (r != 0)
 		return r;
 	pthread_mutex_lock(&l->lock);
 	bool had = l->handle_pinned;

@@ -175,9 +175,9 @@ static int maker_add(void *arg, uint32_t off, uint32_t len, const struct map_ext
 {
 	struct maker *d = arg;
 	uint32_t chunk_off = e ? e->chunk_off : 0;
-	struct delta_entry *last = d->n ? &d->v[d->n - 1] : NULL;
+	struct delta_entry *last = d->v && d->n ? &d->v[d->n - 1] : NULL;
 
-	if (d->n == d->max)
+	if (!d->v || d->n == d->max)
 		return 1;
 	uint32_t k = e ? id_index(d, &e->id) : NO_ID;
 	if (last && last->off + last->len == off && last->id == k &&

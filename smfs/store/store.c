@@ -15,6 +15,7 @@
 
 #include <fcntl.h>
 #include <inttypes.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
 #include <sys/random.h>
@@ -138,7 +139,7 @@ static bool medium_is_readonly(int fd)
 {
 	cleanup_file FILE *f = fopen("/proc/self/mountinfo", "re");
 	cleanup_free char *line = NULL;
-	unsigned major, minor;
+	char dev[32], *minor;
 	size_t cap = 0;
 	struct stat st;
 
@@ -147,8 +148,10 @@ static bool medium_is_readonly(int fd)
 	while (getline(&line, &cap, f) > 0) {
 		const char *options = strrchr(line, ' ');
 
-		if (options && sscanf(line, "%*d %*d %u:%u ", &major, &minor) == 2 &&
-		    makedev(major, minor) == st.st_dev)
+		if (!options || sscanf(line, "%*s %*s %31s", dev) != 1)
+			continue;
+		unsigned long major = strtoul(dev, &minor, 10);
+		if (*minor == ':' && makedev(major, strtoul(minor + 1, NULL, 10)) == st.st_dev)
 			return strncmp(options, " ro", 3) == 0;
 	}
 	return false;

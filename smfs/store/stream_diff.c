@@ -352,7 +352,7 @@ static int copy_extent(struct smfs_stream *st, const struct frag *f, struct err 
 	int r = ingest_refer(st->ing, FRAME_CHUNK, &f->id, 0, err);
 	if (r == 0)
 		r = leaf_add(st, off, &slot, err);
-	if (r < 0)
+	if (r != 0)
 		return r;
 	slot->e.len = f->len;
 	slot->e.chunk_off = f->chunk_off;
@@ -623,7 +623,7 @@ int smfs_stream_open_diff(struct smfs_ingest *ing, const struct smfs_content *ba
 
 	if (r == 0)
 		r = smfs_stream_open(ing, flags, &st, err);
-	if (r < 0)
+	if (r != 0)
 		return r;
 	struct diff *d = st->diff = calloc(1, sizeof(*d));
 	if (d) {
