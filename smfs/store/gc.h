@@ -4,15 +4,17 @@
  * PHASES of smfs_gc(), each in its file. All work is done in short index transactions, so that a
  * commit waits for milliseconds; readers never wait.
  *
- *   mark      (gc_mark.c) everything reachable from the names and from leased roots is put in a set.
- *   condemn   (gc.c) frames of the index outside the set move to `condemned`, a batch a transaction.
- *             From then on nobody new finds them: who wants that content writes it again. Each batch
- *             raises the index's gc_gen. A transaction that finds a newer sequence number than was
- *             marked marks the difference first, so a name that came meanwhile keeps all it reaches.
- *   expire    (gc.c) condemned frames that no pin is older than are forgotten. A handle or an ingest
- *             that began before the condemnation may still read them or refer to them: its pin says
- *             so, and the frames wait, readable, for a later collection. An ingest that commits while
- *             they wait takes those it needs back (ingest_commit.c).
+ *   mark      (gc_mark.c) everything reachable from the names and from leased roots is put in a
+ *             set.
+ *   condemn   (gc.c) frames of the index outside the set move to `condemned`, a batch a
+ *             transaction. From then on nobody new finds them: who wants that content writes it
+ *             again. Each batch raises the index's gc_gen. A transaction that finds a newer
+ *             sequence number than was marked marks the difference first, so a name that came
+ *             meanwhile keeps all it reaches.
+ *   expire    (gc.c) condemned frames that no pin is older than are forgotten. A handle or an
+ *             ingest that began before the condemnation may still read them or refer to them:
+ *             its pin says so, and the frames wait, readable, for a later collection. An ingest
+ *             that commits while they wait takes those it needs back (ingest_commit.c).
  *   sweep     (gc_sweep.c) packs with nothing alive in them are removed.
  *   compact   (gc_compact.c) what lives in packs that are mostly dead is copied to another pack,
  *             synced, and the index pointed there; then the old pack is removed.
