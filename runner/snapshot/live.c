@@ -54,7 +54,7 @@ static int child_save(const struct machine *m, const struct save_info *info,
 		return ret;
 	ret = smfs_ingest_begin(store, &ing, err);
 	if (ret == 0) {
-		ret = save_write_ram(m, meta, ing, &ram, stats, err);
+		ret = save_write_ram(m, info->mount, meta, ing, &ram, stats, err);
 		if (ret == 0)
 			ret = save_write_rest(info->name, meta, vcpu, &ram, ing, err);
 		if (ret == 0)

@@ -120,13 +120,18 @@ int save_check(struct smfs_store *store, const struct machine *m, const struct s
 
 /* ---- the store ---------------------------------------------------------------------------- */
 
-/* The content of the file behind the RAM, if that is in a mount; false if it is not. */
-static bool base_content(int ram_fd, struct smfs_content *out)
+/*
+ * The content of the file behind the RAM, if that is in the mount; false if it is not. A file from
+ * elsewhere may carry the attribute, too (cp -a keeps it), whatever has become of its bytes.
+ */
+static bool base_content(int ram_fd, const char *mount, struct smfs_content *out)
 {
 	uint8_t bytes[SMFS_CONTENT_LEN];
 	char text[2 * SMFS_CONTENT_LEN];
+	struct stat ram, top;
 
-	return ram_fd >= 0 &&
+	return ram_fd >= 0 && fstat(ram_fd, &ram) == 0 && stat(mount, &top) == 0 &&
+	       ram.st_dev == top.st_dev &&
 	       fgetxattr(ram_fd, "user.smfs.content", text, sizeof(text)) == sizeof(text) &&
 	       hex_decode(text, sizeof(text), bytes, sizeof(bytes)) &&
 	       smfs_content_decode(bytes, sizeof(bytes), out, NULL) == 0;
@@ -136,8 +141,9 @@ static bool base_content(int ram_fd, struct smfs_content *out)
  * Only what the guest has written: 1. 0: there is no base for that, nothing was done. The mount
  * holds the base as long as its `ram` is open, whatever becomes of its name.
  */
-static int write_diff(const struct machine *m, struct snapshot_meta *meta, struct smfs_ingest *ing,
-		      struct smfs_content *out, struct save_stats *stats, struct err *err)
+static int write_diff(const struct machine *m, const char *mount, struct snapshot_meta *meta,
+		      struct smfs_ingest *ing, struct smfs_content *out, struct save_stats *stats,
+		      struct err *err)
 {
 	uint64_t used[MEMORY_MAX_REGIONS];
 	struct smfs_content base;
@@ -145,7 +151,7 @@ static int write_diff(const struct machine *m, struct snapshot_meta *meta, struc
 	struct err why = ERR_INIT;
 	int ret;
 
-	if (!base_content(m->ram_fd, &base) || base.size != memory_ram_bytes(&m->vm->mem))
+	if (!base_content(m->ram_fd, mount, &base) || base.size != memory_ram_bytes(&m->vm->mem))
 		return 0;
 	if (smfs_stream_open_diff(ing, &base, SMFS_STREAM_STABLE | SMFS_STREAM_CHANGED, &st, &why) <
 	    0) {
@@ -193,10 +199,11 @@ static int write_all(const struct machine *m, struct snapshot_meta *meta, struct
 	return ret;
 }
 
-int save_write_ram(const struct machine *m, struct snapshot_meta *meta, struct smfs_ingest *ing,
-		   struct smfs_content *out, struct save_stats *stats, struct err *err)
+int save_write_ram(const struct machine *m, const char *mount, struct snapshot_meta *meta,
+		   struct smfs_ingest *ing, struct smfs_content *out, struct save_stats *stats,
+		   struct err *err)
 {
-	int diff = write_diff(m, meta, ing, out, stats, err);
+	int diff = write_diff(m, mount, meta, ing, out, stats, err);
 
 	return diff ? MIN(diff, 0) : write_all(m, meta, ing, out, stats, err);
 }
@@ -231,8 +238,9 @@ int save_write_rest(const char *name, const struct snapshot_meta *meta, const st
 /* ---- all together ------------------------------------------------------------------------- */
 
 /* From the pause on. Resumes what it paused, also after a failure. */
-static int save_paused(const struct machine *m, const char *name, struct snapshot_meta *meta,
-		       struct smfs_ingest *ing, struct save_stats *stats, struct err *err)
+static int save_paused(const struct machine *m, const struct save_info *info,
+		       struct snapshot_meta *meta, struct smfs_ingest *ing,
+		       struct save_stats *stats, struct err *err)
 {
 	cleanup_writer struct writer vcpu = WRITER_INIT;
 	const bool pause = !m->vm->paused;
@@ -245,12 +253,12 @@ static int save_paused(const struct machine *m, const char *name, struct snapsho
 	ret = capture_machine(m, meta, &vcpu, err);
 	stats->capture_us = monotonic_us() - start;
 	if (ret == 0)
-		ret = save_write_ram(m, meta, ing, &ram, stats, err);
+		ret = save_write_ram(m, info->mount, meta, ing, &ram, stats, err);
 	if (pause)
 		ret = save_resume(m, ret, err);
 	stats->pause_us = monotonic_us() - start;
 	if (ret == 0)
-		ret = save_write_rest(name, meta, &vcpu, &ram, ing, err);
+		ret = save_write_rest(info->name, meta, &vcpu, &ram, ing, err);
 	return ret;
 }
 
@@ -278,7 +286,7 @@ static int save_to(struct smfs_store *store, const struct machine *m, const stru
 	    (ret = smfs_ingest_begin(store, &ing, err)) < 0)
 		return ret;
 	start = monotonic_us();
-	ret = save_paused(m, info->name, meta, ing, stats, err);
+	ret = save_paused(m, info, meta, ing, stats, err);
 	if (ret < 0) {
 		smfs_ingest_abort(ing);
 		return ret;

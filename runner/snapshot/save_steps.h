@@ -13,8 +13,9 @@
 int save_check(struct smfs_store *store, const struct machine *m, const struct save_info *info,
 	       struct snapshot_meta *meta, struct err *err);
 /* Here capture_machine(). Then RAM, which stands still; fills in meta's `used`. */
-int save_write_ram(const struct machine *m, struct snapshot_meta *meta, struct smfs_ingest *ing,
-		   struct smfs_content *out, struct save_stats *stats, struct err *err);
+int save_write_ram(const struct machine *m, const char *mount, struct snapshot_meta *meta,
+		   struct smfs_ingest *ing, struct smfs_content *out, struct save_stats *stats,
+		   struct err *err);
 /* vm_resume(); a failure of it is returned unless `ret` is one already. */
 int save_resume(const struct machine *m, int ret, struct err *err);
 /* `meta`, `vcpu`, the directory and its name. */

@@ -9,9 +9,24 @@
 #ifndef SMFS_BASE_BYTES_H
 #define SMFS_BASE_BYTES_H
 
+#include <endian.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
+
+/* Into a record of fixed layout, at any alignment. */
+static inline void store_le32(uint8_t *p, uint32_t v)
+{
+	v = htole32(v);
+	memcpy(p, &v, sizeof(v));
+}
+
+static inline void store_le64(uint8_t *p, uint64_t v)
+{
+	v = htole64(v);
+	memcpy(p, &v, sizeof(v));
+}
 
 struct reader {
 	const uint8_t *p;

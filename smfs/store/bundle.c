@@ -1,7 +1,6 @@
 /* The records of a bundle. */
 #include "smfs/store/bundle.h"
 
-#include <endian.h>
 #include <errno.h>
 #include <string.h>
 #include <xxhash.h>
@@ -9,29 +8,17 @@
 #define HEAD_MAGIC 0x4c444e4253464d53ull /* "SMFSBNDL" */
 #define TAIL_MAGIC 0x444e4553u		 /* "SEND" */
 
-static void le32(uint8_t *p, uint32_t v)
-{
-	v = htole32(v);
-	memcpy(p, &v, sizeof(v));
-}
-
-static void le64(uint8_t *p, uint64_t v)
-{
-	v = htole64(v);
-	memcpy(p, &v, sizeof(v));
-}
-
 void bundle_head_encode(const struct bundle_head *h, uint8_t out[BUNDLE_HEAD_LEN])
 {
 	memset(out, 0, BUNDLE_HEAD_LEN);
-	le64(out, HEAD_MAGIC);
-	le32(out + 8, BUNDLE_VERSION);
-	le32(out + 12, h->nnames);
-	le32(out + 16, h->nbases);
-	le64(out + 24, h->table_len);
-	le64(out + 32, h->logical);
-	le64(out + 48, h->table_sum);
-	le64(out + 56, XXH3_64bits(out, 56));
+	store_le64(out, HEAD_MAGIC);
+	store_le32(out + 8, BUNDLE_VERSION);
+	store_le32(out + 12, h->nnames);
+	store_le32(out + 16, h->nbases);
+	store_le64(out + 24, h->table_len);
+	store_le64(out + 32, h->logical);
+	store_le64(out + 48, h->table_sum);
+	store_le64(out + 56, XXH3_64bits(out, 56));
 }
 
 int bundle_head_decode(const uint8_t in[BUNDLE_HEAD_LEN], struct bundle_head *h)
@@ -108,11 +95,11 @@ bool bundle_is_tail(const uint8_t head[4])
 void bundle_tail_encode(const struct bundle_tail *t, uint8_t out[BUNDLE_TAIL_LEN])
 {
 	memset(out, 0, BUNDLE_TAIL_LEN);
-	le32(out, TAIL_MAGIC);
-	le64(out + 8, t->frames);
-	le64(out + 16, t->raw);
-	le64(out + 24, t->stored);
-	le64(out + 32, t->length);
+	store_le32(out, TAIL_MAGIC);
+	store_le64(out + 8, t->frames);
+	store_le64(out + 16, t->raw);
+	store_le64(out + 24, t->stored);
+	store_le64(out + 32, t->length);
 	memcpy(out + 40, t->digest, SMFS_ID_LEN);
 }
 

@@ -4,7 +4,6 @@
 #include "smfs/base/sha256.h"
 #include "smfs/store/map.h"
 
-#include <endian.h>
 #include <string.h>
 #include <xxhash.h>
 #include <zstd.h>
@@ -12,27 +11,15 @@
 #define PACK_MAGIC  0x4b4341505346534dull /* "MSFSPACK" */
 #define FRAME_MAGIC 0x4d524653u		  /* "SFRM" */
 
-static void le32(uint8_t *p, uint32_t v)
-{
-	v = htole32(v);
-	memcpy(p, &v, sizeof(v));
-}
-
-static void le64(uint8_t *p, uint64_t v)
-{
-	v = htole64(v);
-	memcpy(p, &v, sizeof(v));
-}
-
 void pack_head_encode(const struct pack_head *h, uint8_t out[PACK_HEAD_LEN])
 {
 	memset(out, 0, PACK_HEAD_LEN);
-	le64(out, PACK_MAGIC);
-	le32(out + 8, STORE_VERSION);
+	store_le64(out, PACK_MAGIC);
+	store_le32(out + 8, STORE_VERSION);
 	memcpy(out + 16, h->uuid, UUID_LEN);
-	le64(out + 32, h->id);
-	le64(out + 40, h->created);
-	le64(out + 56, XXH3_64bits(out, 56));
+	store_le64(out + 32, h->id);
+	store_le64(out + 40, h->created);
+	store_le64(out + 56, XXH3_64bits(out, 56));
 }
 
 int pack_head_decode(const uint8_t in[PACK_HEAD_LEN], struct pack_head *h)
@@ -68,16 +55,16 @@ uint32_t frame_raw_max(uint8_t kind)
 void frame_head_encode(struct frame_head *h, const void *payload, uint8_t out[FRAME_HEAD_LEN])
 {
 	memset(out, 0, FRAME_HEAD_LEN);
-	le32(out, FRAME_MAGIC);
+	store_le32(out, FRAME_MAGIC);
 	out[4] = h->kind;
 	out[5] = h->codec;
-	le32(out + 8, h->raw_len);
-	le32(out + 12, h->stored_len);
+	store_le32(out + 8, h->raw_len);
+	store_le32(out + 12, h->stored_len);
 	memcpy(out + 16, h->id.b, SMFS_ID_LEN);
 	h->head_sum = XXH3_64bits(out, 48);
 	h->payload_sum = XXH3_64bits_withSeed(payload, h->stored_len, h->head_sum);
-	le64(out + 48, h->head_sum);
-	le64(out + 56, h->payload_sum);
+	store_le64(out + 48, h->head_sum);
+	store_le64(out + 56, h->payload_sum);
 }
 
 int frame_head_decode(const uint8_t in[FRAME_HEAD_LEN], struct frame_head *h)
@@ -173,7 +160,7 @@ int content_get(struct reader *r, struct smfs_content *c)
 void smfs_content_encode(const struct smfs_content *c, uint8_t out[SMFS_CONTENT_LEN])
 {
 	memset(out, 0, SMFS_CONTENT_LEN);
-	le64(out, c->size);
+	store_le64(out, c->size);
 	out[8] = c->kind;
 	out[9] = c->depth;
 	memcpy(out + 12, c->id.b, SMFS_ID_LEN);

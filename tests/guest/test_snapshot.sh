@@ -111,7 +111,18 @@ if mount -t tmpfs -o size=6M tmpfs "$T/small" 2>/dev/null; then
 else
 	skip "a store without room" "cannot mount a tmpfs"
 fi
-smvm-runner stop -f mem mem1 mem1b mem2 mem4 mem5
+# A copy from outside may claim to be what the mount said of the original, and be something else.
+check "a copy keeps its attributes" cp -a "$SMFS_MOUNT/snapshots/m5" "$T/forged"
+check "the content among them" python3 -c 'import os, sys; assert len(os.getxattr(sys.argv[1], "user.smfs.content")) == 88' "$T/forged/ram"
+chmod u+w "$T/forged/ram" && printf X | dd of="$T/forged/ram" bs=1 seek=$((20 << 20)) conv=notrunc 2>/dev/null
+check "changed, it restores" restore "$T/forged" forged
+check "as it is" until_true 10 said forged '^sum [0-9a-f]\{16\}$'
+changed=$(log forged | sed -n 's/^sum //p')
+check_not "which is not what it was" [ "$changed" = "$sum" ]
+check "its snapshot is not taken for a diff" sh -c 'smvm-runner snapshot --json forged m6 | jq -e ".diff | not"'
+check "and restores" restore m6 mem6
+check "as it is" until_true 10 said mem6 "^sum $changed\$"
+smvm-runner stop -f mem mem1 mem1b mem2 mem4 mem5 forged mem6
 
 # ---- registers
 check "a guest fills its registers" boot fpu fpu 64M
