@@ -5,9 +5,10 @@
  *
  *   1. writers are locked out (writers.h); what an earlier repair left half made is removed
  *   2. `format`, if it does not parse or is of another store than the packs, is written anew
- *   3. index.new/: frames and pack lengths from the packs (a pack's damaged header is written anew
- *      and synced first), names and state from the journal; LMDB syncs each transaction, then
- *      fsync of index.new/
+ *   3. index.new/: frames and pack lengths from the packs, names and state from the journal. Each
+ *      pack is synced before its frames go in (a damaged header is written anew first), then
+ *      packs/: what a writer that died left in memory counts from now on. LMDB syncs each
+ *      transaction, then fsync of index.new/
  *   4. journal.new, if the journal does not lead to those names by itself; fsync
  *   5. only then: the file `repair` is made, fsync of the store: nobody writes until 8
  *   6. only then: a link journal.bad-<n> to the journal, journal.new renamed over it, fsync
@@ -15,10 +16,12 @@
  *      rename; two where the file system cannot), fsync of the store
  *   8. only if 5: `repair` is removed, fsync
  *
- * Cut short before 5 (before 7 when the journal stays), nothing has changed. Between 5 and 8 names
- * are read as they were or as they will be, nobody writes, and another repair begins at 1: it finds
- * a whole journal then, and trusts it alone. After 7 the index is right. Where `rename` cannot
- * exchange, a death between its two steps leaves no index/, and another repair makes one.
+ * Cut short before 5 (before 7 when the journal stays), nothing has changed; nor before the rename
+ * of 6, where journal.new is still there beside `repair`, and the next repair takes `repair` away
+ * first. Between that rename and 8 names are read as they were or as they will be, nobody writes,
+ * and another repair begins at 1: it finds a whole journal then, and trusts it alone. After 7 the
+ * index is right. Where `rename` cannot exchange, a death between its two steps leaves no index/,
+ * and another repair makes one.
  *
  * Nothing is deleted: the old index and journal stay until smfs_repair_done(), which is called when
  * a check of the repaired store has come out clean. Packs are only read (but for a damaged header):
@@ -291,6 +294,13 @@ static int repair_locked(struct repair *r, struct err *err)
 	int ret;
 
 	r->resumed = fstatat(r->dirfd, REPAIR_FILE, &st, AT_SYMLINK_NOFOLLOW) == 0;
+	if (r->resumed && fstatat(r->dirfd, JOURNAL_NEW, &st, AT_SYMLINK_NOFOLLOW) == 0) {
+		if (unlinkat(r->dirfd, REPAIR_FILE, 0) < 0)
+			return err_errno(err, "remove %s/" REPAIR_FILE, r->dir);
+		if ((ret = sync_dir(r, err)) < 0)
+			return ret;
+		r->resumed = false;
+	}
 	if ((ret = remove_index(r->dirfd, INDEX_NEW, err)) < 0)
 		return ret;
 	if (unlinkat(r->dirfd, JOURNAL_NEW, 0) < 0 && errno != ENOENT)

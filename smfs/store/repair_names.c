@@ -158,8 +158,9 @@ static int decide_one(struct repair *r, const struct replay *p, const struct smf
 		return keep(r, old ? o : j, err);
 	}
 	if (o) {
-		/* A whole journal that goes on past it has seen it go. */
-		if (!p->gap && o->seq <= p->seq && !r->old_whole)
+		/* A journal without gaps has seen it go: no later than the index, or in a record
+		 * the index did not come to count. */
+		if (!p->gap && o->seq <= p->seq)
 			return 0;
 		repair_report(r, "%s %s: kept, though only the old index knows it", kind, o->name);
 		return keep(r, o, err);

@@ -100,8 +100,6 @@ static int mend_head(struct repair *r, int fd, uint64_t id, const char *name, st
 	memcpy(h.uuid, r->uuid, UUID_LEN);
 	pack_head_encode(&h, buf);
 	int ret = pwrite_full(fd, buf, sizeof(buf), 0);
-	if (ret == 0 && fdatasync(fd) < 0)
-		ret = -errno;
 	if (ret < 0) {
 		errno = -ret;
 		return err_errno(err, "write header of pack %s", name);
@@ -141,6 +139,12 @@ static int scan_pack(struct repair *r, int fd, uint64_t id, const char *name, vo
 	int ret = pack_scan(&j.scan, err);
 	if (ret == 0 && !headed && j.frames)
 		ret = mend_head(r, fd, id, name, err);
+	/*
+	 * What no commit vouched for may be in memory only, as its writer left it. From now on
+	 * an ingest finds it, and a name that refers to it counts on it.
+	 */
+	if (ret == 0 && (headed || j.frames) && fdatasync(fd) < 0)
+		ret = err_errno(err, "sync pack %s", name);
 	if (ret == 0 && (headed || j.frames))
 		ret = flush(&j, err);
 	else if (ret == 0)
@@ -182,7 +186,12 @@ static int each_pack(struct repair *r, pack_fn fn, void *arg, struct err *err)
 
 int repair_packs(struct repair *r, struct err *err)
 {
-	return each_pack(r, scan_pack, NULL, err);
+	int ret = each_pack(r, scan_pack, NULL, err);
+	cleanup_fd int fd = openat(r->dirfd, "packs", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+	if (ret == 0 && (fd < 0 || fsync(fd) < 0))
+		ret = err_errno(err, "sync %s/packs", r->dir);
+	return ret;
 }
 
 /* ---- whose packs they are ---- */

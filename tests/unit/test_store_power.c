@@ -4,8 +4,8 @@
  * there whole or not at all, and the store checks clean. And the other way round: with one kind of
  * sync taken out of the store, the same check finds what was lost.
  *
- *   test_store_power            POWER_CUTS (5) cuts on each of ext4, XFS and btrfs
- *   POWER_REPAIRS=1             every fourth of them under repairs
+ *   test_store_power            POWER_CUTS (5) cuts on each of ext4, XFS and btrfs, every fourth of
+ *                               them under repairs
  *   POWER_SEED=n                repeats a run's operations, if not its timing
  *
  * Power is cut by FS_IOC_SHUTDOWN, in each of its three ways; the one that drops the file system's
@@ -46,7 +46,7 @@ struct disk {
 	bool mounted, host_mounted;
 };
 
-/* With POWER_REPAIRS, every fourth life of the machine is one of repairs. */
+/* Every fourth life of the machine is one of repairs. */
 #define REPAIRS_EACH 4
 
 struct worker {
@@ -381,8 +381,7 @@ static int cut_once(struct bench *b)
 	struct worker *w = b->w;
 	struct pollfd first;
 
-	b->repairing =
-		getenv("POWER_REPAIRS") && !b->skip && b->cuts % REPAIRS_EACH == REPAIRS_EACH - 1;
+	b->repairing = !b->skip && b->cuts % REPAIRS_EACH == REPAIRS_EACH - 1;
 	unsigned n = b->repairing ? 1 : LANES;
 	if (b->repairing)
 		settle_journal(b);
