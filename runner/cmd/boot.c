@@ -39,7 +39,8 @@ int cmd_boot(int argc, char **argv)
 			return usage_error("boot", "%s", err.msg);
 	}
 	/* getopt has eaten a "--" that comes before any argument: then there is no image. */
-	const char *image = optind < argc && strcmp(argv[optind - 1], "--") != 0 ? argv[optind++] : NULL;
+	const char *image =
+		optind < argc && strcmp(argv[optind - 1], "--") != 0 ? argv[optind++] : NULL;
 	if (optind < argc && !strcmp(argv[optind], "--"))
 		optind++;
 	r = boot_options_resolve(&b, image, optind < argc ? argv + optind : NULL, &err);

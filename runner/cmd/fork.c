@@ -12,13 +12,11 @@
 
 static const char usage[] =
 	"Usage: smvm-runner fork [OPTIONS] VM\n"
-	"Start copies of a running VM as it is now, over the same memory, copy on write. VM pauses "
-	"for\n"
+	"Start copies of a running VM as it is now, over the same memory, copy on write. VM pauses for\n"
 	"some milliseconds, once. Prints the children's ids once each guest has its own identity\n"
 	"(hostname, machine-id, random seed, time) and runs.\n\n"
 	"  -n, --number N   how many (1)\n"
-	"      --name NAME  how to call the child (default: its id); of several NAME-1, NAME-2 "
-	"...\n"
+	"      --name NAME  how to call the child (default: its id); of several NAME-1, NAME-2 ...\n"
 	"      --no-agent   do not ask the guest's agent to freeze the workload first\n"
 	"      --json       print each child's id, name, pid, directory and times as JSON\n";
 

@@ -12,10 +12,8 @@
 
 static const char usage[] =
 	"Usage: smvm-runner restore [OPTIONS] SNAPSHOT\n"
-	"Start a machine from SNAPSHOT: a name, or a directory with meta, ram and vcpu. Its RAM "
-	"is\n"
-	"mapped, not read; machines of one snapshot share it. Prints the VM's id once the guest "
-	"has\n"
+	"Start a machine from SNAPSHOT: a name, or a directory with meta, ram and vcpu. Its RAM is\n"
+	"mapped, not read; machines of one snapshot share it. Prints the VM's id once the guest has\n"
 	"its own identity (hostname, machine-id, random seed, time) and runs.\n\n"
 	"  -n, --number N     how many machines (1), started at once\n"
 	"      --name NAME    how to call the VM (default: its id); becomes the guest's hostname.\n"

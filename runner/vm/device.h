@@ -11,9 +11,9 @@
  *
  * SAVE WALKS ONE TABLE: the VM's device list. save() appends the device's state to a writer; load()
  * gets exactly those bytes back in a freshly created device of the same configuration and must
- * refuse (EBADMSG) anything out of range: a snapshot is input like any other. A device without state
- * has neither. `version` is stored
- * beside the bytes; load() is given the stored one and refuses a newer one with ENOTSUP.
+ * refuse (EBADMSG) anything out of range: a snapshot is input like any other. A device without
+ * state has neither. `version` is stored beside the bytes; load() is given the stored one and
+ * refuses a newer one with ENOTSUP.
  */
 #ifndef RUNNER_VM_DEVICE_H
 #define RUNNER_VM_DEVICE_H

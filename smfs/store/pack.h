@@ -1,9 +1,9 @@
 /*
  * pack.h - pack files, for reading: open descriptors by pack id, and one frame at a place.
  *
- * A pack is a header and frames, appended and never changed (format.h), until the collector has moved
- * what lives in it elsewhere and cuts it off. Descriptors are kept open, a bounded number of them.
- * Any thread.
+ * A pack is a header and frames, appended and never changed (format.h), until the collector has
+ * moved what lives in it elsewhere and cuts it off. Descriptors are kept open, a bounded number of
+ * them. Any thread.
  */
 #ifndef SMFS_STORE_PACK_H
 #define SMFS_STORE_PACK_H

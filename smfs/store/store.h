@@ -462,8 +462,8 @@ SMFS_API void smfs_store_unpin(struct smfs_store *s);
  */
 SMFS_API int smfs_lease_fd(const struct smfs_store *s);
 /*
- * For who holds leases longer than need be: a descriptor (inotify, not blocking) that becomes readable
- * when a collection asks to let go of what can be. The collection waits a short while for
+ * For who holds leases longer than need be: a descriptor (inotify, not blocking) that becomes
+ * readable when a collection asks to let go of what can be. The collection waits a short while for
  * smfs_lease_answer(). Closed by smfs_lease_unwatch().
  */
 SMFS_API int smfs_lease_watch(struct smfs_store *s, struct err *err);
@@ -508,7 +508,7 @@ struct smfs_fsck {
 	uint64_t packs, frames, nodes, names, bad_frames, bad_names, garbage_frames;
 	/* smfs_repair(): things put right, and things lost or decided without proof. */
 	uint64_t repairs, guesses;
-	uint64_t quarantined; /* frames noted as damaged, which an ingest of the same content heals */
+	uint64_t quarantined; /* noted as damaged; an ingest of the same content heals them */
 	/* Grows while packs are read: for a progress line of another thread. */
 	uint64_t done_bytes;
 	/*

@@ -57,7 +57,8 @@ static void sizes_parse_and_refuse(void **state)
 	assert_int_equal(parse_size("4GiB", 0, TIB, &v, &err), 0);
 	assert_int_equal(v, 4 * GIB);
 	assert_int_equal(parse_size("65536", 0, TIB, &v, &err), 0);
-	static const char *const bad[] = {"", "-1", "M", "1X", "1MM", "99999999999999999999", "17179869184T"};
+	static const char *const bad[] = {
+		"", "-1", "M", "1X", "1MM", "99999999999999999999", "17179869184T"};
 	for (size_t i = 0; i < ARRAY_SIZE(bad); i++)
 		assert_int_equal(parse_size(bad[i], 0, UINT64_MAX, &v, &err), -EINVAL);
 	assert_int_equal(parse_size("5", 6, 7, &v, &err), -EINVAL);

@@ -291,23 +291,24 @@ static void the_platform_is_chosen(void **state)
 #define ENTRY(size, platform)                                                                   \
 	"{\"mediaType\":\"" MT_OCI_MANIFEST "\",\"digest\":\"sha256:" HEX64 "\",\"size\":" size \
 	",\"platform\":{" platform "}}"
-	static const char
-		body[] =
-			"{\"manifests\":[" ENTRY("1", "\"os\":\"unknown\",\"architecture\":"
-						      "\"unknown\"") "," ENTRY("2", "\"os\":"
-										    "\"linux\","
-										    "\"architecture"
-										    "\":\"arm64\","
-										    "\"variant\":"
-										    "\"v8\"") "," ENTRY(
-				"3", "\"os\":\"linux\",\"architecture\":\"amd64\",\"variant\":"
-				     "\"v3\"") "," ENTRY("4",
-							 "\"os\":\"linux\",\"architecture\":"
-							 "\"amd64\"") "," ENTRY("5",
-										"\"os\":"
-										"\"windows\","
-										"\"architecture\":"
-										"\"amd64\"") "]}";
+	static const char body[] = "{\"manifests\":[" ENTRY(
+		"1",
+		"\"os\":\"unknown\",\"architecture\":"
+		"\"unknown\"") "," ENTRY("2",
+					 "\"os\":"
+					 "\"linux\","
+					 "\"architecture"
+					 "\":\"arm64\","
+					 "\"variant\":"
+					 "\"v8\"") "," ENTRY("3",
+							     "\"os\":\"linux\",\"architecture\":\"amd64\",\"variant\":"
+							     "\"v3\"") "," ENTRY("4",
+										 "\"os\":\"linux\",\"architecture\":"
+										 "\"amd64\"") "," ENTRY("5",
+													"\"os\":"
+													"\"windows\","
+													"\"architecture\":"
+													"\"amd64\"") "]}";
 	static const struct {
 		const char *platform;
 		uint64_t size; /* tells the entry */

@@ -268,9 +268,11 @@ static void beat(int from, int to)
 			continue;
 		CPU_ZERO(&set);
 		CPU_SET(end ? to : from, &set);
-		if (sched_setaffinity(0, sizeof(set), &set) || sched_setscheduler(0, SCHED_FIFO, &first))
+		if (sched_setaffinity(0, sizeof(set), &set) ||
+		    sched_setscheduler(0, SCHED_FIFO, &first))
 			_exit(1);
-		while (end ? read(fd, &n, sizeof(n)) == sizeof(n) : write(fd, &n, sizeof(n)) == sizeof(n))
+		while (end ? read(fd, &n, sizeof(n)) == sizeof(n)
+			   : write(fd, &n, sizeof(n)) == sizeof(n))
 			if (!end)
 				nanosleep(&(struct timespec){.tv_nsec = BEAT_NS}, NULL);
 		_exit(1);
