@@ -7,25 +7,6 @@ S=$SMFS_STORE
 M=$T/mnt
 . tests/fs/mount.sh
 
-status() { # status WANTED COMMAND...
-	want=$1
-	shift
-	"$@" >"$T/out" 2>"$T/err" </dev/null
-	got=$?
-	cat "$T/err"
-	[ "$got" = "$want" ]
-}
-says() { # says STATUS PATTERN COMMAND...: on standard error
-	pattern=$2
-	want=$1
-	shift 2
-	status "$want" "$@" && grep -q -- "$pattern" "$T/err"
-}
-prints() { # prints PATTERN COMMAND...: on standard output
-	pattern=$1
-	shift
-	"$@" >"$T/out" </dev/null && grep -q -- "$pattern" "$T/out"
-}
 json_has() { # json_has FILTER COMMAND...: jq -e
 	filter=$1
 	shift

@@ -39,14 +39,6 @@ holes() { # holes FILE: prints where its data is
 	    pass
 	PY
 }
-says() { # says STATUS PATTERN COMMAND...: on standard error
-	want=$1 pattern=$2
-	shift 2
-	"$@" >"$T/out" 2>"$T/err"
-	got=$?
-	cat "$T/err"
-	[ "$got" = "$want" ] && grep -q -- "$pattern" "$T/err"
-}
 
 export SMFS_STORE="$S"
 smfs init -q

@@ -5,14 +5,6 @@
 SMFS_STORE=$S
 export SMFS_STORE
 
-says() { # says STATUS PATTERN COMMAND...: on standard error
-	want=$1 pattern=$2
-	shift 2
-	"$@" >"$T/out" 2>"$T/err" </dev/null
-	got=$?
-	cat "$T/err"
-	[ "$got" = "$want" ] && grep -q -- "$pattern" "$T/err"
-}
 json() { # json FILTER COMMAND...
 	filter=$1
 	shift

@@ -7,20 +7,6 @@ A=$T/A
 B=$T/B
 N=$M/snapshots
 
-status() { # status WANTED COMMAND...
-	want=$1
-	shift
-	"$@" >"$T/out" 2>"$T/err" </dev/null
-	got=$?
-	cat "$T/err"
-	[ "$got" = "$want" ]
-}
-says() { # says STATUS PATTERN COMMAND...: on standard error
-	pattern=$2
-	want=$1
-	shift 2
-	status "$want" "$@" && grep -q -- "$pattern" "$T/err"
-}
 holds() { # holds STORE NAME DIR: the store has those bytes under that name
 	rm -rf "$T/x"
 	smfs export --store "$1" "$2" "$T/x" && same_tree "$3" "$T/x"

@@ -14,15 +14,7 @@ smfs mount "$T/store" "$T/mnt" || exit 1
 at_exit 'smvm-runner stop -f $(smvm-runner ps -q) 2>/dev/null; smfs unmount "$T/mnt"'
 guest=$B/guest/counter
 
-status() { # status WANTED COMMAND...: the exit status is WANTED
-	want=$1
-	shift
-	"$@" </dev/null >"$T/out" 2>"$T/err"
-	got=$?
-	[ $got -eq "$want" ] || echo "# status $got, not $want: $(cat "$T/err")"
-	[ $got -eq "$want" ]
-}
-says() { # says TEXT: the last command's error is one line and has TEXT in it
+error_says() { # error_says TEXT: the last command's error is one line and has TEXT in it
 	cat "$T/err"
 	[ "$(wc -l <"$T/err")" -eq 1 ] && grep -qF -- "$1" "$T/err"
 }
@@ -42,7 +34,7 @@ check "a guest boots in the background and prints its id" \
 check "ps lists it" running one
 check "info knows its devices" sh -c 'smvm-runner info one | jq -e ".devices[0].id == \"serial0\""'
 check "its name is taken" status 4 smvm-runner boot --name one -m 64M --kernel "$guest"
-check "which the error says" says "is running already"
+check "which the error says" error_says "is running already"
 check "its console log holds its first words" sh -c 'for _ in $(seq 100); do
 	smvm-runner console --log one | grep -q "^up " && exit 0; sleep 0.05; done; exit 1'
 check "its console answers" sh -c '(printf "?"; sleep 1) | smvm-runner console one | grep -q "^now "'
@@ -54,7 +46,7 @@ check "and it still runs" running one
 check "an unknown VM is not found" status 3 smvm-runner stop nobody
 check "an unknown snapshot is not found" status 3 smvm-runner restore nothing
 check "an unknown image is not found" status 3 smvm-runner boot nothing
-check "which the error explains" says "smvm-pull"
+check "which the error explains" error_says "smvm-pull"
 check "an unknown option is a usage error" status 2 smvm-runner boot --colour
 check "too much memory is a usage error" status 2 smvm-runner boot -m 999T --kernel "$guest"
 check "a kernel that is none is refused" status 5 smvm-runner boot --kernel "$B/smfs.pc"
@@ -108,13 +100,13 @@ for f in meta vcpu; do
 	python3 -c 'import sys; f = open(sys.argv[1], "r+b"); f.seek(700); c = f.read(1)[0]; f.seek(700)
 f.write(bytes([c ^ 4]))' "$T/bad/$f"
 	check "one flipped bit in $f is refused" status 5 smvm-runner restore "$T/bad"
-	check "with the reason" says "$f"
+	check "with the reason" error_says "$f"
 done
 rm -rf "$T/bad"
 cp -r "$T/copy" "$T/bad"
 chmod u+w "$T/bad/ram"
 truncate -s 32M "$T/bad/ram"
 check "a short ram is refused" status 5 smvm-runner restore "$T/bad"
-check "with the reason" says "ram"
+check "with the reason" error_says "ram"
 check "no machine was made of any of them" sh -c '[ -z "$(smvm-runner ps -q)" ]'
 tap_done

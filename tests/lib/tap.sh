@@ -4,6 +4,9 @@
 #   check "what must hold" command args...        # ok when the command succeeds
 #   check_not "what must fail" command args...
 #   skip "name" "why"                              # counted as skipped
+#   status N command args...                       # its exit status is N; output in $T/out, errors in $T/err
+#   says N pattern command args...                 # and its standard error has the pattern
+#   prints pattern command args...                 # it succeeds, and its standard output has the pattern
 #   at_exit 'umount ...'                           # run in reverse order at the end
 #   tap_done
 #
@@ -54,6 +57,29 @@ check_not() {
 	else
 		echo "ok $tap_n - $tap_what"
 	fi
+}
+
+status() {
+	tap_want=$1
+	shift
+	"$@" >"$T/out" 2>"$T/err" </dev/null
+	tap_got=$?
+	cat "$T/err"
+	[ "$tap_got" = "$tap_want" ] || echo "# status $tap_got, not $tap_want"
+	[ "$tap_got" = "$tap_want" ]
+}
+
+says() {
+	tap_pattern=$2
+	tap_status=$1
+	shift 2
+	status "$tap_status" "$@" && grep -q -- "$tap_pattern" "$T/err"
+}
+
+prints() {
+	tap_pattern=$1
+	shift
+	status 0 "$@" && grep -q -- "$tap_pattern" "$T/out"
 }
 
 skip() {
