@@ -60,6 +60,7 @@ static json_t *result_json(const struct smfs_gc *g, bool dry)
 		{"packs_removed", g->packs_removed},
 		{"packs_compacted", g->packs_compacted},
 		{"packs_busy", g->packs_busy},
+		{"packs_damaged", g->packs_damaged},
 		{"copied_bytes", g->copied_bytes},
 		{"returned_bytes", g->returned_bytes},
 		{"dead_bytes", g->dead_bytes},
@@ -88,6 +89,11 @@ static void result_text(const struct smfs_gc *g, bool dry)
 	if (g->packs_busy)
 		printf("%" PRIu64 " packs are being written to and were left alone\n",
 		       g->packs_busy);
+	if (g->packs_damaged)
+		printf("%" PRIu64
+		       " packs have damaged frames that are needed and stay as they are; "
+		       "`smfs fsck` tells which\n",
+		       g->packs_damaged);
 	if (g->dead_bytes)
 		printf("%s unused in packs that are mostly in use\n",
 		       format_size(g->dead_bytes, buf));

@@ -270,10 +270,6 @@ int smfs_fsck(struct smfs_store *s, unsigned flags, struct smfs_fsck *out, struc
 	struct nametab names = {0};
 	int r;
 
-	/* A collection would take away what was noted. */
-	cleanup_fd int quiet = lease_gc_lock(s, false, err);
-	if (quiet < 0)
-		return quiet;
 	out->packs = out->frames = out->nodes = out->names = 0;
 	out->bad_frames = out->bad_names = out->garbage_frames = out->done_bytes = 0;
 	/* Frames do not go or move while they are counted; ingests and removals go on. */

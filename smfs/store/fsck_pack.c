@@ -75,6 +75,19 @@ static int check_frame(struct pack_scan *scan, uint64_t off, const struct frame_
 	return 0;
 }
 
+/* Of a store repaired by a program that did not know better, or of a pack that was cut. */
+static int check_over(struct pack_scan *scan, uint64_t off, const struct frame_head *h,
+		      struct err *err)
+{
+	struct pack_check *pc = container_of(scan, struct pack_check, scan);
+
+	fsck_report(pc->f,
+		    "pack %s: at %" PRIu64 " the header of a frame that ends past the pack, and "
+		    "would hide what is appended; run `smfs fsck --repair`",
+		    pc->name, off);
+	return 0;
+}
+
 static int scan_pack(struct fsck *f, const struct index_pack *p, struct err *err)
 {
 	struct pack_check pc = {.f = f, .id = p->id};
@@ -96,6 +109,7 @@ static int scan_pack(struct fsck *f, const struct index_pack *p, struct err *err
 				     .len = p->len,
 				     .name = pc.name,
 				     .frame = check_frame,
+				     .over = check_over,
 				     .done = &f->out->done_bytes};
 	if (fstat(pack_fd(ref), &st) < 0) {
 		r = err_errno(err, "stat pack %s", pc.name);

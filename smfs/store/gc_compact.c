@@ -8,6 +8,11 @@
  * which the next writer cuts off; between two transactions some frames are in the new pack and the
  * rest in the old one, whole and known to the index. Then, and only then, the old pack is erased
  * (gc.h).
+ *
+ * DAMAGE. What is no frame is passed over, as by every scan of a pack, and goes with the pack
+ * unless the index has a frame there. A frame that is needed and damaged keeps its pack: it is
+ * noted in the quarantine, which names it, and while a note stands later collections leave the pack
+ * alone without a word. Storing its content again, or removing what needs it, ends that.
  */
 #include "smfs/store/gc.h"
 
@@ -15,6 +20,8 @@
 #include "smfs/base/io.h"
 #include "smfs/base/log.h"
 #include "smfs/store/ingest.h"
+#include "smfs/store/pack_scan.h"
+#include "smfs/store/quarantine.h"
 
 #include <inttypes.h>
 #include <stdlib.h>
@@ -39,6 +46,8 @@ struct compact {
 	struct locked_pack *from;
 	bool last;	/* this transaction drops `from` */
 	uint64_t found; /* bytes of living frames met in `from` */
+	uint64_t bad;	/* living frames of `from` that cannot be read */
+	struct pack_scan scan;
 	uint8_t *buf;
 	size_t buf_cap;
 };
@@ -122,7 +131,14 @@ static int copy_frame(struct compact *c, struct frame_head *h, const struct fram
 		c->buf = p;
 		c->buf_cap = len;
 	}
+	c->found += len;
 	int r = pack_read_frame(c->g->s->packs, from, &h->id, c->buf, err);
+	if (r == -EBADMSG) {
+		c->bad++;
+		quarantine_note(c->g->s, &h->id, from);
+		err_clear(err);
+		return 0;
+	}
 	if (r < 0)
 		return r;
 	*mv = (struct move){.id = h->id, .from = *from};
@@ -130,45 +146,89 @@ static int copy_frame(struct compact *c, struct frame_head *h, const struct fram
 	if (r < 0)
 		return r;
 	c->nmoves++;
-	c->found += len;
 	c->g->out->copied_bytes += len;
 	return c->nmoves == GC_BATCH ? flush(c, false, err) : 0;
+}
+
+/* The unreadable keeps what could be given back. */
+static void keep_damaged(struct gc *g, const struct pack_use *use)
+{
+	uint64_t size = use->len - PACK_HEAD_LEN;
+
+	g->out->packs_damaged++;
+	g->out->dead_bytes += size - MIN(use->live, size);
+}
+
+static int take_frame(struct pack_scan *scan, uint64_t off, const struct frame_head *head,
+		      const uint8_t *payload, struct err *err)
+{
+	struct compact *c = container_of(scan, struct compact, scan);
+	struct frame_head h = *head;
+	struct frame_loc at = {.pack = c->from->use->id,
+			       .off = off,
+			       .stored_len = h.stored_len,
+			       .raw_len = h.raw_len,
+			       .kind = h.kind,
+			       .codec = h.codec};
+	int r = gc_stopped(c->g, err);
+
+	if (r == 0)
+		r = is_needed(c, &h.id, &at, err);
+	return r == 1 ? copy_frame(c, &h, &at, err) : r;
+}
+
+/* The frames the index has in this pack whose headers are not there. */
+static int note_missing(struct compact *c, enum index_db db, struct err *err)
+{
+	struct gc *g = c->g;
+	struct index_pos pos = {0};
+	ssize_t n;
+
+	while ((n = index_scan(g->s->ix, db, &pos, g->page, GC_BATCH, err)) > 0) {
+		int r = gc_stopped(g, err);
+
+		if (r < 0)
+			return r;
+		for (ssize_t i = 0; i < n; i++) {
+			const struct index_frame *f = &g->page[i];
+			uint8_t head[FRAME_HEAD_LEN];
+			struct frame_head h;
+
+			if (f->loc.pack != c->from->use->id)
+				continue;
+			if (pread_full(c->from->fd, head, sizeof(head), f->loc.off) == 0 &&
+			    frame_head_decode(head, &h) == 0 && id_equal(&h.id, &f->id))
+				continue;
+			c->bad++;
+			quarantine_note(g->s, &f->id, &f->loc);
+		}
+	}
+	return (int)n;
 }
 
 static int copy_pack(struct compact *c, struct err *err)
 {
 	const struct pack_use *use = c->from->use;
-	uint8_t head[FRAME_HEAD_LEN];
-	struct frame_head h;
-	int r = 0;
+	char name[PACK_NAME_LEN];
 
-	for (uint64_t off = PACK_HEAD_LEN; off < use->len && r == 0;) {
-		struct frame_loc at = {.pack = use->id, .off = off};
-
-		if ((r = gc_stopped(c->g, err)) < 0)
-			break;
-		if (!range_ok(off, FRAME_HEAD_LEN, use->len) ||
-		    pread_full(c->from->fd, head, sizeof(head), off) < 0 ||
-		    frame_head_decode(head, &h) < 0 ||
-		    !range_ok(off, frame_disk_len(h.stored_len), use->len))
-			return err_set(err, EBADMSG,
-				       "pack %016" PRIx64 " at %" PRIu64 ": no frame can be read",
-				       use->id, off);
-		at.stored_len = h.stored_len;
-		at.raw_len = h.raw_len;
-		at.kind = h.kind;
-		at.codec = h.codec;
-		off += frame_disk_len(h.stored_len);
-		r = is_needed(c, &h.id, &at, err);
-		if (r == 1)
-			r = copy_frame(c, &h, &at, err);
-	}
+	c->scan = (struct pack_scan){.fd = c->from->fd,
+				     .len = use->len,
+				     .name = pack_name(use->id, name),
+				     .frame = take_frame};
+	int r = pack_scan(&c->scan, err);
 	/* What the index says is there and the scan did not meet would be lost with the pack. */
-	if (r == 0 && c->found != use->live)
-		r = err_set(err, EBADMSG,
-			    "pack %016" PRIx64 ": %" PRIu64 " bytes of frames found, %" PRIu64
-			    " are indexed",
-			    use->id, c->found, use->live);
+	if (r == 0 && c->found != use->live) {
+		if ((r = note_missing(c, INDEX_CHUNKS, err)) == 0)
+			r = note_missing(c, INDEX_NODES, err);
+		if (r == 0 && !c->bad)
+			r = err_set(err, EBADMSG,
+				    "pack %s: %" PRIu64 " bytes of frames found, %" PRIu64
+				    " are indexed",
+				    name, c->found, use->live);
+	}
+	if (r == 0 && c->bad)
+		r = err_set(err, EBADMSG, "pack %s: %" PRIu64 " frames that are needed are damaged",
+			    name, c->bad);
 	return r < 0 ? r : flush(c, true, err);
 }
 
@@ -178,7 +238,7 @@ static int compact_pack(struct compact *c, struct locked_pack *p, struct err *er
 	struct gc *g = c->g;
 
 	c->from = p;
-	c->found = 0;
+	c->found = c->bad = 0;
 	c->nmoves = 0;
 	uint64_t before = g->out->copied_bytes;
 	int r = copy_pack(c, err);
@@ -188,9 +248,10 @@ static int compact_pack(struct compact *c, struct locked_pack *p, struct err *er
 			MIN(g->out->returned_bytes, g->out->copied_bytes - before);
 		g->out->packs_compacted++;
 	} else if (r == -EBADMSG) {
-		log_warn("pack is left as it is: %s; run `smfs fsck --read-data`", err->msg);
+		log_warn("pack is left as it is: %s; `smfs fsck --read-data` tells what is hit",
+			 err->msg);
 		err_clear(err);
-		g->out->dead_bytes += p->use->len - PACK_HEAD_LEN - p->use->live;
+		keep_damaged(g, p->use);
 		r = 0;
 	}
 	return r;
@@ -233,6 +294,7 @@ static int compact_all(struct compact *c, struct locked_pack *v, struct err *err
 	size_t n = 0;
 	int r = 0;
 
+	quarantine_reload(g->s);
 	qsort(g->packs, g->npacks, sizeof(*g->packs), by_live);
 	for (size_t i = 0; i < g->npacks && r == 0; i++) {
 		struct pack_use *use = &g->packs[i];
@@ -240,6 +302,10 @@ static int compact_all(struct compact *c, struct locked_pack *v, struct err *err
 
 		if (!worth_it(g, use)) {
 			g->out->dead_bytes += use->frames ? dead : 0;
+			continue;
+		}
+		if (quarantine_keeps(g->s, use->id)) {
+			keep_damaged(g, use);
 			continue;
 		}
 		if (g->dry) {

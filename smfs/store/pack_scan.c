@@ -59,45 +59,49 @@ static void pass(struct pack_scan *s, uint64_t n)
 		__atomic_fetch_add(s->done, n, __ATOMIC_RELAXED);
 }
 
+/* What begins at `off`: 1 = a frame, with its header in *h; 0 = none. */
+static int frame_at(struct window *w, uint64_t off, struct frame_head *h, struct err *err)
+{
+	struct pack_scan *s = w->scan;
+	const uint8_t *p = NULL;
+	int r;
+
+	if (!range_ok(off, FRAME_HEAD_LEN, s->len))
+		return 0;
+	if ((r = at(w, off, FRAME_HEAD_LEN, &p, err)) < 0)
+		return r;
+	if (frame_head_decode(p, h) < 0)
+		return 0;
+	if (!range_ok(off, frame_disk_len(h->stored_len), s->len))
+		return s->over ? s->over(s, off, h, err) : 0;
+	if (s->payload && (r = at(w, off, frame_disk_len(h->stored_len), &p, err)) < 0)
+		return r;
+	r = s->frame(s, off, h, s->payload ? p + FRAME_HEAD_LEN : NULL, err);
+	return r < 0 ? r : r == 0;
+}
+
 static int scan_with(struct window *w, struct err *err)
 {
 	struct pack_scan *s = w->scan;
-	uint64_t off = PACK_HEAD_LEN, lost = 0, next;
-	int r = 0;
+	bool lost = false;
+	uint64_t next;
 
-	for (; off < s->len && r == 0; off = next) {
-		const uint8_t *p = NULL;
+	s->searching = false;
+	for (uint64_t off = PACK_HEAD_LEN; off < s->len; off = next) {
 		struct frame_head h;
-		bool good = false;
+		int r = frame_at(w, off, &h, err);
 
-		if (range_ok(off, FRAME_HEAD_LEN, s->len)) {
-			if ((r = at(w, off, FRAME_HEAD_LEN, &p, err)) < 0)
-				break;
-			good = frame_head_decode(p, &h) == 0 &&
-			       range_ok(off, frame_disk_len(h.stored_len), s->len);
-		}
-		next = off + (good ? frame_disk_len(h.stored_len) : FRAME_ALIGN);
-		if (good && lost) {
-			if (s->lost)
-				s->lost(s, lost, off);
-			lost = 0;
-		}
-		if (good && s->payload)
-			r = at(w, off, frame_disk_len(h.stored_len), &p, err);
-		if (good && r == 0)
-			r = s->frame(s, off, &h, s->payload ? p + FRAME_HEAD_LEN : NULL, err);
-		if (!good) {
-			if (!lost)
-				lost = off;
-			/* Where a window ends is often enough to ask. */
-			if (next % WINDOW == 0 || lost == off)
-				next = MAX(next, after_hole(s, next));
-		}
+		if (r < 0)
+			return r;
+		next = off + (r ? frame_disk_len(h.stored_len) : FRAME_ALIGN);
+		/* Where a window ends is often enough to ask. */
+		if (r == 0 && (next % WINDOW == 0 || !lost))
+			next = MAX(next, after_hole(s, next));
+		lost = r == 0;
+		s->searching |= lost;
 		pass(s, next - off);
 	}
-	if (r == 0 && lost && s->lost)
-		s->lost(s, lost, s->len);
-	return r;
+	return 0;
 }
 
 int pack_scan(struct pack_scan *scan, struct err *err)

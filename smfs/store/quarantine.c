@@ -213,6 +213,26 @@ bool quarantine_has(struct smfs_store *s, const struct smfs_id *id, const struct
 	return quarantine_place(s, loc->kind, id, &noted) && same_place(&noted, loc);
 }
 
+bool quarantine_keeps(struct smfs_store *s, uint64_t pack)
+{
+	struct quarantine *q = s->quarantine;
+	struct frame_loc now;
+	bool keeps = false;
+
+	if (!atomic_load(&q->n))
+		return false;
+	pthread_mutex_lock(&q->lock);
+	for (size_t i = 0; i < atomic_load(&q->n) && !keeps; i++) {
+		const struct note *n = &q->v[i];
+
+		keeps = !n->dropped && n->loc.pack == pack &&
+			index_find(s->ix, n->loc.kind, &n->id, &now, NULL) == 1 &&
+			same_place(&now, &n->loc);
+	}
+	pthread_mutex_unlock(&q->lock);
+	return keeps;
+}
+
 void quarantine_forget(struct smfs_store *s, const struct smfs_id *id, const struct frame_loc *loc)
 {
 	struct quarantine *q = s->quarantine;

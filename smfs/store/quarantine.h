@@ -28,6 +28,8 @@ void quarantine_reload(struct smfs_store *s);
 /* The frame at `loc` cannot be read: noted, if the index still says it is there. */
 void quarantine_note(struct smfs_store *s, const struct smfs_id *id, const struct frame_loc *loc);
 bool quarantine_has(struct smfs_store *s, const struct smfs_id *id, const struct frame_loc *loc);
+/* Is a frame noted that the index has in this pack? */
+bool quarantine_keeps(struct smfs_store *s, uint64_t pack);
 /* The place noted for the frame: true, with *loc's pack and off. */
 bool quarantine_place(struct smfs_store *s, uint8_t kind, const struct smfs_id *id,
 		      struct frame_loc *loc);

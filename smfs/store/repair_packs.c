@@ -1,9 +1,23 @@
-/* Frames back into an index, from the packs alone. */
+/*
+ * Frames back into an index, from the packs alone.
+ *
+ * A pack's length becomes that of its file, and the next writer appends there. A power cut may
+ * have left a frame's header at the end and not all of its payload: once the pack is longer, that
+ * header would be right by itself and hide from a scan what was appended inside its frame (and
+ * another repair would lose it). So a header whose frame is not whole, and ends past the pack or
+ * has whole frames inside, is *unmade*: its first bytes become zeros.
+ *
+ * ORDER. Headers are unmade, then the pack is synced, then its frames and length go into the new
+ * index, which counts when it is in its place. Cut short before that nothing is lost, since no
+ * frame that could be read began at such a header: past the old length it is a dead writer's, and
+ * below it its payload is damaged.
+ */
 #include "smfs/store/repair_priv.h"
 
 #include "smfs/base/cleanup.h"
 #include "smfs/base/io.h"
 #include "smfs/store/pack_scan.h"
+#include "smfs/store/scratch.h"
 
 #include <fcntl.h>
 #include <inttypes.h>
@@ -17,12 +31,22 @@ struct found {
 	struct frame_loc loc;
 };
 
+/* A header whose frame is not whole. */
+struct broken {
+	uint64_t off, end;
+	bool hides; /* whole frames begin inside, or end past the pack */
+};
+
 struct pack_job {
 	struct pack_scan scan;
 	struct repair *r;
 	uint64_t id, len;
 	struct found *v;
 	size_t n;
+	struct broken *broken;
+	size_t nbroken, broken_cap;
+	struct scratch_pool *pool;
+	uint8_t *raw; /* of a frame to be hashed */
 	uint64_t frames, bad;
 	struct index_meta totals; /* of the batch at work */
 };
@@ -70,16 +94,71 @@ static int flush(struct pack_job *j, struct err *err)
 	return 0;
 }
 
+static int note_broken(struct pack_job *j, uint64_t off, const struct frame_head *h, bool hides,
+		       struct err *err)
+{
+	if (j->nbroken == j->broken_cap) {
+		size_t cap = j->broken_cap ? j->broken_cap * 2 : 16;
+		struct broken *v = reallocarray(j->broken, cap, sizeof(*v));
+
+		if (!v)
+			return err_set(err, ENOMEM, "repair: out of memory");
+		j->broken = v;
+		j->broken_cap = cap;
+	}
+	j->broken[j->nbroken++] = (struct broken){off, off + frame_disk_len(h->stored_len), hides};
+	return 0;
+}
+
+static int note_over(struct pack_scan *scan, uint64_t off, const struct frame_head *h,
+		     struct err *err)
+{
+	return note_broken(container_of(scan, struct pack_job, scan), off, h, true, err);
+}
+
+/* Of what a search met: its header may be bytes of a file, and say what the file's author wants. */
+static int hashes_to_id(struct pack_job *j, const struct frame_head *h, const uint8_t *payload,
+			struct err *err)
+{
+	const uint8_t *raw = payload;
+	struct smfs_id got;
+
+	if (h->codec != CODEC_RAW) {
+		struct scratch *sc = scratch_get(j->pool);
+		uint8_t *p = sc ? realloc(j->raw, h->raw_len) : NULL;
+		int r = -ENOMEM;
+
+		if (p) {
+			j->raw = p;
+			r = scratch_decompress(sc, payload, h->stored_len, p, h->raw_len);
+		}
+		scratch_put(j->pool, sc);
+		if (r == -ENOMEM)
+			return err_set(err, ENOMEM, "repair: out of memory");
+		if (r < 0)
+			return 0;
+		raw = p;
+	}
+	frame_id(h->kind, raw, h->raw_len, &got);
+	return id_equal(&got, &h->id);
+}
+
 /* A frame with a wrong payload is left out: whoever stores that content again makes it good. */
 static int note_frame(struct pack_scan *scan, uint64_t off, const struct frame_head *h,
 		      const uint8_t *payload, struct err *err)
 {
 	struct pack_job *j = container_of(scan, struct pack_job, scan);
+	int r = frame_payload_ok(h, payload);
 
-	if (!frame_payload_ok(h, payload)) {
+	if (r && scan->searching && (r = hashes_to_id(j, h, payload, err)) < 0)
+		return r;
+	if (!r) {
 		j->bad++;
-		return 0;
+		r = note_broken(j, off, h, false, err);
+		return r < 0 ? r : 1;
 	}
+	for (size_t i = 0; i < j->nbroken; i++)
+		j->broken[i].hides |= off < j->broken[i].end;
 	j->frames++;
 	j->v[j->n++] = (struct found){.id = h->id,
 				      .loc = {.pack = j->id,
@@ -89,6 +168,30 @@ static int note_frame(struct pack_scan *scan, uint64_t off, const struct frame_h
 					      .kind = h->kind,
 					      .codec = h->codec}};
 	return j->n == BATCH ? flush(j, err) : 0;
+}
+
+static int unmake_heads(struct pack_job *j, struct err *err)
+{
+	static const uint8_t none[FRAME_ALIGN];
+	unsigned n = 0;
+
+	for (size_t i = 0; i < j->nbroken; i++) {
+		if (!j->broken[i].hides)
+			continue;
+		int r = pwrite_full(j->scan.fd, none, sizeof(none), j->broken[i].off);
+		if (r < 0) {
+			errno = -r;
+			return err_errno(err, "write pack %s at %" PRIu64, j->scan.name,
+					 j->broken[i].off);
+		}
+		n++;
+	}
+	if (n)
+		repair_report(j->r,
+			      "pack %s: %u headers of frames that are not whole are erased, as "
+			      "they would hide others",
+			      j->scan.name, n);
+	return 0;
 }
 
 /* Its frames are good, so the header it had is known but for the time. */
@@ -108,6 +211,38 @@ static int mend_head(struct repair *r, int fd, uint64_t id, const char *name, st
 	return 0;
 }
 
+/* What was found counts from now on; see ORDER. */
+static int keep_pack(struct pack_job *j, bool headed, struct err *err)
+{
+	struct repair *r = j->r;
+	int ret = 0;
+
+	if (headed || j->frames) {
+		if (!headed)
+			ret = mend_head(r, j->scan.fd, j->id, j->scan.name, err);
+		if (ret == 0)
+			ret = unmake_heads(j, err);
+		/*
+		 * What no commit vouched for may be in memory only, as its writer left it. From now
+		 * on an ingest finds it, and a name that refers to it counts on it.
+		 */
+		if (ret == 0 && fdatasync(j->scan.fd) < 0)
+			ret = err_errno(err, "sync pack %s", j->scan.name);
+		if (ret == 0)
+			ret = flush(j, err);
+	} else {
+		repair_report(r, "pack %s: neither header nor frames; left alone", j->scan.name);
+	}
+	r->out->packs++;
+	r->out->frames += j->frames;
+	if (ret == 0 && j->bad) {
+		r->out->bad_frames += j->bad;
+		repair_report(r, "pack %s: %" PRIu64 " damaged frames are left out of the index",
+			      j->scan.name, j->bad);
+	}
+	return ret;
+}
+
 static int scan_pack(struct repair *r, int fd, uint64_t id, const char *name, void *arg,
 		     struct err *err)
 {
@@ -123,8 +258,10 @@ static int scan_pack(struct repair *r, int fd, uint64_t id, const char *name, vo
 	}
 	if (fstat(fd, &st) < 0)
 		return err_errno(err, "stat pack %s", name);
-	struct pack_job j = {
-		.r = r, .id = id, .len = align_down((uint64_t)st.st_size, FRAME_ALIGN)};
+	struct pack_job j = {.r = r,
+			     .id = id,
+			     .len = align_down((uint64_t)st.st_size, FRAME_ALIGN),
+			     .pool = arg};
 	if (j.len < PACK_HEAD_LEN)
 		return 0;
 	j.scan = (struct pack_scan){.fd = fd,
@@ -132,31 +269,15 @@ static int scan_pack(struct repair *r, int fd, uint64_t id, const char *name, vo
 				    .name = name,
 				    .payload = true,
 				    .frame = note_frame,
+				    .over = note_over,
 				    .done = &r->out->done_bytes};
 	j.v = calloc(BATCH, sizeof(*j.v));
-	if (!j.v)
-		return err_set(err, ENOMEM, "repair: out of memory");
-	int ret = pack_scan(&j.scan, err);
-	if (ret == 0 && !headed && j.frames)
-		ret = mend_head(r, fd, id, name, err);
-	/*
-	 * What no commit vouched for may be in memory only, as its writer left it. From now on
-	 * an ingest finds it, and a name that refers to it counts on it.
-	 */
-	if (ret == 0 && (headed || j.frames) && fdatasync(fd) < 0)
-		ret = err_errno(err, "sync pack %s", name);
-	if (ret == 0 && (headed || j.frames))
-		ret = flush(&j, err);
-	else if (ret == 0)
-		repair_report(r, "pack %s: neither header nor frames; left alone", name);
+	int ret = j.v ? pack_scan(&j.scan, err) : err_set(err, ENOMEM, "repair: out of memory");
+	if (ret == 0)
+		ret = keep_pack(&j, headed, err);
 	free(j.v);
-	r->out->packs++;
-	r->out->frames += j.frames;
-	if (ret == 0 && j.bad) {
-		r->out->bad_frames += j.bad;
-		repair_report(r, "pack %s: %" PRIu64 " damaged frames are left out of the index",
-			      name, j.bad);
-	}
+	free(j.broken);
+	free(j.raw);
 	return ret;
 }
 
@@ -186,7 +307,11 @@ static int each_pack(struct repair *r, pack_fn fn, void *arg, struct err *err)
 
 int repair_packs(struct repair *r, struct err *err)
 {
-	int ret = each_pack(r, scan_pack, NULL, err);
+	struct scratch_pool pool;
+
+	scratch_pool_init(&pool);
+	int ret = each_pack(r, scan_pack, &pool, err);
+	scratch_pool_fini(&pool);
 	cleanup_fd int fd = openat(r->dirfd, "packs", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 
 	if (ret == 0 && (fd < 0 || fsync(fd) < 0))

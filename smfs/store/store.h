@@ -488,9 +488,10 @@ struct smfs_gc {
 	uint64_t freed_frames, freed_bytes;	    /* forgotten, by this run */
 	uint64_t waiting_frames, waiting_bytes;	    /* kept for those that began before */
 	uint64_t packs, packs_removed, packs_compacted, packs_busy;
+	uint64_t packs_damaged; /* not rewritten: frames in them are needed and cannot be read */
 	uint64_t copied_bytes;	    /* to other packs */
 	uint64_t returned_bytes;    /* of disk, net of what was copied */
-	uint64_t dead_bytes;	    /* left in packs that are mostly alive, or busy */
+	uint64_t dead_bytes;	    /* left in packs that are mostly alive, busy or damaged */
 	uint64_t longest_update_us; /* an index transaction: what a commit may have waited */
 };
 /*

@@ -7,6 +7,7 @@
  *   test_store_power            POWER_CUTS (5) cuts on each of ext4, XFS and btrfs, every fourth of
  *                               them under repairs
  *   POWER_SEED=n                repeats a run's operations, if not its timing
+ *   POWER_KEEP=dir              where to copy a store that failed the check, for whoever looks at it
  *
  * Power is cut by FS_IOC_SHUTDOWN, in each of its three ways; the one that drops the file system's
  * log loses all that was not synced. Where a file system does not know it (btrfs), by a copy
@@ -478,8 +479,13 @@ static void acknowledged_survives(struct bench *b, const char *fs)
 	for (unsigned i = 0; i < cuts; i++) {
 		if (i % FRESH_EACH == 0)
 			fresh_store(b);
-		if (cut_once(b) < 0)
-			fail_msg("%s: cut %u: something acknowledged was lost", fs, i + 1);
+		if (cut_once(b) == 0)
+			continue;
+		const char *kept = getenv("POWER_KEEP");
+		if (kept)
+			run("cp -a %s %s/%s-%u", b->d.store, kept, fs, (unsigned)getpid());
+		fail_msg("%s: cut %u, a life of %s: something acknowledged was lost", fs, i + 1,
+			 b->repairing ? "repairs" : "changes");
 	}
 	print_message("# %s: %u cuts, %u operations acknowledged\n", fs, b->cuts, b->acks);
 	assert_true(b->acks >= cuts);
