@@ -3,6 +3,7 @@
 #include "runner/cmd/cmd.h"
 #include "runner/control/control.h"
 #include "runner/control/rundir.h"
+#include "runner/snapshot/clock_policy.h"
 
 #include "smfs/base/num.h"
 
@@ -18,14 +19,18 @@ static const char usage[] =
 	"  -n, --number N   how many (1)\n"
 	"      --name NAME  how to call the child (default: its id); of several NAME-1, NAME-2 ...\n"
 	"      --no-agent   do not ask the guest's agent to freeze the workload first\n"
+	"      --clock POLICY  advance (default) or freeze: see restore\n"
 	"      --json       print each child's id, name, pid, directory and times as JSON\n";
 
 int cmd_fork(int argc, char **argv)
 {
-	static const struct option options[] = {
-		{"number", required_argument, NULL, 'n'}, {"name", required_argument, NULL, 'N'},
-		{"no-agent", no_argument, NULL, 'a'},	  {"json", no_argument, NULL, 'j'},
-		{"help", no_argument, NULL, 'h'},	  {0}};
+	static const struct option options[] = {{"number", required_argument, NULL, 'n'},
+						{"name", required_argument, NULL, 'N'},
+						{"no-agent", no_argument, NULL, 'a'},
+						{"clock", required_argument, NULL, 'c'},
+						{"json", no_argument, NULL, 'j'},
+						{"help", no_argument, NULL, 'h'},
+						{0}};
 	bool no_agent = false, json = false;
 	char path[RUNDIR_PATH_MAX];
 	const char *name = NULL;
@@ -34,7 +39,7 @@ int cmd_fork(int argc, char **argv)
 	uint64_t n = 1;
 	json_t *reply, *child;
 	size_t i;
-	int o, r;
+	int clock = CLOCK_ADVANCE, o, r;
 
 	while ((o = getopt_long(argc, argv, "n:h", options, NULL)) != -1) {
 		switch (o) {
@@ -50,6 +55,11 @@ int cmd_fork(int argc, char **argv)
 		case 'a':
 			no_agent = true;
 			break;
+		case 'c':
+			clock = clock_policy_of(optarg);
+			if (clock < 0)
+				return usage_error("fork", "--clock is advance or freeze");
+			break;
 		case 'j':
 			json = true;
 			break;
@@ -64,8 +74,9 @@ int cmd_fork(int argc, char **argv)
 	if (rundir_find(argv[optind], &d, &err) < 0)
 		return fail(&err);
 	r = control_call(rundir_file(d, "control.sock", path),
-			 json_pack("{s:s, s:I, s:s*, s:b}", "op", "fork", "n", (json_int_t)n,
-				   "name", name, "no_agent", no_agent),
+			 json_pack("{s:s, s:I, s:s*, s:b, s:s}", "op", "fork", "n", (json_int_t)n,
+				   "name", name, "no_agent", no_agent, "clock",
+				   clock_policy_name(clock)),
 			 FORK_WAIT_MS, &reply, NULL, &err);
 	rundir_release(d);
 	if (r < 0)

@@ -19,6 +19,8 @@ static const char usage[] =
 	"      --name NAME    how to call the VM (default: its id); becomes the guest's hostname.\n"
 	"                     Of several: NAME-1, NAME-2 ...\n"
 	"  -f, --foreground   stay, with the serial console on standard input and output\n"
+	"      --clock POLICY advance (default): the guest's wall clock is set to the host's; freeze: it\n"
+	"                     goes on from where the snapshot stopped it\n"
 	"      --mount DIR    where the store is mounted ($SMFS_MOUNT, /mnt/smfs)\n"
 	"      --json         print id, name, pid, directory and the time of each phase as JSON\n";
 
@@ -60,19 +62,17 @@ static int restore_many(const char *name, unsigned n, const struct vmm_restore *
 
 int cmd_restore(int argc, char **argv)
 {
-	static const struct option options[] = {{"number", required_argument, NULL, 'n'},
-						{"name", required_argument, NULL, 'N'},
-						{"foreground", no_argument, NULL, 'f'},
-						{"mount", required_argument, NULL, 'm'},
-						{"json", no_argument, NULL, 'j'},
-						{"help", no_argument, NULL, 'h'},
-						{0}};
+	static const struct option options[] = {
+		{"number", required_argument, NULL, 'n'}, {"name", required_argument, NULL, 'N'},
+		{"foreground", no_argument, NULL, 'f'},	  {"mount", required_argument, NULL, 'm'},
+		{"clock", required_argument, NULL, 'c'},  {"json", no_argument, NULL, 'j'},
+		{"help", no_argument, NULL, 'h'},	  {0}};
 	const char *name = NULL, *mount = NULL;
 	bool foreground = false, json = false;
 	struct err err = ERR_INIT;
 	char dir[PATH_MAX];
 	uint64_t n = 1;
-	int o;
+	int clock = CLOCK_ADVANCE, o;
 
 	while ((o = getopt_long(argc, argv, "n:fh", options, NULL)) != -1) {
 		switch (o) {
@@ -91,6 +91,11 @@ int cmd_restore(int argc, char **argv)
 		case 'm':
 			mount = optarg;
 			break;
+		case 'c':
+			clock = clock_policy_of(optarg);
+			if (clock < 0)
+				return usage_error("restore", "--clock is advance or freeze");
+			break;
 		case 'j':
 			json = true;
 			break;
@@ -102,7 +107,7 @@ int cmd_restore(int argc, char **argv)
 	}
 	if (argc - optind != 1)
 		return usage_error("restore", "takes one snapshot");
-	struct vmm_restore r = {.mount = where_mount(mount), .snapshot_dir = dir};
+	struct vmm_restore r = {.mount = where_mount(mount), .snapshot_dir = dir, .clock = clock};
 	if (where_snapshot(r.mount, argv[optind], dir, &err) < 0)
 		return fail(&err);
 	if (foreground && n > 1)

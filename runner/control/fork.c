@@ -24,6 +24,7 @@
 struct forking {
 	struct vmm *v;
 	unsigned n;
+	enum clock_policy clock;
 	const char *name; /* of the one child, the stem of several, NULL: their ids */
 	struct snapshot_meta meta;
 	struct writer vcpu;
@@ -46,7 +47,7 @@ static int child_body(struct spawn_child *c, struct rundir *d, void *arg, struct
 	if (snapshot_of_copy(&parent->machine, &f->meta, &f->vcpu, parent->rootfs, &s, err) < 0)
 		return EXIT_FAILED;
 	at.opened = monotonic_us();
-	if (vmm_from_snapshot(d, s, parent->mount, false, &at, &v, &timings, err) < 0)
+	if (vmm_from_snapshot(d, s, parent->mount, f->clock, false, &at, &v, &timings, err) < 0)
 		return EXIT_FAILED;
 	snprintf(v->rootfs, sizeof(v->rootfs), "%s", parent->rootfs);
 	spawn_ready(c,
@@ -219,13 +220,19 @@ int fork_request(void *arg, struct control_request *rq, const json_t *body, json
 	if (n < 1 || n > FORK_MAX)
 		return err_set(err, EPROTO, "control request: fork of %lld children, from 1 to %d",
 			       (long long)n, FORK_MAX);
+	const char *policy = json_string_value(json_object_get(body, "clock"));
+	int clock = policy ? clock_policy_of(policy) : CLOCK_ADVANCE;
+
+	if (clock < 0)
+		return err_set(err, EPROTO, "control request: fork with clock '%s'", policy);
 	if ((name && (r = rundir_name_check(name, err)) < 0) ||
 	    (r = capture_check(&v->machine, err)) < 0)
 		return r;
 	struct forking *f = calloc(1, sizeof(*f));
 	if (!f)
 		return err_set(err, ENOMEM, "fork: out of memory");
-	*f = (struct forking){.v = v, .n = (unsigned)n, .name = name, .began_us = monotonic_us()};
+	*f = (struct forking){
+		.v = v, .n = (unsigned)n, .clock = clock, .name = name, .began_us = monotonic_us()};
 	f->meta.generation = v->generation;
 	memcpy(f->meta.uuid, v->uuid, sizeof(f->meta.uuid));
 	f->meta.has_image = v->rootfs[0];

@@ -63,9 +63,11 @@ int vmm_agent(struct vmm *v, int timeout_ms, struct agent **out, struct err *err
 		       vmm_end_name(e), last[0] ? last : "(none)");
 }
 
-static int fill(struct vmm *v, struct agent_generation *g, struct err *err)
+static int fill(struct vmm *v, enum clock_policy clock, struct agent_generation *g, struct err *err)
 {
-	*g = (struct agent_generation){.number = v->generation, .entropy_len = ENTROPY_LEN};
+	*g = (struct agent_generation){.number = v->generation,
+				       .entropy_len = ENTROPY_LEN,
+				       .wall_ns = clock == CLOCK_ADVANCE ? AGENT_WALL_NOW : 0};
 	memcpy(g->uuid, v->uuid, sizeof(g->uuid));
 	if (getrandom(g->entropy, ENTROPY_LEN, 0) != ENTROPY_LEN)
 		return err_errno(err, "draw entropy for the guest");
@@ -80,12 +82,14 @@ static int fill(struct vmm *v, struct agent_generation *g, struct err *err)
 	return r;
 }
 
-int identity_give(struct vmm *v, struct agent_results **results, struct err *err)
+int identity_give(struct vmm *v, enum clock_policy clock, struct agent_results **results,
+		  struct err *err)
 {
 	struct agent_results *rs = calloc(1, sizeof(*rs));
 	struct agent_generation *g = malloc(sizeof(*g));
 	struct agent *a = NULL;
-	int r = rs && g ? fill(v, g, err) : err_set(err, ENOMEM, "name the guest: out of memory");
+	int r = rs && g ? fill(v, clock, g, err)
+			: err_set(err, ENOMEM, "name the guest: out of memory");
 
 	if (r == 0)
 		r = vmm_agent(v, AGENT_WAIT_MS, &a, err);

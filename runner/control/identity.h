@@ -9,6 +9,7 @@
 #include <stdint.h>
 
 #include "runner/proto/agent.h"
+#include "runner/snapshot/clock_policy.h"
 
 struct vmm;
 
@@ -24,7 +25,8 @@ char *identity_machine_id(const uint8_t uuid[16]);
  * agent, and gives up early when the VM ends. *results is malloc'd. A step the agent could not do
  * is in the results and logged; the call fails only when the agent does not answer.
  */
-int identity_give(struct vmm *v, struct agent_results **results, struct err *err);
+int identity_give(struct vmm *v, enum clock_policy clock, struct agent_results **results,
+		  struct err *err);
 
 /* [{"item": .., "us": .., "code": .., "detail": ..}] or NULL for no results. */
 json_t *identity_results_json(const struct agent_results *r);

@@ -6,6 +6,7 @@
 #include "runner/control/saves.h"
 #include "runner/control/vmm_internal.h"
 #include "runner/guest/agent_client.h"
+#include "runner/snapshot/state_items.h"
 
 #include "smfs/base/clock.h"
 #include "smfs/base/hex.h"
@@ -62,10 +63,14 @@ static int op_info(void *arg, struct control_request *rq, const json_t *body, js
 	char uuid[33];
 	json_t *devices = json_array();
 
-	for (const struct device *d = v->machine.vm->devices; d; d = d->next)
-		json_array_append_new(devices, json_pack("{s:s, s:s, s:I, s:i}", "id", d->id,
-							 "type", d->ops->type, "base",
-							 (json_int_t)d->base, "gsi", d->gsi));
+	for (const struct device *d = v->machine.vm->devices; d; d = d->next) {
+		const struct state_item *s = state_item_of_device(d->ops->type);
+
+		json_array_append_new(
+			devices, json_pack("{s:s, s:s, s:I, s:i, s:s*}", "id", d->id, "type",
+					   d->ops->type, "base", (json_int_t)d->base, "gsi", d->gsi,
+					   "class", s ? state_class_name(s->class) : NULL));
+	}
 	json_object_set_new(reply, "uuid", json_string(hex_encode(v->uuid, sizeof(v->uuid), uuid)));
 	json_object_set_new(reply, "kernel", json_text(v->kernel));
 	json_object_set_new(reply, "devices", devices);

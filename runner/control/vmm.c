@@ -303,13 +303,14 @@ static json_t *timings_json(const struct restore_timing *t, const struct vmm_mom
 }
 
 /* The guest runs from vmm_start() on; what follows is for its observers and its identity. */
-static int bring_up(struct vmm *v, struct snapshot *s, struct vmm_moments *at, json_t **timings,
-		    struct err *err)
+static int bring_up(struct vmm *v, struct snapshot *s, enum clock_policy clock,
+		    struct vmm_moments *at, json_t **timings, struct err *err)
 {
 	char vsock[RUNDIR_PATH_MAX];
 	struct restore_opts o = {.vsock_path = rundir_file(v->dir, "vsock.sock", vsock),
 				 .serial_sink = serial_out,
-				 .serial_arg = v->console};
+				 .serial_arg = v->console,
+				 .clock = clock};
 	struct agent_results *results = NULL;
 	struct restore_timing t = {0};
 	int r;
@@ -325,7 +326,7 @@ static int bring_up(struct vmm *v, struct snapshot *s, struct vmm_moments *at, j
 		return r;
 	at->published = monotonic_us();
 	if (v->has_agent)
-		r = identity_give(v, &results, err);
+		r = identity_give(v, clock, &results, err);
 	at->answered = monotonic_us();
 	if (r == 0)
 		v->restored = timings_json(&t, at, results);
@@ -335,15 +336,16 @@ static int bring_up(struct vmm *v, struct snapshot *s, struct vmm_moments *at, j
 	return r;
 }
 
-int vmm_from_snapshot(struct rundir *dir, struct snapshot *s, const char *mount, bool foreground,
-		      struct vmm_moments *at, struct vmm **out, json_t **timings, struct err *err)
+int vmm_from_snapshot(struct rundir *dir, struct snapshot *s, const char *mount,
+		      enum clock_policy clock, bool foreground, struct vmm_moments *at,
+		      struct vmm **out, json_t **timings, struct err *err)
 {
 	struct vmm *v = vmm_new(dir, foreground, err);
 	int r = v ? 0 : -(err ? err->code : ENOMEM);
 
 	if (v) {
 		v->mount = mount;
-		r = bring_up(v, s, at, timings, err);
+		r = bring_up(v, s, clock, at, timings, err);
 	}
 	snapshot_close(s);
 	if (r < 0) {
@@ -365,7 +367,7 @@ int vmm_restore(struct rundir *dir, const struct vmm_restore *r, bool foreground
 		return ret;
 	at.opened = monotonic_us();
 	snprintf(dir->info.snapshot, sizeof(dir->info.snapshot), "%.500s", r->snapshot_dir);
-	return vmm_from_snapshot(dir, s, r->mount, foreground, &at, out, timings, err);
+	return vmm_from_snapshot(dir, s, r->mount, r->clock, foreground, &at, out, timings, err);
 }
 
 /* ---- the rest of its life ------------------------------------------------------------------ */

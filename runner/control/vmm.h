@@ -20,6 +20,7 @@
 #include "runner/control/console.h"
 #include "runner/control/rundir.h"
 #include "runner/proto/bootconf.h"
+#include "runner/snapshot/clock_policy.h"
 #include "runner/vm/vm.h"
 
 struct vmm;
@@ -40,6 +41,7 @@ struct vmm_boot {
 struct vmm_restore {
 	const char *mount;
 	const char *snapshot_dir;
+	enum clock_policy clock;
 };
 
 /*

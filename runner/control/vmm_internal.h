@@ -42,7 +42,8 @@ struct vmm_moments {
  * From an open snapshot, which it closes, to a running VM with its own identity. `mount` outlives
  * the VM. `at` has `began` and `opened`; *timings as for vmm_restore().
  */
-int vmm_from_snapshot(struct rundir *dir, struct snapshot *s, const char *mount, bool foreground,
-		      struct vmm_moments *at, struct vmm **out, json_t **timings, struct err *err);
+int vmm_from_snapshot(struct rundir *dir, struct snapshot *s, const char *mount,
+		      enum clock_policy clock, bool foreground, struct vmm_moments *at,
+		      struct vmm **out, json_t **timings, struct err *err);
 
 #endif

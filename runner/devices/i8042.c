@@ -27,7 +27,6 @@ static void i8042_free(struct device *d)
 static const struct device_ops i8042_ops = {
 	.type = "i8042",
 	.version = 1,
-	.class = STATE_DERIVED,
 	.read = i8042_read,
 	.write = i8042_write,
 	.free = i8042_free,

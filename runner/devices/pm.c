@@ -32,7 +32,6 @@ static void pm_free(struct device *d)
 static const struct device_ops pm_ops = {
 	.type = "pm",
 	.version = 1,
-	.class = STATE_DERIVED,
 	.read = pm_read,
 	.write = pm_write,
 	.free = pm_free,

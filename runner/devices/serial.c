@@ -380,7 +380,6 @@ static void serial_free(struct device *d)
 static const struct device_ops serial_ops = {
 	.type = "serial",
 	.version = 1,
-	.class = STATE_KEPT,
 	.read = serial_read,
 	.write = serial_write,
 	.quiesce = serial_quiesce,

@@ -324,7 +324,6 @@ static const struct device_ops device_ops = {
 	VIRTIO_DEVICE_OPS,
 	.type = "virtio-blk",
 	.version = 1,
-	.class = STATE_KEPT,
 };
 
 static const struct virtio_ops blk_ops = {

@@ -82,7 +82,6 @@ static const struct device_ops device_ops = {
 	VIRTIO_DEVICE_OPS,
 	.type = "virtio-pmem",
 	.version = 1,
-	.class = STATE_SHARED,
 };
 
 static const struct virtio_ops pmem_ops = {

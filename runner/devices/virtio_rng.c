@@ -104,7 +104,6 @@ static const struct device_ops device_ops = {
 	VIRTIO_DEVICE_OPS,
 	.type = "virtio-rng",
 	.version = 1,
-	.class = STATE_KEPT,
 };
 
 static const struct virtio_ops rng_ops = {

@@ -438,7 +438,6 @@ static const struct device_ops device_ops = {
 	VIRTIO_DEVICE_OPS,
 	.type = "virtio-vsock",
 	.version = 1,
-	.class = STATE_RESET,
 };
 
 static const struct virtio_ops vsock_ops = {

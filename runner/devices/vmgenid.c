@@ -57,7 +57,6 @@ static void vmgenid_free(struct device *d)
 static const struct device_ops vmgenid_ops = {
 	.type = "vmgenid",
 	.version = 1,
-	.class = STATE_IDENTIFIED,
 	.aml = vmgenid_aml,
 	.free = vmgenid_free,
 };

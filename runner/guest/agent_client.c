@@ -269,7 +269,7 @@ int agent_generation(struct agent *a, const struct agent_generation *g, int time
 	struct agent_generation now = *g;
 	int r;
 
-	if (!now.wall_ns)
+	if (now.wall_ns == AGENT_WALL_NOW)
 		now.wall_ns = now_ns(CLOCK_REALTIME);
 	agent_put_generation(&w, &now);
 	r = call_results(a, AGENT_GENERATION, &w, timeout_ms, results, err);

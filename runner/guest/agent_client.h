@@ -53,10 +53,11 @@ int agent_info(struct agent *a, struct agent_info *out, int timeout_ms, struct e
  */
 int agent_prepare(struct agent *a, int timeout_ms, struct agent_results *results, struct err *err);
 int agent_thaw(struct agent *a, int timeout_ms, struct agent_results *results, struct err *err);
+#define AGENT_WALL_NOW UINT64_MAX
 /*
- * Give a restored guest its new identity, run post-restore hooks, thaw it. wall_ns 0 is filled
- * with the clock at the moment of sending. Items that failed are results; the call fails only
- * when the request itself did.
+ * Give a restored guest its new identity, run post-restore hooks, thaw it. wall_ns
+ * AGENT_WALL_NOW is filled with the clock at the moment of sending. Items that failed are results;
+ * the call fails only when the request itself did.
  */
 int agent_generation(struct agent *a, const struct agent_generation *g, int timeout_ms,
 		     struct agent_results *results, struct err *err);

@@ -134,8 +134,8 @@ struct agent_generation {
 	uint64_t number;
 	uint8_t uuid[AGENT_UUID_LEN];
 	uint8_t entropy[AGENT_ENTROPY_MAX];
-	uint32_t entropy_len; /* AGENT_ENTROPY_MIN..AGENT_ENTROPY_MAX */
-	uint64_t wall_ns; /* CLOCK_REALTIME of the host, sampled just before sending; 0: leave */
+	uint32_t entropy_len;			   /* AGENT_ENTROPY_MIN..AGENT_ENTROPY_MAX */
+	uint64_t wall_ns;			   /* CLOCK_REALTIME for the guest; 0: leave */
 	char hostname[AGENT_NAME_MAX + 1];	   /* "": leave */
 	char machine_id[AGENT_MACHINE_ID_LEN + 1]; /* 32 lower-case digits, or "": leave */
 };

@@ -9,11 +9,18 @@
 #include "runner/snapshot/hostcpu.h"
 #include "runner/snapshot/sections.h"
 #include "runner/snapshot/state_file.h"
+#include "runner/snapshot/state_items.h"
 #include "runner/vm/vcpu.h"
 #include "smfs/base/cleanup.h"
 
 int capture_check(const struct machine *m, struct err *err)
 {
+	for (const struct device *d = m->vm->devices; d; d = d->next)
+		if (!state_item_of_device(d->ops->type))
+			return err_set(
+				err, ENOTSUP,
+				"device %s (%s): nothing says what becomes of it on a restore",
+				d->id, d->ops->type);
 	for (unsigned i = 0; i < m->ndisks; i++)
 		if (!m->disk[i].readonly)
 			return err_set(

@@ -16,6 +16,7 @@
 #include "runner/proto/mailbox.h"
 #include "runner/snapshot/sections.h"
 #include "runner/snapshot/state_file.h"
+#include "runner/snapshot/state_items.h"
 #include "runner/vm/vcpu.h"
 #include "runner/x86/layout.h"
 #include "smfs/base/cleanup.h"
@@ -232,7 +233,7 @@ static int check_image(struct snapshot *s, struct err *err)
 static int decode_states(struct snapshot *s, struct err *err)
 {
 	const struct snapshot_meta *m = &s->meta;
-	unsigned expected = m->ndevices;
+	const unsigned expected = m->ndevices + state_sections(m->vcpus);
 	int ret;
 
 	s->state = calloc(m->vcpus, sizeof(*s->state));
@@ -242,13 +243,11 @@ static int decode_states(struct snapshot *s, struct err *err)
 		return err_wrap(err, ret, "vcpu");
 	if (!s->irq.has_irqchip)
 		return err_set(err, ENOTSUP, "vcpu: a machine without interrupt controllers");
-	expected += SECTIONS_OF_VM;
 	for (unsigned i = 0; i < m->vcpus; i++) {
 		if ((ret = state_file_get_vcpu(&s->sections, i, &s->state[i], err)) < 0)
 			return err_wrap(err, ret, "vcpu");
 		if (!s->state[i].has_lapic)
 			return err_set(err, EBADMSG, "vcpu: no local APIC state of vCPU %u", i);
-		expected += SECTIONS_OF_VCPU;
 	}
 	if (s->sections.n != expected)
 		return err_set(err, EBADMSG, "vcpu: %u sections, the machine in meta has %u",
@@ -449,23 +448,28 @@ static int load_devices(const struct snapshot *s, struct vm *vm, struct err *err
 }
 
 /* Before any vCPU runs: the guest must never see that it is two. */
-static int give_identity(const struct snapshot *s, const struct machine *m, struct err *err)
+static int give_identity(const struct snapshot *s, enum clock_policy clock, const struct machine *m,
+			 struct err *err)
 {
-	struct mailbox box = {.generation = snapshot_next_generation(s)};
+	struct mailbox box = {.generation = snapshot_next_generation(s),
+			      .wall_ns = (uint64_t)s->meta.wall_clock_ns};
 	uint8_t *page = memory_at(&m->vm->mem, LAYOUT_MAILBOX, MAILBOX_LEN);
 	struct timespec now;
 
 	if (!page)
 		return err_set(err, EBADMSG, "no RAM at the mailbox page");
-	clock_gettime(CLOCK_REALTIME, &now);
-	box.wall_ns = (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
+	if (clock == CLOCK_ADVANCE) {
+		clock_gettime(CLOCK_REALTIME, &now);
+		box.wall_ns = (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
+	}
 	memcpy(box.uuid, s->uuid, sizeof(box.uuid));
 	mailbox_put(page, &box);
 	return m->vmgenid ? vmgenid_set(m->vmgenid, s->uuid, true, err) : 0;
 }
 
 /* In the order of KVM.md; x86/state.h has the order within a vCPU. */
-static int load(struct snapshot *s, struct machine *m, struct restore_timing *t, struct err *err)
+static int load(struct snapshot *s, enum clock_policy clock, struct machine *m,
+		struct restore_timing *t, struct err *err)
 {
 	struct vm *vm = m->vm;
 	uint64_t t0 = monotonic_us(), t1;
@@ -485,7 +489,7 @@ static int load(struct snapshot *s, struct machine *m, struct restore_timing *t,
 	t0 = monotonic_us();
 	t->devices_us = t0 - t1;
 	if (ret == 0)
-		ret = give_identity(s, m, err);
+		ret = give_identity(s, clock, m, err);
 	pthread_mutex_unlock(&vm->dev_lock);
 	for (unsigned i = 0; ret == 0 && i < vm->nvcpus; i++)
 		ret = vcpu_kvmclock_paused(vm->vcpu[i]->fd, err);
@@ -520,7 +524,7 @@ int snapshot_restore(struct snapshot *s, const struct restore_opts *o, struct ma
 		return err_wrap(err, ret, "restore %s", s->dir);
 	t->machine_us = monotonic_us() - t0;
 	memcpy(out->ram_used, used, sizeof(out->ram_used));
-	ret = load(s, out, t, err);
+	ret = load(s, o->clock, out, t, err);
 	if (ret < 0) {
 		machine_free(out);
 		return err_wrap(err, ret, "restore %s", s->dir);

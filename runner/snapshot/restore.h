@@ -16,6 +16,7 @@
 
 #include <stdint.h>
 
+#include "runner/snapshot/clock_policy.h"
 #include "runner/snapshot/meta.h"
 #include "runner/vm/machine.h"
 #include "smfs/base/bytes.h"
@@ -41,6 +42,7 @@ struct restore_opts {
 	const char *vsock_path; /* where the restored vsock0 listens; unused without one */
 	void (*serial_sink)(void *arg, const uint8_t *p, size_t n);
 	void *serial_arg;
+	enum clock_policy clock; /* decides the time in the mailbox */
 };
 
 struct restore_timing {	     /* microseconds */

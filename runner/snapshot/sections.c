@@ -5,6 +5,7 @@
 #include <string.h>
 #include <xxhash.h>
 
+#include "runner/snapshot/state_items.h"
 #include "smfs/base/num.h"
 
 #define SECTION_ALIGN 8u
@@ -170,8 +171,7 @@ static int check_known(const struct section *s, struct err *err)
 			return err_set(err, EBADMSG, "malformed device section");
 		return 0;
 	}
-	if (!(s->type >= SECTION_VCPU_MP_STATE && s->type <= SECTION_VCPU_EVENTS) &&
-	    !(s->type >= SECTION_VM_PIT2 && s->type <= SECTION_VM_IOAPIC))
+	if (!state_item_of_section(s->type))
 		return err_set(err, ENOTSUP, "unknown section type 0x%x: made by a newer version?",
 			       s->type);
 	if (s->version != SECTION_VERSION)

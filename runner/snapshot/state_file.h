@@ -13,10 +13,6 @@
 #include "runner/snapshot/sections.h"
 #include "runner/x86/state.h"
 
-/* How many there are of a vCPU, and of a VM, with an in-kernel irqchip. */
-#define SECTIONS_OF_VCPU 11u
-#define SECTIONS_OF_VM	 5u
-
 void state_file_put_vcpu(struct writer *w, unsigned index, const struct vcpu_state *s);
 int state_file_get_vcpu(const struct sections *f, unsigned index, struct vcpu_state *s,
 			struct err *err);

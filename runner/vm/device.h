@@ -26,19 +26,9 @@
 struct vm;
 struct device;
 
-/* What becomes of a device's state on restore and fork (DESIGN.md section 6). */
-enum state_class {
-	STATE_SHARED,	 /* same bytes in parent and child: read-only media */
-	STATE_DERIVED,	 /* recomputed from the host: descriptors, mappings */
-	STATE_KEPT,	 /* carried over as saved: registers, ring positions */
-	STATE_RESET,	 /* starts afresh, and the guest is told: vsock connections */
-	STATE_IDENTIFIED /* replaced by a new identity: generation, CID, MAC */
-};
-
 struct device_ops {
 	const char *type; /* "serial", "virtio-pmem" */
 	uint16_t version; /* of save()'s bytes */
-	enum state_class class;
 
 	/* `off` is relative to the device's window. `len` is 1, 2, 4 or 8. */
 	uint64_t (*read)(struct device *d, uint64_t off, unsigned len);

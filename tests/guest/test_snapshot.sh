@@ -60,6 +60,21 @@ check "into the next generation" until_true 5 said three "^gen 0000000000000003 
 check "from where two was" less "$(count_of two now)" "$(count_of three gen)"
 smvm-runner stop -f origin two three
 
+# ---- the clock policy: the time in the mailbox page is the host's, or the snapshot's
+mailbox_ns() { od -An -tu8 -j$((0x9e000 + 32)) -N8 "$SMFS_MOUNT/snapshots/$1/ram" | tr -d ' '; }
+began=$(date +%s%N)
+check "restore with the clock advanced" smvm-runner restore --name ahead --clock advance s1
+check "and frozen" smvm-runner restore --name still --clock freeze s1
+check "and a fork of it, frozen too" smvm-runner fork --name stiller --clock freeze still
+for vm in ahead still stiller; do
+	check "snapshot of $vm" smvm-runner snapshot $vm clock-$vm
+done
+check "advanced, it is the host's" [ "$(mailbox_ns clock-ahead)" -ge "$began" ]
+check "frozen, it is the snapshot's" [ "$(mailbox_ns clock-still)" = "$(sed -n 's/.*"wall_clock_ns": \([0-9]*\),/\1/p' "$SMFS_MOUNT/snapshots/s1/meta")" ]
+check "of a fork, the time of the fork" [ "$(mailbox_ns clock-stiller)" -ge "$began" ]
+check_not "any other policy is refused" smvm-runner restore --clock sometimes s1
+smvm-runner stop -f ahead still stiller
+
 # ---- out of the mount and in again
 check "it copies out" cp -r "$SMFS_MOUNT/snapshots/s1" "$T/out"
 check "byte for byte" cmp "$SMFS_MOUNT/snapshots/s1/ram" "$T/out/ram"

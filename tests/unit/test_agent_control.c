@@ -60,6 +60,7 @@ static void a_generation_is_applied_in_order(void **state)
 				       .uuid = {0xab, 0xcd},
 				       .entropy = {1, 2, 3},
 				       .entropy_len = 32,
+				       .wall_ns = AGENT_WALL_NOW,
 				       .hostname = "fork-8",
 				       .machine_id = "0123456789abcdef0123456789abcdef"};
 	struct mailbox m = {.generation = 7};
@@ -97,6 +98,20 @@ static void a_generation_is_applied_in_order(void **state)
 	assert_int_equal(agent_info(a, &i, MS, &e), 0);
 	assert_int_equal(i.generation, 8);
 	assert_int_equal(i.uuid[1], 0xcd);
+	end(x, a);
+}
+
+/* The clock policy "freeze". */
+static void a_clock_can_be_left_alone(void **state)
+{
+	static struct agent_results rs;
+	struct fixture *x = *state;
+	struct agent_generation gen = {.number = 8, .entropy_len = 32, .hostname = "h"};
+	struct err e = ERR_INIT;
+	struct agent *a = begin(x);
+
+	assert_int_equal(agent_generation(a, &gen, MS, &rs, &e), 0);
+	assert_string_equal(x->rec->log, "entropy hostname ");
 	end(x, a);
 }
 
@@ -408,6 +423,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		T(info_tells_the_state),
 		T(a_generation_is_applied_in_order),
+		T(a_clock_can_be_left_alone),
 		T(a_slow_hook_is_killed),
 		T(prepare_without_a_freezer_is_refused),
 		T(one_control_request_at_a_time),
