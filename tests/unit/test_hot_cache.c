@@ -2,6 +2,7 @@
 #include "tests/unit/store_util.h"
 
 #include <dirent.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
 #include <sys/xattr.h>
@@ -10,6 +11,7 @@
 #include "smfs/mount/hot_cache.h"
 
 #define SIZE ((size_t)4 << 20)
+#define HUGE (2 * MIB)
 
 struct cached {
 	struct fixture *f;
@@ -131,6 +133,66 @@ static void another_size_of_the_same_object_is_another_file(void **state)
 	close(make(t, 0, NULL));
 	longer.size += 4096;
 	assert_int_equal(hot_cache_get(t->c, &longer, &t->f->err), -ENOENT);
+}
+
+/* Page faults of touching every page of a mapping that may use large pages. */
+static long faults_of(int fd)
+{
+	struct rusage before, after;
+	uint8_t *area = mmap(NULL, SIZE + HUGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	assert_ptr_not_equal(area, MAP_FAILED);
+	uint8_t *at = (uint8_t *)align_up((uintptr_t)area, HUGE);
+	volatile uint8_t *p = mmap(at, SIZE, PROT_READ, MAP_PRIVATE | MAP_FIXED, fd, 0);
+	assert_ptr_not_equal((void *)p, MAP_FAILED);
+	getrusage(RUSAGE_SELF, &before);
+	for (size_t off = 0; off < SIZE; off += 4096)
+		(void)p[off];
+	getrusage(RUSAGE_SELF, &after);
+	munmap(area, SIZE + HUGE);
+	assert_int_equal(after.ru_majflt, before.ru_majflt);
+	return after.ru_minflt - before.ru_minflt;
+}
+
+/* Do the kernel and the file system keep large folios at all? Asked of a file without holes. */
+static bool has_large_folios(struct cached *t)
+{
+	char path[256];
+
+	snprintf(path, sizeof(path), "%s/cache/probe", t->f->dir);
+	int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+	assert_true(fd >= 0 && unlink(path) == 0);
+	assert_int_equal(pwrite(fd, t->data[0], SIZE, 0), SIZE);
+	assert_int_equal(fsync(fd), 0);
+	posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
+	void *m = mmap(NULL, SIZE, PROT_READ, MAP_SHARED, fd, 0);
+	assert_ptr_not_equal(m, MAP_FAILED);
+	bool yes =
+		madvise(m, SIZE, MADV_HUGEPAGE) == 0 && madvise(m, SIZE, MADV_POPULATE_READ) == 0;
+	munmap(m, SIZE);
+	yes = yes && faults_of(fd) <= (long)(SIZE / HUGE);
+	close(fd);
+	return yes;
+}
+
+/* A page of data among three of none: it is written by the page. */
+static void made_file_is_loaded_in_large_folios(void **state)
+{
+	struct cached *t = *state;
+	uint8_t *sparse = calloc(1, SIZE);
+
+	if (!has_large_folios(t)) {
+		free(sparse);
+		skip();
+	}
+	for (size_t off = 0; off < SIZE; off += 4 * 4096)
+		memset(sparse + off, 1 + (int)(off >> 14) % 255, 4096);
+	put_snapshot(t->f, "sparse", sparse, SIZE, &t->content[0]);
+	free(sparse);
+	int fd = make(t, 0, NULL);
+	ok(t->f, fd);
+	assert_in_range(faults_of(fd), 1, SIZE / HUGE);
+	close(fd);
 }
 
 /* ---- never half a file --------------------------------------------------------------------- */
@@ -473,6 +535,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		T(made_file_is_the_content_and_sparse),
+		T(made_file_is_loaded_in_large_folios),
 		T(small_and_zero_content_is_not_taken),
 		T(another_size_of_the_same_object_is_another_file),
 		T(stopped_making_leaves_nothing),
