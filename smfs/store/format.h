@@ -44,8 +44,9 @@ struct pack_head {
 void pack_head_encode(const struct pack_head *h, uint8_t out[PACK_HEAD_LEN]);
 int pack_head_decode(const uint8_t in[PACK_HEAD_LEN], struct pack_head *h);
 
-#define FRAME_HEAD_LEN 64u
-#define FRAME_ALIGN    8u
+#define FRAME_HEAD_LEN	64u
+#define FRAME_PROOF_LEN 56u /* of a header: all that its own sum covers, and the sum */
+#define FRAME_ALIGN	8u
 
 enum frame_kind { FRAME_CHUNK = 1, FRAME_MAP = 2, FRAME_DIR = 3 };
 enum frame_codec { CODEC_RAW = 0, CODEC_ZSTD = 1 };

@@ -4,6 +4,7 @@
 #include "smfs/base/io.h"
 
 #include <inttypes.h>
+#include <string.h>
 #include <unistd.h>
 
 /* Read at once, so that headers cost no system call each. A larger frame is read whole. */
@@ -59,6 +60,22 @@ static void pass(struct pack_scan *s, uint64_t n)
 		__atomic_fetch_add(s->done, n, __ATOMIC_RELAXED);
 }
 
+/* The last bytes of a pack: a header without its payload's sum, which whatever is appended gives.
+ */
+static int cut_head_at(struct window *w, uint64_t off, struct err *err)
+{
+	struct pack_scan *s = w->scan;
+	uint8_t head[FRAME_HEAD_LEN] = {0};
+	const uint8_t *p = NULL;
+	struct frame_head h;
+	int r = at(w, off, FRAME_PROOF_LEN, &p, err);
+
+	if (r < 0)
+		return r;
+	memcpy(head, p, FRAME_PROOF_LEN);
+	return s->over && frame_head_decode(head, &h) == 0 ? s->over(s, off, &h, err) : 0;
+}
+
 /* What begins at `off`: 1 = a frame, with its header in *h; 0 = none. */
 static int frame_at(struct window *w, uint64_t off, struct frame_head *h, struct err *err)
 {
@@ -67,7 +84,7 @@ static int frame_at(struct window *w, uint64_t off, struct frame_head *h, struct
 	int r;
 
 	if (!range_ok(off, FRAME_HEAD_LEN, s->len))
-		return 0;
+		return range_ok(off, FRAME_PROOF_LEN, s->len) ? cut_head_at(w, off, err) : 0;
 	if ((r = at(w, off, FRAME_HEAD_LEN, &p, err)) < 0)
 		return r;
 	if (frame_head_decode(p, h) < 0)
