@@ -1,25 +1,30 @@
 /*
  * Everything at once on one handle: ingests, replacements, removals and renames in two lanes,
- * readers under leases, collection and compaction without pause, and checks that read every frame.
+ * readers under leases, collection and compaction without pause, checks that read every frame, and
+ * mounts that come and go, with readers of their own and a third lane that is changed through them.
  * No check finds anything, no reader sees a content that is not whole, and at the end the store
  * holds what the models say. With all names gone, a collection leaves nothing.
  *
  *   test_store_together         for TOGETHER_SECONDS (5); meant for SAN=thread, too
  */
-#include "store_model.h"
+#include "store_mounted.h"
 
 #include <pthread.h>
 #include <stdatomic.h>
 #include <time.h>
 
-#define LANES	2
-#define READERS 2
+#include "smfs/mount/mount.h"
+
+#define LANES		2 /* of the store; one more is the mount's */
+#define READERS		2 /* of each mount */
+#define MOUNTED_CHANGES 40
 
 struct shared {
 	struct smfs_store *s;
-	struct model lane[LANES];
-	atomic_bool stop, failed;
-	atomic_uint changes, reads, collections, checks, freed;
+	struct model lane[LANES + 1];
+	char mnt[64]; /* "": nothing can be mounted here */
+	atomic_bool stop, failed, unmount;
+	atomic_uint changes, reads, collections, checks, freed, mounts, mounted_reads;
 	char why[ERR_MSG_MAX + 64]; /* of the first failure */
 	pthread_mutex_t lock;
 };
@@ -164,9 +169,89 @@ static void *check(void *arg)
 	return NULL;
 }
 
+/* ---- mounts ---- */
+
+static void *read_mounted(void *arg)
+{
+	struct actor *a = arg;
+	cleanup_free uint8_t *buf = malloc(MODEL_BYTES);
+	struct err err = ERR_INIT;
+	uint64_t x = a->n + 99;
+	char name[32];
+
+	while (!atomic_load(&a->sh->unmount)) {
+		struct model any = {.lane = (unsigned)(rnd(&x) % LANES)};
+
+		model_name(&any, (unsigned)(rnd(&x) % MODEL_SLOTS), name);
+		int r = mounted_tree(a->sh->mnt, name, buf, &err);
+		if (r < 0) {
+			failed(a->sh, name, &err);
+			break;
+		}
+		atomic_fetch_add(&a->sh->mounted_reads, (unsigned)r);
+	}
+	return NULL;
+}
+
+static int change_mounted(struct shared *sh, uint8_t *buf, struct err *err)
+{
+	struct model *m = &sh->lane[LANES];
+	struct model_op op = model_next(m, MODEL_KINDS);
+	int r = mounted_run(sh->mnt, m, &op, buf, err);
+
+	if (r < 0)
+		return err_wrap(err, r, "%s through the mount", model_words[op.kind]);
+	model_apply(m, &op);
+	for (unsigned i = 0; i < MODEL_SLOTS && r == 0; i++)
+		r = mounted_check_slot(sh->mnt, m, i, buf, err);
+	atomic_fetch_add(&sh->changes, 1);
+	return r;
+}
+
+static int mount_once(struct shared *sh, unsigned flags, uint8_t *buf, struct err *err)
+{
+	struct actor reader[READERS];
+	struct smfs_mount *m;
+	int r = smfs_mount_store(sh->s, sh->mnt, flags, &m, err);
+
+	if (r < 0)
+		return r;
+	atomic_store(&sh->unmount, false);
+	for (unsigned i = 0; i < READERS; i++) {
+		reader[i] = (struct actor){.sh = sh, .n = i};
+		assert_int_equal(pthread_create(&reader[i].thread, NULL, read_mounted, &reader[i]),
+				 0);
+	}
+	for (unsigned i = 0; i < MOUNTED_CHANGES && r == 0 && !atomic_load(&sh->stop); i++)
+		r = change_mounted(sh, buf, err);
+	atomic_store(&sh->unmount, true);
+	for (unsigned i = 0; i < READERS; i++)
+		pthread_join(reader[i].thread, NULL);
+	smfs_mount_stop(m);
+	return r;
+}
+
+static void *mount_always(void *arg)
+{
+	static const unsigned flags[] = {0, SMFS_MOUNT_NEVER_HOT, SMFS_MOUNT_ALWAYS_HOT};
+	struct actor *a = arg;
+	cleanup_free uint8_t *buf = malloc(MODEL_BYTES);
+	struct err err = ERR_INIT;
+
+	for (unsigned i = 0; a->sh->mnt[0] && !atomic_load(&a->sh->stop); i++) {
+		if (mount_once(a->sh, flags[i % ARRAY_SIZE(flags)], buf, &err) < 0) {
+			failed(a->sh, "mount", &err);
+			break;
+		}
+		atomic_fetch_add(&a->sh->mounts, 1);
+	}
+	return NULL;
+}
+
 static void run_all(struct shared *sh, unsigned seconds)
 {
-	void *(*const what[])(void *) = {change, change, read_always, read_always, collect, check};
+	void *(*const what[])(void *) = {change,  change, read_always, read_always,
+					 collect, check,  mount_always};
 	struct actor actor[ARRAY_SIZE(what)];
 	struct timespec until;
 
@@ -195,7 +280,7 @@ static void empty_it(struct fixture *f, struct shared *sh)
 	struct smfs_store_stat st;
 	char name[32];
 
-	for (unsigned i = 0; i < LANES; i++)
+	for (unsigned i = 0; i <= LANES; i++)
 		for (unsigned slot = 0; slot < MODEL_SLOTS; slot++) {
 			model_name(&sh->lane[i], slot, name);
 			if (sh->lane[i].slot[slot])
@@ -213,30 +298,50 @@ static void empty_it(struct fixture *f, struct shared *sh)
 	assert_int_equal(st.packs, 0);
 }
 
+static void agrees(struct fixture *f, struct shared *sh)
+{
+	cleanup_free uint8_t *buf = malloc(MODEL_BYTES);
+
+	for (unsigned i = 0; i < LANES; i++)
+		ok(f, model_check(f->s, &sh->lane[i], buf, &f->err));
+	ok(f, mounted_check_store(f->s, &sh->lane[LANES], buf, &f->err));
+}
+
 static void all_at_once(void **state)
 {
 	struct fixture *f = *state;
 	struct shared sh = {.s = f->s, .lock = PTHREAD_MUTEX_INITIALIZER};
 	const char *env = getenv("TOGETHER_SECONDS");
-	cleanup_free uint8_t *buf = malloc(MODEL_BYTES);
+	bool can_mount = geteuid() == 0 && access("/dev/fuse", R_OK | W_OK) == 0;
 
+	if (can_mount) {
+		strcpy(sh.mnt, "/tmp/smfs-mount.XXXXXX");
+		assert_non_null(mkdtemp(sh.mnt));
+	}
 	smfs_store_unpin(f->s);
-	for (unsigned i = 0; i < LANES; i++)
+	for (unsigned i = 0; i <= LANES; i++)
 		sh.lane[i] = (struct model){.seed = (uint64_t)time(NULL), .lane = i};
 	run_all(&sh, env ? (unsigned)atoi(env) : 5);
+	rmdir(sh.mnt);
 	if (atomic_load(&sh.failed))
 		fail_msg("%s", sh.why);
 	printf("# %u changes, %u reads, %u collections that freed %u frames, %u checks\n",
 	       sh.changes, sh.reads, sh.collections, sh.freed, sh.checks);
+	printf("# %u mounts, %u reads through them, %" PRIu64 " changes through them\n", sh.mounts,
+	       sh.mounted_reads, sh.lane[LANES].done);
 	assert_true(sh.changes > 0 && sh.reads > 0 && sh.collections > 0 && sh.checks > 0);
+	assert_true(!can_mount ||
+		    (sh.mounts > 0 && sh.mounted_reads > 0 && sh.lane[LANES].done > 0));
 	ok(f, model_fsck(f->s, false, &f->err));
-	for (unsigned i = 0; i < LANES; i++)
-		ok(f, model_check(f->s, &sh.lane[i], buf, &f->err));
+	agrees(f, &sh);
 	reopen(f, 0);
-	for (unsigned i = 0; i < LANES; i++)
-		ok(f, model_check(f->s, &sh.lane[i], buf, &f->err));
+	agrees(f, &sh);
 	smfs_store_unpin(f->s);
 	empty_it(f, &sh);
+	if (!can_mount) {
+		printf("# without mounts: they need root and /dev/fuse\n");
+		skip();
+	}
 }
 
 int main(void)
