@@ -48,8 +48,6 @@ static int walk_leaf(struct walk *w, const void *leaf, uint64_t base, uint64_t s
 		map_leaf_at(leaf, i, &e);
 		w->start = base + e.off;
 		w->end = MIN(base + e.off + e.len, size);
-		if (w->start >= size)
-			break;
 		int r = w->chunk(w, &e.id, e.chunk_off, e.len, err);
 		if (r < 0)
 			return r;
@@ -57,7 +55,10 @@ static int walk_leaf(struct walk *w, const void *leaf, uint64_t base, uint64_t s
 	return 0;
 }
 
-/* `base`: where the node's span begins in the file. */
+/*
+ * `base`: where the node's span begins in the file. What a node has beyond the file's end is
+ * visited as well: the node may be in a longer file, too, and no visitor comes to it twice.
+ */
 static int walk_map(struct walk *w, const struct smfs_id *id, uint8_t level, uint64_t base,
 		    uint64_t size, struct err *err)
 {
@@ -72,15 +73,10 @@ static int walk_map(struct walk *w, const struct smfs_id *id, uint8_t level, uin
 	r = object_map(w->s, id, level, &node, err);
 	if (r < 0)
 		return give_up(w, err);
-	if (level == 0 && node->delta) {
-		bool outer = w->shadow;
-
-		w->shadow = true;
-		r = walk_map(w, &node->base, 0, base, size, err);
-		w->shadow = outer;
-		if (r < 0)
-			return r;
-	}
+	/* The leaf it is a delta of is needed with all it refers to, also where the delta hides it.
+	 */
+	if (level == 0 && node->delta && (r = walk_map(w, &node->base, 0, base, size, err)) < 0)
+		return r;
 	if (level == 0) {
 		r = walk_leaf(w, node->data, base, size, err);
 	} else {
@@ -88,10 +84,8 @@ static int walk_map(struct walk *w, const struct smfs_id *id, uint8_t level, uin
 			struct map_child c;
 
 			map_inner_at(node->data, i, &c);
-			uint64_t at = base + c.pos * map_span(level - 1);
-			if (at >= size)
-				break;
-			r = walk_map(w, &c.id, level - 1, at, size, err);
+			r = walk_map(w, &c.id, level - 1, base + c.pos * map_span(level - 1), size,
+				     err);
 		}
 	}
 	if (r == 0 && w->clean && w->trouble == trouble)

@@ -25,12 +25,6 @@ struct walk {
 	/* All below a node was visited without trouble (may be NULL). */
 	void (*clean)(struct walk *w, uint8_t kind, const struct smfs_id *id);
 
-	/*
-	 * Set while the walk is below the leaf that another is a delta of: a chunk met there is
-	 * kept for that leaf, but this file need not show it, and certainly not all of it.
-	 */
-	bool shadow;
-
 	/* Where the walk is, for the visitor. */
 	char *path; /* within the tree, "" at its root */
 	size_t path_len, path_cap;
