@@ -362,6 +362,9 @@ static int name_decode(const MDB_val *k, const MDB_val *v, struct smfs_name *out
 		return -EBADMSG;
 	out->kind = ((const uint8_t *)k->mv_data)[0];
 	memcpy(out->name, (const char *)k->mv_data + 1, k->mv_size - 1);
+	/* Who lists goes on after the name: one that is shorter than its key would come for ever. */
+	if (strlen(out->name) != k->mv_size - 1)
+		return -EBADMSG;
 	get_bytes(&r, out->root.b, SMFS_ID_LEN);
 	out->created = (int64_t)get_u64(&r);
 	out->seq = get_u64(&r);
