@@ -90,37 +90,65 @@ static int check_child(struct smfs_ingest *ing, const struct smfs_id *id, uint8_
 	return r < 0 ? r : 0;
 }
 
+/* The leaf a delta is of: its note in *have, its bytes in *leaf, which *entry or *own keeps. */
+static int read_base(struct smfs_ingest *ing, const struct smfs_id *id, uint64_t *have,
+		     struct cache_entry **entry, uint8_t **own, const void **leaf, struct err *err)
+{
+	struct frame_loc loc;
+	uint32_t len;
+	bool mine;
+	int r = ingest_find_frame(ing, FRAME_MAP, id, &len, have, &mine, err);
+
+	if (r <= 0)
+		return r < 0 ? r : missing(err, "map node", id);
+	/* Of another level, and checked as that. */
+	if (mine && *have)
+		return 0;
+	if (mine && ingest_written(ing, FRAME_MAP, id, &loc)) {
+		*own = malloc(loc.raw_len);
+		if (!*own)
+			return err_set(err, ENOMEM, "out of memory");
+		*leaf = *own;
+		return object_read_at(ing->s, &loc, id, true, *own, err);
+	}
+	r = object_map(ing->s, id, 0, entry, err);
+	if (r < 0)
+		return r;
+	*have = (*entry)->delta ? LEVEL_DELTA : 0;
+	*leaf = (*entry)->data;
+	return mine ? 0 : ingest_refer(ing, FRAME_MAP, id, 0, err);
+}
+
 static int check_delta(struct smfs_ingest *ing, const uint8_t *raw, uint32_t len, uint64_t *note,
 		       struct err *err)
 {
-	cleanup_entry struct cache_entry *base = NULL;
+	cleanup_entry struct cache_entry *entry = NULL;
+	cleanup_writer struct writer merged = WRITER_INIT;
+	cleanup_free uint8_t *own = NULL;
+	const void *leaf = NULL;
 	struct map_extent e;
 	struct smfs_id id;
-	uint64_t have;
-	uint32_t base_len;
-	bool own, zeros;
+	uint64_t have = 0;
+	bool zeros;
 
 	if (map_delta_check(raw, len) < 0)
 		return err_set(err, EBADMSG, "a map node does not parse");
 	map_delta_base(raw, &id);
-	int r = ingest_find_frame(ing, FRAME_MAP, &id, &base_len, &have, &own, err);
-	if (r == 0)
-		return missing(err, "map node", &id);
-	if (r == 1 && !own) {
-		r = object_map(ing->s, &id, 0, &base, err);
-		have = r == 0 && base->delta ? LEVEL_DELTA : 0;
-		if (r == 0)
-			r = ingest_refer(ing, FRAME_MAP, &id, 0, err);
-	}
-	if (r >= 0 && have != 0)
+	int r = read_base(ing, &id, &have, &entry, &own, &leaf, err);
+	if (r == 0 && have != 0)
 		r = err_set(err, EBADMSG, "a map node is a delta of what is no leaf");
-	for (uint32_t i = 0, n = map_count(raw); i < n && r >= 0; i++) {
+	if (r == 0 && (r = map_delta_apply(leaf, raw, &merged)) < 0)
+		r = err_set(err, -r,
+			    r == -ENOMEM ? "out of memory"
+					 : "a map node and the leaf it is a delta of make "
+					   "none together");
+	for (uint32_t i = 0, n = map_count(raw); i < n && r == 0; i++) {
 		map_delta_at(raw, i, &e, &zeros);
 		if (!zeros)
 			r = check_chunk(ing, &e.id, (uint64_t)e.chunk_off + e.len, FRAME_SIZE, err);
 	}
 	*note = LEVEL_DELTA;
-	return MIN(r, 0);
+	return r;
 }
 
 int bundle_check_map(struct smfs_ingest *ing, const uint8_t *raw, uint32_t len, uint64_t *note,

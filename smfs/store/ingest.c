@@ -363,6 +363,9 @@ int ingest_put_frame(struct smfs_ingest *ing, size_t claim, const struct frame_h
 
 	if (r == 1 && loc.raw_len != h->raw_len)
 		r = ingest_collision(&h->id, &local);
+	/* A damaged copy is none. */
+	if (r == 1 && quarantine_has(ing->s, &h->id, &loc))
+		r = 0;
 	if (r == 1) {
 		pend_settle(ing, claim, PEND_INDEXED, NULL);
 		if (h->kind == FRAME_CHUNK)
@@ -424,6 +427,18 @@ static int pend_has(struct smfs_ingest *ing, uint8_t kind, const struct smfs_id 
 int ingest_chunk_loc(struct smfs_ingest *ing, const struct smfs_id *id, struct frame_loc *loc)
 {
 	return settled_loc(ing, FRAME_CHUNK, id, loc, NULL);
+}
+
+bool ingest_written(struct smfs_ingest *ing, uint8_t kind, const struct smfs_id *id,
+		    struct frame_loc *loc)
+{
+	pthread_mutex_lock(&ing->lock);
+	const struct pend *p = pend_find(ing, kind, id);
+	bool yes = p && p->state == PEND_WRITTEN;
+	if (yes)
+		*loc = p->loc;
+	pthread_mutex_unlock(&ing->lock);
+	return yes;
 }
 
 int ingest_has_content(struct smfs_ingest *ing, const struct smfs_content *c, struct err *err)

@@ -110,6 +110,10 @@ int ingest_find_frame(struct smfs_ingest *ing, uint8_t kind, const struct smfs_i
  */
 int ingest_chunk_loc(struct smfs_ingest *ing, const struct smfs_id *id, struct frame_loc *loc);
 
+/* Where a frame is that this ingest has written, in packs of its own: true with *loc. */
+bool ingest_written(struct smfs_ingest *ing, uint8_t kind, const struct smfs_id *id,
+		    struct frame_loc *loc);
+
 /* -EINVAL unless what the entry refers to is in the store or in this ingest. */
 int ingest_has_content(struct smfs_ingest *ing, const struct smfs_content *c, struct err *err);
 /* The same for a directory; its tree's bytes in *logical. */

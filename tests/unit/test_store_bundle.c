@@ -7,6 +7,7 @@
 
 #include "smfs/base/sha256.h"
 #include "smfs/store/bundle.h"
+#include "smfs/store/bundle_check.h"
 #include "smfs/store/map.h"
 
 #include <xxhash.h>
@@ -520,6 +521,114 @@ static void a_damaged_source_is_not_exported(void **state)
 	assert_non_null(strstr(p->a.err.msg, "snapshot x: data: frame"));
 }
 
+/* What a copy elsewhere has whole makes this store's copy whole, names and all. */
+static void a_stream_heals(void **state)
+{
+	struct pair *p = *state;
+	cleanup_free uint8_t *buf = malloc(200000), *got = malloc(200000);
+	struct smfs_store_stat st;
+	struct smfs_fsck k = {0};
+	struct smfs_content c;
+	struct smfs_file *file;
+	char cmd[256];
+
+	fill_random(buf, 200000, 9);
+	put_snapshot(&p->a, "x", buf, 200000, &c);
+	struct bytes x = export_to_memory(&p->a, (const char *const[]){"x"}, 1, NULL);
+	ok(&p->b, import_from_memory(&p->b, x.p, x.len, NULL));
+	snprintf(cmd, sizeof(cmd),
+		 "for f in %s/packs/*; do printf XXXX | dd of=$f bs=1 seek=70000 conv=notrunc "
+		 "2>/dev/null; done",
+		 p->b.dir);
+	assert_int_equal(system(cmd), 0);
+	reopen(&p->b, 0);
+	ok(&p->b, smfs_file_open(p->b.s, &c, &file, &p->b.err));
+	assert_int_equal(smfs_file_pread(file, got, 200000, 0, &p->b.err), -EBADMSG);
+	smfs_file_close(file);
+	ok(&p->b, import_from_memory(&p->b, x.p, x.len, "again"));
+	read_equals(&p->b, &c, buf, 200000);
+	ok(&p->b, smfs_store_stat(p->b.s, &st, &p->b.err));
+	assert_int_equal(st.healed, 1);
+	ok(&p->b, smfs_fsck(p->b.s, SMFS_FSCK_READ_DATA, &k, &p->b.err));
+	assert_int_equal(k.quarantined, 0);
+	free(x.p);
+}
+
+/* ---- deltas ---- */
+
+enum { TINY = 1024 };
+
+/* A leaf of `n` extents of TINY bytes, each the first of one chunk. */
+static void put_leaf(struct fixture *f, struct smfs_ingest *ing, uint32_t n, struct smfs_id *leaf,
+		     struct smfs_id *chunk)
+{
+	cleanup_writer struct writer w = WRITER_INIT;
+	uint8_t data[TINY];
+
+	fill_random(data, sizeof(data), 1);
+	ok(f, ingest_put(ing, FRAME_CHUNK, data, sizeof(data), 0, chunk, &f->err));
+	map_leaf_head(&w, n);
+	for (uint32_t i = 0; i < n; i++)
+		map_leaf_entry(&w, &(struct map_extent){i * TINY, TINY, 0, *chunk});
+	ok(f, ingest_put(ing, FRAME_MAP, w.p, (uint32_t)w.len, 0, leaf, &f->err));
+}
+
+/* A delta of one entry of the chunk, or of zeros (NULL). */
+static int check_delta(struct fixture *f, struct smfs_ingest *ing, const struct smfs_id *leaf,
+		       uint32_t off, uint32_t len, const struct smfs_id *chunk)
+{
+	cleanup_writer struct writer w = WRITER_INIT;
+	uint64_t note;
+
+	put_bytes(&w, "DELT", 4);
+	put_u32(&w, 0);
+	put_u32(&w, 1);
+	put_u32(&w, chunk ? 1 : 0);
+	put_bytes(&w, leaf->b, SMFS_ID_LEN);
+	if (chunk)
+		put_bytes(&w, chunk->b, SMFS_ID_LEN);
+	put_u32(&w, off);
+	put_u32(&w, len);
+	put_u32(&w, 0);
+	put_u32(&w, chunk ? 0 : UINT32_MAX);
+	return bundle_check_map(ing, w.p, (uint32_t)w.len, &note, &f->err);
+}
+
+static void deltas_of(struct fixture *f, struct smfs_ingest *ing, const struct smfs_id *few,
+		      const struct smfs_id *full, const struct smfs_id *chunk)
+{
+	ok(f, check_delta(f, ing, few, 0, TINY, NULL));
+	ok(f, check_delta(f, ing, few, 100, 50, chunk));
+	/* Nothing is left. */
+	assert_int_equal(check_delta(f, ing, few, 0, LEAF_SPAN, NULL), -EBADMSG);
+	/* Two extents out of one, in a leaf that has no room. */
+	ok(f, check_delta(f, ing, full, 0, TINY / 2, NULL));
+	assert_int_equal(check_delta(f, ing, full, 100, 50, chunk), -EBADMSG);
+	assert_non_null(strstr(f->err.msg, "make none together"));
+	/* Past the end of the chunk. */
+	assert_int_equal(check_delta(f, ing, few, 0, TINY + 1, chunk), -EBADMSG);
+	/* No leaf is there. */
+	assert_int_equal(check_delta(f, ing, chunk, 0, TINY, NULL), -EBADMSG);
+}
+
+/* The leaf that a delta stands for is checked, whether its base comes in the stream or is there. */
+static void a_delta_must_make_a_leaf(void **state)
+{
+	struct pair *p = *state;
+	struct fixture *f = &p->a;
+	struct smfs_id few, full, chunk;
+	struct smfs_ingest *ing;
+
+	ok(f, smfs_ingest_begin(f->s, &ing, &f->err));
+	put_leaf(f, ing, 3, &few, &chunk);
+	put_leaf(f, ing, LEAF_MAX, &full, &chunk);
+	deltas_of(f, ing, &few, &full, &chunk);
+	ok(f, smfs_ingest_commit(ing, &f->err));
+	ok(f, smfs_ingest_begin(f->s, &ing, &f->err));
+	deltas_of(f, ing, &few, &full, &chunk);
+	smfs_ingest_abort(ing);
+}
+
 #define T(fn) cmocka_unit_test_setup_teardown(fn, pair_setup, pair_teardown)
 
 int main(void)
@@ -534,6 +643,8 @@ int main(void)
 		T(a_frame_must_hash_to_its_id),
 		T(references_must_fit),
 		T(a_damaged_source_is_not_exported),
+		T(a_stream_heals),
+		T(a_delta_must_make_a_leaf),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
