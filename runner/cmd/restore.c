@@ -21,6 +21,8 @@ static const char usage[] =
 	"  -f, --foreground   stay, with the serial console on standard input and output\n"
 	"      --clock POLICY advance (default): the guest's wall clock is set to the host's; freeze: it\n"
 	"                     goes on from where the snapshot stopped it\n"
+	"      --prefault WHAT  map RAM in the background once the guest runs: its working set, if\n"
+	"                     the snapshot has one (ws, the default), all data (all), or none\n"
 	"      --mount DIR    where the store is mounted ($SMFS_MOUNT, /mnt/smfs)\n"
 	"      --json         print id, name, pid, directory and the time of each phase as JSON\n";
 
@@ -62,12 +64,17 @@ static int restore_many(const char *name, unsigned n, const struct vmm_restore *
 
 int cmd_restore(int argc, char **argv)
 {
-	static const struct option options[] = {
-		{"number", required_argument, NULL, 'n'}, {"name", required_argument, NULL, 'N'},
-		{"foreground", no_argument, NULL, 'f'},	  {"mount", required_argument, NULL, 'm'},
-		{"clock", required_argument, NULL, 'c'},  {"json", no_argument, NULL, 'j'},
-		{"help", no_argument, NULL, 'h'},	  {0}};
+	static const struct option options[] = {{"number", required_argument, NULL, 'n'},
+						{"name", required_argument, NULL, 'N'},
+						{"prefault", required_argument, NULL, 'p'},
+						{"foreground", no_argument, NULL, 'f'},
+						{"clock", required_argument, NULL, 'c'},
+						{"mount", required_argument, NULL, 'm'},
+						{"json", no_argument, NULL, 'j'},
+						{"help", no_argument, NULL, 'h'},
+						{0}};
 	const char *name = NULL, *mount = NULL;
+	enum prefault_policy prefault = PREFAULT_WS;
 	bool foreground = false, json = false;
 	struct err err = ERR_INIT;
 	char dir[PATH_MAX];
@@ -84,6 +91,10 @@ int cmd_restore(int argc, char **argv)
 			name = optarg;
 			if (rundir_name_check(name, &err) < 0)
 				return usage_error("restore", "%s", err.msg);
+			break;
+		case 'p':
+			if (!prefault_policy_of(optarg, &prefault))
+				return usage_error("restore", "--prefault: none, ws or all");
 			break;
 		case 'f':
 			foreground = true;
@@ -107,7 +118,10 @@ int cmd_restore(int argc, char **argv)
 	}
 	if (argc - optind != 1)
 		return usage_error("restore", "takes one snapshot");
-	struct vmm_restore r = {.mount = where_mount(mount), .snapshot_dir = dir, .clock = clock};
+	struct vmm_restore r = {.mount = where_mount(mount),
+				.snapshot_dir = dir,
+				.clock = clock,
+				.prefault = prefault};
 	if (where_snapshot(r.mount, argv[optind], dir, &err) < 0)
 		return fail(&err);
 	if (foreground && n > 1)

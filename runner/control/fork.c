@@ -47,7 +47,8 @@ static int child_body(struct spawn_child *c, struct rundir *d, void *arg, struct
 	if (snapshot_of_copy(&parent->machine, &f->meta, &f->vcpu, parent->rootfs, &s, err) < 0)
 		return EXIT_FAILED;
 	at.opened = monotonic_us();
-	if (vmm_from_snapshot(d, s, parent->mount, f->clock, false, &at, &v, &timings, err) < 0)
+	if (vmm_from_snapshot(d, s, parent->mount, f->clock, PREFAULT_NONE, false, &at, &v,
+			      &timings, err) < 0)
 		return EXIT_FAILED;
 	snprintf(v->rootfs, sizeof(v->rootfs), "%s", parent->rootfs);
 	spawn_ready(c,

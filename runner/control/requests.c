@@ -56,6 +56,16 @@ static json_t *agent_json(struct vmm *v)
 	return j;
 }
 
+static json_t *prefault_json(const struct prefault *p)
+{
+	struct prefault_stats st;
+
+	prefault_stats(p, &st);
+	return json_pack("{s:s, s:I, s:I, s:I}", "state", prefault_state_name(st.state),
+			 "read_pages", (json_int_t)st.read_pages, "written_pages",
+			 (json_int_t)st.written_pages, "us", (json_int_t)st.us);
+}
+
 static int op_info(void *arg, struct control_request *rq, const json_t *body, json_t *reply,
 		   struct err *err)
 {
@@ -78,6 +88,8 @@ static int op_info(void *arg, struct control_request *rq, const json_t *body, js
 		json_object_set_new(reply, "guest", agent_json(v));
 	if (v->restored)
 		json_object_set(reply, "restored", v->restored);
+	if (v->prefault)
+		json_object_set_new(reply, "prefault", prefault_json(v->prefault));
 	if (v->save.last)
 		json_object_set(reply, "snapshot", v->save.last);
 	return 0;

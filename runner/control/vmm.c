@@ -304,7 +304,8 @@ static json_t *timings_json(const struct restore_timing *t, const struct vmm_mom
 
 /* The guest runs from vmm_start() on; what follows is for its observers and its identity. */
 static int bring_up(struct vmm *v, struct snapshot *s, enum clock_policy clock,
-		    struct vmm_moments *at, json_t **timings, struct err *err)
+		    enum prefault_policy prefault, struct vmm_moments *at, json_t **timings,
+		    struct err *err)
 {
 	char vsock[RUNDIR_PATH_MAX];
 	struct restore_opts o = {.vsock_path = rundir_file(v->dir, "vsock.sock", vsock),
@@ -320,6 +321,8 @@ static int bring_up(struct vmm *v, struct snapshot *s, enum clock_policy clock,
 	if ((r = snapshot_restore(s, &o, &v->machine, &t, err)) < 0 || (r = vmm_start(v, err)) < 0)
 		return r;
 	at->running = monotonic_us();
+	if (prefault_start(&v->machine, prefault, snapshot_take_ws(s), &v->prefault, err) < 0)
+		log_warn("%s; the guest faults by itself", err->msg);
 	v->has_agent = vm_find_device(v->machine.vm, "vsock0") != NULL;
 	restore_info(v, snapshot_meta(s));
 	if ((r = vmm_publish(v, err)) < 0)
@@ -337,15 +340,15 @@ static int bring_up(struct vmm *v, struct snapshot *s, enum clock_policy clock,
 }
 
 int vmm_from_snapshot(struct rundir *dir, struct snapshot *s, const char *mount,
-		      enum clock_policy clock, bool foreground, struct vmm_moments *at,
-		      struct vmm **out, json_t **timings, struct err *err)
+		      enum clock_policy clock, enum prefault_policy prefault, bool foreground,
+		      struct vmm_moments *at, struct vmm **out, json_t **timings, struct err *err)
 {
 	struct vmm *v = vmm_new(dir, foreground, err);
 	int r = v ? 0 : -(err ? err->code : ENOMEM);
 
 	if (v) {
 		v->mount = mount;
-		r = bring_up(v, s, clock, at, timings, err);
+		r = bring_up(v, s, clock, prefault, at, timings, err);
 	}
 	snapshot_close(s);
 	if (r < 0) {
@@ -367,7 +370,8 @@ int vmm_restore(struct rundir *dir, const struct vmm_restore *r, bool foreground
 		return ret;
 	at.opened = monotonic_us();
 	snprintf(dir->info.snapshot, sizeof(dir->info.snapshot), "%.500s", r->snapshot_dir);
-	return vmm_from_snapshot(dir, s, r->mount, r->clock, foreground, &at, out, timings, err);
+	return vmm_from_snapshot(dir, s, r->mount, r->clock, r->prefault, foreground, &at, out,
+				 timings, err);
 }
 
 /* ---- the rest of its life ------------------------------------------------------------------ */
@@ -415,6 +419,7 @@ void vmm_free(struct vmm *v)
 		vm_end(v->machine.vm, VM_STOPPED);
 	if (v->machine.vm)
 		vm_wait(v->machine.vm, NULL);
+	prefault_stop(v->prefault);
 	console_free(v->console);
 	machine_free(&v->machine);
 	json_decref(v->restored);

@@ -21,6 +21,7 @@
 #include "runner/control/rundir.h"
 #include "runner/proto/bootconf.h"
 #include "runner/snapshot/clock_policy.h"
+#include "runner/snapshot/prefault.h"
 #include "runner/vm/vm.h"
 
 struct vmm;
@@ -42,6 +43,7 @@ struct vmm_restore {
 	const char *mount;
 	const char *snapshot_dir;
 	enum clock_policy clock;
+	enum prefault_policy prefault;
 };
 
 /*

@@ -27,7 +27,8 @@ struct vmm {
 	char image[512];
 	char rootfs[PATH_MAX];
 
-	json_t *restored; /* timings of the restore, NULL after a cold boot */
+	struct prefault *prefault; /* of a restore; NULL after a cold boot */
+	json_t *restored;	   /* timings of the restore, NULL after a cold boot */
 	struct saves save;
 };
 
@@ -40,10 +41,11 @@ struct vmm_moments {
 
 /*
  * From an open snapshot, which it closes, to a running VM with its own identity. `mount` outlives
- * the VM. `at` has `began` and `opened`; *timings as for vmm_restore().
+ * the VM. Of a fork `prefault` is none. `at` has `began` and `opened`; *timings as for
+ * vmm_restore().
  */
 int vmm_from_snapshot(struct rundir *dir, struct snapshot *s, const char *mount,
-		      enum clock_policy clock, bool foreground, struct vmm_moments *at,
-		      struct vmm **out, json_t **timings, struct err *err);
+		      enum clock_policy clock, enum prefault_policy prefault, bool foreground,
+		      struct vmm_moments *at, struct vmm **out, json_t **timings, struct err *err);
 
 #endif

@@ -56,7 +56,7 @@ static int child_save(const struct machine *m, const struct save_info *info,
 	if (ret == 0) {
 		ret = save_write_ram(m, info->mount, meta, ing, &ram, stats, err);
 		if (ret == 0)
-			ret = save_write_rest(info->name, meta, vcpu, &ram, ing, err);
+			ret = save_write_rest(m, info->name, meta, vcpu, &ram, ing, err);
 		if (ret == 0)
 			ret = save_commit(ing, stats, err);
 		else

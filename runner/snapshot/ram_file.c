@@ -29,11 +29,6 @@ static bool marked(const struct ram_blocks *b, uint64_t block)
 	return b->bits[block / 8] >> (block % 8) & 1;
 }
 
-/* A run of `len` bytes at `off` of a region: pages of the mapping's own (the guest has written
- * them), or none of it. */
-typedef int (*run_fn)(void *arg, const struct memory_region *r, uint64_t off, uint64_t len,
-		      bool own, struct err *err);
-
 struct pagemap {
 	int fd;
 	uint64_t *entries; /* PM_BATCH */
@@ -55,13 +50,17 @@ static void pagemap_close(struct pagemap *pm)
 	free(pm->entries);
 }
 
-static bool is_own(uint64_t e)
+static enum ram_page kind_of(uint64_t e)
 {
-	return (e & PM_SWAPPED) || ((e & PM_PRESENT) && !(e & PM_FILE));
+	if (e & PM_SWAPPED)
+		return RAM_OWN;
+	if (!(e & PM_PRESENT))
+		return RAM_UNTOUCHED;
+	return e & PM_FILE ? RAM_FILE : RAM_OWN;
 }
 
 /* Every run of the region, in order; runs end at batches, too. */
-static int each_run(struct pagemap *pm, const struct memory_region *r, run_fn fn, void *arg,
+static int each_run(struct pagemap *pm, const struct memory_region *r, ram_run_fn fn, void *arg,
 		    struct err *err)
 {
 	const uint64_t first = (uintptr_t)r->hva / PAGE, n = r->size / PAGE;
@@ -74,11 +73,11 @@ static int each_run(struct pagemap *pm, const struct memory_region *r, run_fn fn
 		if (ret < 0)
 			return err_set(err, -ret, "read /proc/self/pagemap: %s", strerror(-ret));
 		for (uint64_t p = 0, end; p < k; p = end) {
-			const bool own = is_own(pm->entries[p]);
+			const enum ram_page kind = kind_of(pm->entries[p]);
 
-			for (end = p + 1; end < k && is_own(pm->entries[end]) == own; end++)
+			for (end = p + 1; end < k && kind_of(pm->entries[end]) == kind; end++)
 				;
-			ret = fn(arg, r, (i + p) * PAGE, (end - p) * PAGE, own, err);
+			ret = fn(arg, r, (i + p) * PAGE, (end - p) * PAGE, kind, err);
 			if (ret < 0)
 				return ret;
 		}
@@ -86,10 +85,22 @@ static int each_run(struct pagemap *pm, const struct memory_region *r, run_fn fn
 	return 0;
 }
 
-static int mark_run(void *arg, const struct memory_region *r, uint64_t off, uint64_t len, bool own,
-		    struct err *err)
+int ram_runs_each(const struct memory *m, ram_run_fn fn, void *arg, struct err *err)
 {
-	if (own)
+	struct pagemap pm;
+	int ret = pagemap_open(&pm, err);
+
+	for (unsigned i = 0; ret == 0 && i < m->n; i++)
+		if (m->region[i].kind == MEMORY_RAM)
+			ret = each_run(&pm, &m->region[i], fn, arg, err);
+	pagemap_close(&pm);
+	return ret;
+}
+
+static int mark_run(void *arg, const struct memory_region *r, uint64_t off, uint64_t len,
+		    enum ram_page kind, struct err *err)
+{
+	if (kind == RAM_OWN)
 		mark(arg, r->file_off + off, len);
 	return 0;
 }
@@ -120,18 +131,15 @@ int ram_blocks_find(const struct memory *m, int ram_fd, struct ram_blocks *out, 
 {
 	struct ram_blocks b = {.ram_bytes = memory_ram_bytes(m)};
 	const uint64_t nblocks = (b.ram_bytes + RAM_BLOCK - 1) / RAM_BLOCK;
-	struct pagemap pm;
-	int ret = pagemap_open(&pm, err);
+	int ret = 0;
 
 	b.bits = calloc(1, nblocks / 8 + 1);
-	if (ret == 0 && !b.bits)
+	if (!b.bits)
 		ret = err_set(err, ENOMEM, "snapshot ram: out of memory");
 	if (ret == 0 && ram_fd >= 0)
 		ret = mark_file_data(&b, ram_fd, err);
-	for (unsigned i = 0; ret == 0 && i < m->n; i++)
-		if (m->region[i].kind == MEMORY_RAM)
-			ret = each_run(&pm, &m->region[i], mark_run, &b, err);
-	pagemap_close(&pm);
+	if (ret == 0)
+		ret = ram_runs_each(m, mark_run, &b, err);
 	if (ret < 0) {
 		ram_blocks_free(&b);
 		return ret;
@@ -194,36 +202,30 @@ int ram_blocks_write(const struct memory *m, const struct ram_blocks *b, struct 
 }
 
 struct diff {
+	const struct memory *mem;
 	struct smfs_stream *st;
-	uint64_t own_bytes;
-	uint64_t *used; /* of the region at hand */
+	uint64_t own_bytes, *used;
 };
 
-static int diff_run(void *arg, const struct memory_region *r, uint64_t off, uint64_t len, bool own,
-		    struct err *err)
+static int diff_run(void *arg, const struct memory_region *r, uint64_t off, uint64_t len,
+		    enum ram_page kind, struct err *err)
 {
 	struct diff *d = arg;
+	uint64_t *used = &d->used[r - d->mem->region];
 
-	if (!own)
+	if (kind != RAM_OWN)
 		return smfs_stream_same(d->st, len, err);
 	d->own_bytes += len;
-	*d->used = MAX(*d->used, off + len);
+	*used = MAX(*used, off + len);
 	return smfs_stream_write(d->st, r->hva + off, len, err);
 }
 
 int ram_diff_write(const struct memory *m, struct smfs_stream *st, uint64_t *own_bytes,
 		   uint64_t used[MEMORY_MAX_REGIONS], struct err *err)
 {
-	struct diff d = {.st = st};
-	struct pagemap pm;
-	int ret = pagemap_open(&pm, err);
+	struct diff d = {.mem = m, .st = st, .used = used};
+	int ret = ram_runs_each(m, diff_run, &d, err);
 
-	for (unsigned i = 0; ret == 0 && i < m->n; i++) {
-		d.used = &used[i];
-		if (m->region[i].kind == MEMORY_RAM)
-			ret = each_run(&pm, &m->region[i], diff_run, &d, err);
-	}
-	pagemap_close(&pm);
 	*own_bytes = d.own_bytes;
 	return ret;
 }

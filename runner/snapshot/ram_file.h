@@ -26,6 +26,19 @@ struct ram_blocks {
 	uint64_t data_bytes; /* in set blocks */
 };
 
+/*
+ * The kernel's account of one page of RAM: untouched; mapped from the file behind it, so read and
+ * never written; or the process's own, so written (swapped ones, too). Of anonymous RAM all that
+ * exists is the process's own.
+ */
+enum ram_page { RAM_UNTOUCHED, RAM_FILE, RAM_OWN };
+
+/* A run of `len` bytes at `off` of a region, all of one kind. */
+typedef int (*ram_run_fn)(void *arg, const struct memory_region *r, uint64_t off, uint64_t len,
+			  enum ram_page kind, struct err *err);
+/* Every run of RAM in order; neighbours may be of one kind. Ends at the first error of `fn`. */
+int ram_runs_each(const struct memory *m, ram_run_fn fn, void *arg, struct err *err);
+
 /* `ram_fd`: the file behind the RAM, -1 for anonymous RAM. */
 int ram_blocks_find(const struct memory *m, int ram_fd, struct ram_blocks *out, struct err *err);
 void ram_blocks_free(struct ram_blocks *b);

@@ -28,7 +28,8 @@ struct snapshot {
 	char *dir, *mount;
 	char *rootfs; /* absolute, NULL if none */
 	char *ram_path;
-	int ram_fd;
+	int ram_fd, ws_fd;
+	bool ram_copied;	  /* of a fork: struct machine's */
 	char *vcpu;		  /* the file's bytes, which `sections` points into */
 	struct memory *inherited; /* of the machine this process is a copy of, or NULL */
 	struct snapshot_meta meta;
@@ -292,6 +293,8 @@ static int open_at(struct snapshot *s, int dir, struct err *err)
 	    (ret = read_vcpu(s, dir, err)) < 0 || (ret = open_ram(s, dir, err)) < 0 ||
 	    (ret = check_all(s, err)) < 0)
 		return ret;
+	/* No part of the state, so whatever is wrong with it is no reason not to restore. */
+	s->ws_fd = openat(dir, "ws", O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOFOLLOW);
 	return new_uuid(s->uuid, err);
 }
 
@@ -307,7 +310,7 @@ int snapshot_open(const char *dir, const char *mount, struct snapshot **out, str
 	s = calloc(1, sizeof(*s));
 	if (!s)
 		return err_set(err, ENOMEM, "snapshot %s: out of memory", dir);
-	s->ram_fd = -1;
+	s->ram_fd = s->ws_fd = -1;
 	s->dir = strdup(dir);
 	s->mount = strdup(mount);
 	ret = s->dir && s->mount ? open_at(s, fd, err) : err_set(err, ENOMEM, "out of memory");
@@ -324,6 +327,7 @@ static int open_copy(struct snapshot *s, struct machine *m, const char *rootfs, 
 	int ret = sections_parse(s->vcpu, s->meta.vcpu_bytes, &s->sections, err);
 
 	s->inherited = &m->vm->mem;
+	s->ram_copied = m->ram_copied;
 	s->linux_guest = m->vmgenid != NULL;
 	s->has_vsock = vm_find_device(m->vm, "vsock0") != NULL;
 	for (; s->ndisks < m->ndisks; s->ndisks++)
@@ -353,7 +357,7 @@ int snapshot_of_copy(struct machine *m, const struct snapshot_meta *meta, struct
 	*out = NULL;
 	if (!s)
 		return err_set(err, ENOMEM, "fork: out of memory");
-	s->ram_fd = -1;
+	s->ram_fd = s->ws_fd = -1;
 	s->dir = strdup("the forked machine");
 	s->ram_path = strdup("inherited RAM");
 	s->meta = *meta;
@@ -383,10 +387,17 @@ const uint8_t *snapshot_next_uuid(const struct snapshot *s)
 	return s->uuid;
 }
 
+int snapshot_take_ws(struct snapshot *s)
+{
+	return steal_fd(&s->ws_fd);
+}
+
 void snapshot_close(struct snapshot *s)
 {
 	if (!s)
 		return;
+	if (s->ws_fd >= 0)
+		close(s->ws_fd);
 	if (s->ram_fd >= 0)
 		close(s->ram_fd);
 	free(s->dir);
@@ -524,6 +535,7 @@ int snapshot_restore(struct snapshot *s, const struct restore_opts *o, struct ma
 		return err_wrap(err, ret, "restore %s", s->dir);
 	t->machine_us = monotonic_us() - t0;
 	memcpy(out->ram_used, used, sizeof(out->ram_used));
+	out->ram_copied = s->ram_copied;
 	ret = load(s, o->clock, out, t, err);
 	if (ret < 0) {
 		machine_free(out);

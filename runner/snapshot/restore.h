@@ -36,6 +36,8 @@ const struct snapshot_meta *snapshot_meta(const struct snapshot *s);
 /* The generation the restored machine will have, and its fresh uuid (chosen by snapshot_open()). */
 uint64_t snapshot_next_generation(const struct snapshot *s);
 const uint8_t *snapshot_next_uuid(const struct snapshot *s); /* 16 bytes */
+/* The snapshot's `ws`, opened and not looked at; the caller's now. -1: it has none. */
+int snapshot_take_ws(struct snapshot *s);
 void snapshot_close(struct snapshot *s);
 
 struct restore_opts {

@@ -11,6 +11,7 @@
 #include "runner/snapshot/capture.h"
 #include "runner/snapshot/ram_file.h"
 #include "runner/snapshot/save_steps.h"
+#include "runner/snapshot/ws.h"
 #include "smfs/base/cleanup.h"
 #include "smfs/base/clock.h"
 #include "smfs/base/hex.h"
@@ -153,8 +154,10 @@ static int write_diff(const struct machine *m, const char *mount, struct snapsho
 
 	if (!base_content(m->ram_fd, mount, &base) || base.size != memory_ram_bytes(&m->vm->mem))
 		return 0;
-	if (smfs_stream_open_diff(ing, &base, SMFS_STREAM_STABLE | SMFS_STREAM_CHANGED, &st, &why) <
-	    0) {
+	/* Copies made in advance and never written to are found to be the base's. */
+	if (smfs_stream_open_diff(ing, &base,
+				  SMFS_STREAM_STABLE | (m->ram_copied ? 0 : SMFS_STREAM_CHANGED),
+				  &st, &why) < 0) {
 		/* Of another store, most likely. A failure of this one will show again. */
 		log_info("no diff, all of RAM is written: %s", why.msg);
 		return 0;
@@ -208,16 +211,43 @@ int save_write_ram(const struct machine *m, const char *mount, struct snapshot_m
 	return diff ? MIN(diff, 0) : write_all(m, meta, ing, out, stats, err);
 }
 
-int save_write_rest(const char *name, const struct snapshot_meta *meta, const struct writer *vcpu,
-		    const struct smfs_content *ram, struct smfs_ingest *ing, struct err *err)
+/*
+ * What a restored machine has touched since, as far as its page tables still tell: the guest may
+ * run meanwhile, which makes it neither less true nor less useful. 1: there is one; 0: there is
+ * none.
+ */
+static int write_ws(const struct machine *m, struct smfs_ingest *ing, struct smfs_content *out,
+		    struct err *err)
 {
-	enum { META, RAM, VCPU, N };
-	struct smfs_entry e[N] = {
-		[META] = {.name = "meta"}, [RAM] = {.name = "ram"}, [VCPU] = {.name = "vcpu"}};
+	cleanup_writer struct writer w = WRITER_INIT;
+	struct ws ws = {0};
+	int ret;
+
+	if (m->ram_fd < 0)
+		return 0;
+	ret = ws_record(&m->vm->mem, &ws, err);
+	if (ret == 0) {
+		ws_encode(&ws, &w);
+		ret = w.failed ? err_set(err, ENOMEM, "ws: out of memory")
+			       : smfs_ingest_mem(ing, w.p, w.len, out, err);
+	}
+	ws_free(&ws);
+	return ret < 0 ? ret : 1;
+}
+
+int save_write_rest(const struct machine *m, const char *name, const struct snapshot_meta *meta,
+		    const struct writer *vcpu, const struct smfs_content *ram,
+		    struct smfs_ingest *ing, struct err *err)
+{
+	enum { META, RAM, VCPU, WS, N };
+	struct smfs_entry e[N] = {[META] = {.name = "meta"},
+				  [RAM] = {.name = "ram"},
+				  [VCPU] = {.name = "vcpu"},
+				  [WS] = {.name = "ws"}};
 	cleanup_free char *text = NULL;
 	struct smfs_id dir;
 	size_t len;
-	int ret = meta_encode(meta, &text, &len, err);
+	int ret = meta_encode(meta, &text, &len, err), ws;
 
 	if (ret < 0)
 		return ret;
@@ -228,9 +258,10 @@ int save_write_rest(const char *name, const struct snapshot_meta *meta, const st
 		e[i].mtime_nsec = (uint32_t)(meta->wall_clock_ns % 1000000000);
 	}
 	e[RAM].content = *ram;
-	if ((ret = smfs_ingest_mem(ing, text, len, &e[META].content, err)) < 0 ||
+	if ((ret = ws = write_ws(m, ing, &e[WS].content, err)) < 0 ||
+	    (ret = smfs_ingest_mem(ing, text, len, &e[META].content, err)) < 0 ||
 	    (ret = smfs_ingest_mem(ing, vcpu->p, vcpu->len, &e[VCPU].content, err)) < 0 ||
-	    (ret = smfs_ingest_dir(ing, e, N, &dir, err)) < 0)
+	    (ret = smfs_ingest_dir(ing, e, ws ? N : WS, &dir, err)) < 0)
 		return ret;
 	return smfs_ingest_name(ing, SMFS_SNAPSHOT, name, &dir, NULL, 0, err);
 }
@@ -258,7 +289,7 @@ static int save_paused(const struct machine *m, const struct save_info *info,
 		ret = save_resume(m, ret, err);
 	stats->pause_us = monotonic_us() - start;
 	if (ret == 0)
-		ret = save_write_rest(info->name, meta, &vcpu, &ram, ing, err);
+		ret = save_write_rest(m, info->name, meta, &vcpu, &ram, ing, err);
 	return ret;
 }
 

@@ -18,9 +18,10 @@ int save_write_ram(const struct machine *m, const char *mount, struct snapshot_m
 		   struct err *err);
 /* vm_resume(); a failure of it is returned unless `ret` is one already. */
 int save_resume(const struct machine *m, int ret, struct err *err);
-/* `meta`, `vcpu`, the directory and its name. */
-int save_write_rest(const char *name, const struct snapshot_meta *meta, const struct writer *vcpu,
-		    const struct smfs_content *ram, struct smfs_ingest *ing, struct err *err);
+/* `meta`, `vcpu`, of a restored machine `ws`, the directory and its name. */
+int save_write_rest(const struct machine *m, const char *name, const struct snapshot_meta *meta,
+		    const struct writer *vcpu, const struct smfs_content *ram,
+		    struct smfs_ingest *ing, struct err *err);
 /* Ends the ingest in every case. */
 int save_commit(struct smfs_ingest *ing, struct save_stats *stats, struct err *err);
 

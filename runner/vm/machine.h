@@ -67,6 +67,8 @@ struct machine {
 	int ram_fd;
 	/* Where that file's data in each RAM region ends at the latest, from the region's start. */
 	uint64_t ram_used[MEMORY_MAX_REGIONS];
+	/* Pages of the process's own need not be ones the guest has written (prefault.h). */
+	bool ram_copied;
 	struct machine_disk_kept disk[MACHINE_MAX_DISKS];
 	unsigned ndisks;
 };

@@ -341,7 +341,7 @@ static int start_threads(struct vm *vm, struct err *err)
  * may have been put on that one: so not before the guest has run, which its first exit proves. A
  * guest that makes none in LATER_WAIT_MS has run for most of them.
  */
-static void await_guest(struct vm *vm)
+void vm_await_guest(struct vm *vm)
 {
 	struct timespec until;
 
@@ -363,7 +363,7 @@ static int set_later_slots(struct vm *vm, struct err *err)
 	int r = 0;
 
 	if (memory_has_later(&vm->mem)) {
-		await_guest(vm);
+		vm_await_guest(vm);
 		r = memory_set_later(&vm->mem, vm->fd, err);
 	}
 

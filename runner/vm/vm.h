@@ -128,6 +128,11 @@ struct device *vm_find_device(const struct vm *vm, const char *id);
  */
 int vm_start(struct vm *vm, struct err *err);
 /*
+ * Wait until the guest has run: for its first exit, or some milliseconds if it makes none. For what
+ * works beside a new guest and is not to take its first instruction's processor.
+ */
+void vm_await_guest(struct vm *vm);
+/*
  * Stop all vCPUs outside the guest with any pending PIO/MMIO completed (one re-entry with
  * immediate_exit), then quiesce every device in list order. On error the VM is running again.
  *
