@@ -121,6 +121,16 @@ void console_output(void *console, const void *buf, size_t len)
 	}
 }
 
+/* Standard input is over; what the guest says is still wanted. */
+static void end_input(struct viewer *v)
+{
+	loop_unwatch(v->console->loop, v->watch);
+	v->watch = NULL;
+	if (v->owned)
+		close(v->in);
+	v->in = -1;
+}
+
 static void viewer_read(void *arg, uint32_t events)
 {
 	struct viewer *v = arg;
@@ -129,6 +139,8 @@ static void viewer_read(void *arg, uint32_t events)
 
 	if (n > 0)
 		v->console->type(v->console->type_arg, buf, n);
+	else if (n == 0 && v->out != v->in)
+		end_input(v);
 	else if (n == 0 || (errno != EAGAIN && errno != EINTR))
 		viewer_drop(v);
 }
