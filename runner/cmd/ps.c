@@ -12,12 +12,18 @@ static json_t *info_json(const struct rundir *d)
 {
 	const struct vm_info *i = &d->info;
 
-	return json_pack("{s:s, s:s, s:i, s:I, s:i, s:I, s:s, s:s, s:s, s:I, s:s}", "id", i->id,
-			 "name", i->name, "pid", (int)i->pid, "created_ns",
-			 (json_int_t)i->created_ns, "vcpus", (int)i->vcpus, "ram_bytes",
-			 (json_int_t)i->ram_bytes, "image", i->image, "snapshot", i->snapshot,
-			 "parent", i->parent, "generation", (json_int_t)i->generation, "dir",
-			 d->path);
+	json_t *j = json_pack("{s:s, s:s, s:i, s:I, s:i, s:I, s:s, s:s, s:s, s:I, s:s}", "id",
+			      i->id, "name", i->name, "pid", (int)i->pid, "created_ns",
+			      (json_int_t)i->created_ns, "vcpus", (int)i->vcpus, "ram_bytes",
+			      (json_int_t)i->ram_bytes, "image", i->image, "snapshot", i->snapshot,
+			      "parent", i->parent, "generation", (json_int_t)i->generation, "dir",
+			      d->path);
+
+	if (i->saving[0])
+		json_object_set_new(j, "saving",
+				    json_pack("{s:s, s:s}", "name", i->saving, "state",
+					      i->save_failed ? "failed" : "writing"));
+	return j;
 }
 
 static const char *age(int64_t created_ns, char *buf, size_t n)
@@ -40,9 +46,13 @@ static void print_row(const struct rundir *d)
 	const char *how = i->parent[0] ? "fork of " : i->snapshot[0] ? "snapshot " : "";
 	const char *from = i->parent[0] ? i->parent : i->snapshot[0] ? i->snapshot : i->image;
 
-	printf("%-12s  %-20s  %7d  %5s  %4u  %8s  %s%s\n", i->id, i->name, (int)i->pid,
+	printf("%-12s  %-20s  %7d  %5s  %4u  %8s  %s%s%s%s\n", i->id, i->name, (int)i->pid,
 	       age(i->created_ns, since, sizeof(since)), i->vcpus, format_size(i->ram_bytes, ram),
-	       how, from[0] ? from : "-");
+	       how, from[0] ? from : "-",
+	       !i->saving[0]	? ""
+	       : i->save_failed ? "  FAILED to write "
+				: "  writing ",
+	       i->saving);
 }
 
 int cmd_ps(int argc, char **argv)

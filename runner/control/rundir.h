@@ -36,6 +36,9 @@ struct vm_info {
 	char snapshot[512];	      /* restored from, "" for a cold boot */
 	char parent[VM_NAME_MAX + 1]; /* the VM it is a fork of, "" if none */
 	uint64_t generation;
+	/* The latest snapshot of it that is being written or has failed, "" if none. */
+	char saving[132];
+	bool save_failed;
 };
 
 struct rundir {

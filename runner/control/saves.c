@@ -5,6 +5,7 @@
 #include "runner/control/vmm_internal.h"
 #include "runner/control/where.h"
 
+#include "smfs/base/cleanup.h"
 #include "smfs/base/clock.h"
 #include "smfs/base/log.h"
 #include "smfs/base/num.h"
@@ -18,6 +19,7 @@
 
 struct request {
 	struct save_info info;
+	char by[160];
 	bool live, use_agent;
 };
 
@@ -41,6 +43,18 @@ static void remember(struct saves *s, json_t *j)
 {
 	json_decref(s->last);
 	s->last = j;
+}
+
+/* For ps: what is on its way, or was lost. NULL: all is well. */
+static void show(struct vmm *v, const char *saving, bool failed)
+{
+	struct vm_info *i = &v->dir->info;
+	struct err err = ERR_INIT;
+
+	snprintf(i->saving, sizeof(i->saving), "%s", saving ? saving : "");
+	i->save_failed = failed;
+	if (rundir_publish(v->dir, &err) < 0)
+		log_warn("%s", err.msg);
 }
 
 /* ---- taking it ------------------------------------------------------------------------------- */
@@ -104,7 +118,7 @@ static void finish(struct vmm *v)
 {
 	struct saves *s = &v->save;
 	struct err err = ERR_INIT, resume = ERR_INIT;
-	const char *name = json_string_value(json_object_get(s->last, "name"));
+	cleanup_free char *name = strdup(json_string_value(json_object_get(s->last, "name")));
 	int r = live_finish(&s->live, &s->stats, &err);
 	uint64_t total = monotonic_us() - s->began_us;
 
@@ -118,6 +132,7 @@ static void finish(struct vmm *v)
 		log_err("%s", err.msg);
 	}
 	remember(s, j);
+	show(v, r < 0 ? name : NULL, r < 0);
 	s->active = s->throttled = false;
 	control_answer(v->control, s->waiting, r, r < 0 ? NULL : json_copy(j), &err);
 	s->waiting = 0;
@@ -153,10 +168,12 @@ static int parse(struct vmm *v, const json_t *body, struct request *rq, char sto
 			       "for it (smvm-runner info)",
 			       name, json_string_value(json_object_get(v->save.last, "name")));
 	v->save.limit_bytes = limit > 0 ? (uint64_t)limit : default_limit();
+	snprintf(rq->by, sizeof(rq->by), "VM %s (%s)", v->dir->info.name, v->dir->info.id);
 	int r = where_store(v->mount, store, err);
 	rq->info = (struct save_info){.store = store,
 				      .mount = v->mount,
 				      .name = name,
+				      .by = rq->by,
 				      .kernel_path = v->kernel,
 				      .image_ref = v->image,
 				      .rootfs = v->rootfs,
@@ -178,9 +195,12 @@ int saves_request(void *arg, struct control_request *crq, const json_t *body, js
 		return r;
 	s->began_us = monotonic_us();
 	s->faults = minor_faults();
+	show(v, rq.info.name, false);
 	struct taking t = {v, &rq};
 	r = rq.use_agent ? frozen_do(v, take, &t, err) : take(&t, err);
 	s->active = s->live.fd >= 0;
+	if (!s->active)
+		show(v, r < 0 && s->stats.recorded ? rq.info.name : NULL, r < 0);
 	if (!s->active && r < 0)
 		return r;
 	remember(s, stats_json(rq.info.name, s->active ? "writing" : "ready", &s->stats,

@@ -94,7 +94,7 @@ static struct vmm *vmm_new(struct rundir *dir, bool foreground, struct err *err)
 	raise_file_limit();
 	v->dir = dir;
 	v->foreground = foreground;
-	v->save.live.fd = -1;
+	v->save.live = LIVE_NONE;
 	if (console_new(rundir_file(dir, "console.log", log), &v->console, err) < 0) {
 		free(v);
 		return NULL;

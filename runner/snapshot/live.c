@@ -13,6 +13,7 @@
 #include "smfs/base/cleanup.h"
 #include "smfs/base/clock.h"
 #include "smfs/base/io.h"
+#include "smfs/base/log.h"
 #include "smfs/base/num.h"
 
 #define CHILD_NICE 10 /* the guest goes first */
@@ -25,7 +26,7 @@ struct result {
 
 /* ---- the child ----------------------------------------------------------------------------- */
 
-static void drop_inherited(const struct machine *m, int fd)
+static void drop_inherited(const struct machine *m, int fd, int record)
 {
 	sigset_t none;
 
@@ -35,45 +36,55 @@ static void drop_inherited(const struct machine *m, int fd)
 	signal(SIGPIPE, SIG_IGN);
 	sigemptyset(&none);
 	sigprocmask(SIG_SETMASK, &none, NULL);
-	close_fds_except((int[]){fd, m->ram_fd}, 2);
+	close_fds_except((int[]){fd, m->ram_fd, record}, 3);
 	if (setpriority(PRIO_PROCESS, 0, CHILD_NICE) < 0) {
 		/* Then it competes with the guest as an equal. */
 	}
 }
 
-static int child_save(const struct machine *m, const struct save_info *info,
-		      struct snapshot_meta *meta, const struct writer *vcpu,
-		      struct save_stats *stats, struct err *err)
+static int child_write(struct smfs_store *store, const struct machine *m,
+		       const struct save_info *info, struct snapshot_meta *meta,
+		       const struct writer *vcpu, struct save_stats *stats, struct err *err)
 {
-	struct smfs_store *store;
 	struct smfs_ingest *ing;
 	struct smfs_content ram;
-	int ret = smfs_store_open(info->store, 0, &store, err);
+	int ret = smfs_ingest_begin(store, &ing, err);
 
 	if (ret < 0)
 		return ret;
-	ret = smfs_ingest_begin(store, &ing, err);
-	if (ret == 0) {
-		ret = save_write_ram(m, info->mount, meta, ing, &ram, stats, err);
-		if (ret == 0)
-			ret = save_write_rest(m, info->name, meta, vcpu, &ram, ing, err);
-		if (ret == 0)
-			ret = save_commit(ing, stats, err);
-		else
-			smfs_ingest_abort(ing);
-	}
-	smfs_store_close(store);
+	ret = save_write_ram(m, info->mount, meta, ing, &ram, stats, err);
+	if (ret == 0)
+		ret = save_write_rest(m, info->name, meta, vcpu, &ram, ing, err);
+	if (ret == 0)
+		return save_commit(ing, stats, err);
+	smfs_ingest_abort(ing);
+	return ret;
+}
+
+static int child_save(const struct machine *m, const struct save_info *info, int record,
+		      struct snapshot_meta *meta, const struct writer *vcpu,
+		      struct save_stats *stats, struct err *err)
+{
+	struct smfs_store *store = NULL;
+	int ret = smfs_store_open(info->store, 0, &store, err);
+
+	if (ret == 0)
+		ret = child_write(store, m, info, meta, vcpu, stats, err);
+	save_end(store, info, record, ret, err);
+	if (store)
+		smfs_store_close(store);
 	return ret;
 }
 
 static _Noreturn void child(const struct machine *m, const struct save_info *info,
-			    struct snapshot_meta *meta, const struct writer *vcpu, int fd)
+			    struct snapshot_meta *meta, const struct writer *vcpu, int fd,
+			    int record)
 {
 	struct result r = {.err = ERR_INIT};
 	uint64_t start = monotonic_us();
 
-	drop_inherited(m, fd);
-	if (child_save(m, info, meta, vcpu, &r.stats, &r.err) < 0)
+	drop_inherited(m, fd, record);
+	if (child_save(m, info, record, meta, vcpu, &r.stats, &r.err) < 0)
 		err_wrap(&r.err, -r.err.code, "snapshot %s", info->name);
 	r.stats.save_us = monotonic_us() - start;
 	/* Too long for a pipe to take it whole, it would wait for a reader, or learn that there is
@@ -101,7 +112,7 @@ static int fork_paused(const struct machine *m, const struct save_info *info,
 	pthread_mutex_lock(&m->vm->dev_lock);
 	pid_t pid = fork();
 	if (pid == 0)
-		child(m, info, meta, vcpu, fd[1]);
+		child(m, info, meta, vcpu, fd[1], out->record);
 	if (pid < 0)
 		ret = err_errno(err, "fork the VM's process (%u vCPUs, RAM not copied yet)",
 				m->vm->nvcpus);
@@ -113,7 +124,8 @@ static int fork_paused(const struct machine *m, const struct save_info *info,
 		return ret;
 	}
 	stats->fork_us = monotonic_us() - start;
-	*out = (struct live){.pid = pid, .fd = fd[0]};
+	out->pid = pid;
+	out->fd = fd[0];
 	return 0;
 }
 
@@ -128,13 +140,14 @@ static int start(const struct machine *m, const struct save_info *info, struct l
 
 	if (!meta)
 		return err_set(err, ENOMEM, "out of memory");
-	/* Open for the checks only: a store does not survive a fork. */
+	/* Open for checks and record only: a store does not survive a fork. */
 	if ((ret = smfs_store_open(info->store, 0, &store, err)) < 0)
 		return ret;
-	ret = save_check(store, m, info, meta, err);
+	ret = save_begin(store, m, info, meta, &out->record, err);
 	smfs_store_close(store);
 	if (ret < 0)
 		return ret;
+	stats->recorded = true;
 	const uint64_t paused = monotonic_us();
 	if (pause && (ret = vm_pause(m->vm, err)) < 0)
 		return ret;
@@ -149,38 +162,48 @@ static int start(const struct machine *m, const struct save_info *info, struct l
 	return ret;
 }
 
+/* It will not be written, for `why`. */
+static void give_up(struct live *l, const struct err *why)
+{
+	struct err err = ERR_INIT;
+
+	if (smfs_pending_fail(l->record, why->msg, &err) < 0)
+		log_warn("%s", err.msg);
+	live_leave(l);
+}
+
 int live_start(const struct machine *m, const struct save_info *info, struct live *out,
 	       struct save_stats *stats, struct err *err)
 {
 	int ret;
 
 	memset(stats, 0, sizeof(*stats));
-	*out = (struct live){.pid = -1, .fd = -1};
+	*out = LIVE_NONE;
 	ret = start(m, info, out, stats, err);
-	if (ret < 0 && out->pid > 0) {
+	if (ret < 0 && out->pid > 0)
 		/* Forked, but the machine could not resume: what is being written is still good. */
 		live_leave(out);
-	}
+	else if (ret < 0 && out->record >= 0)
+		give_up(out, err);
 	return ret < 0 ? err_wrap(err, ret, "snapshot %s", info->name) : 0;
 }
 
 int live_finish(struct live *l, struct save_stats *stats, struct err *err)
 {
 	struct result r;
-	int status = 0, ret = read_full(l->fd, &r, sizeof(r));
+	int ret = read_full(l->fd, &r, sizeof(r));
 
-	close(l->fd);
-	while (waitpid(l->pid, &status, 0) < 0 && errno == EINTR)
+	while (waitpid(l->pid, NULL, 0) < 0 && errno == EINTR)
 		;
-	*l = (struct live){.pid = -1, .fd = -1};
-	if (ret < 0)
-		return WIFSIGNALED(status) ? err_set(err, EIO,
-						     "the process that wrote the snapshot was "
-						     "killed by signal %d",
-						     WTERMSIG(status))
-					   : err_set(err, EIO,
-						     "the process that wrote the snapshot ended "
-						     "without a result");
+	if (ret < 0) {
+		/* Which of the two nobody can tell where SIGCHLD is ignored. */
+		ret = err_set(err, EIO,
+			      "the process that wrote the snapshot was killed, or ended without a "
+			      "result");
+		give_up(l, err);
+		return ret;
+	}
+	live_leave(l);
 	stats->data_bytes = r.stats.data_bytes;
 	stats->diff = r.stats.diff;
 	stats->new_bytes = r.stats.new_bytes;
@@ -196,5 +219,7 @@ void live_leave(struct live *l)
 {
 	if (l->fd >= 0)
 		close(l->fd);
-	*l = (struct live){.pid = -1, .fd = -1};
+	if (l->record >= 0)
+		close(l->record);
+	*l = LIVE_NONE;
 }

@@ -24,8 +24,11 @@
 
 struct live {
 	pid_t pid;
-	int fd; /* readable once the child has a result, or is dead */
+	int fd;	    /* readable once the child has a result, or is dead */
+	int record; /* of the store, that it is being written; the child holds it, too */
 };
+
+#define LIVE_NONE ((struct live){.pid = -1, .fd = -1, .record = -1})
 
 /* The guest runs again. stats: ram_bytes, pause_us, capture_us, fork_us. */
 int live_start(const struct machine *m, const struct save_info *info, struct live *out,

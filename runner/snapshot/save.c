@@ -7,6 +7,7 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/xattr.h>
+#include <unistd.h>
 
 #include "runner/snapshot/capture.h"
 #include "runner/snapshot/ram_file.h"
@@ -87,36 +88,33 @@ static int describe_image(const struct save_info *info, struct snapshot_meta *m,
 	return 0;
 }
 
-static int check_name(struct smfs_store *store, const char *name, struct err *err)
-{
-	struct smfs_name taken;
-	int ret = smfs_name_check(SMFS_SNAPSHOT, name, err);
-
-	if (ret < 0)
-		return ret;
-	ret = smfs_name_get(store, SMFS_SNAPSHOT, name, &taken, err);
-	if (ret == 0)
-		return err_set(err, EEXIST, "snapshot %s exists; remove it or choose another name",
-			       name);
-	if (ret != -ENOENT)
-		return ret;
-	err_clear(err);
-	return 0;
-}
-
-int save_check(struct smfs_store *store, const struct machine *m, const struct save_info *info,
-	       struct snapshot_meta *meta, struct err *err)
+int save_begin(struct smfs_store *store, const struct machine *m, const struct save_info *info,
+	       struct snapshot_meta *meta, int *record, struct err *err)
 {
 	int ret;
 
-	if ((ret = check_name(store, info->name, err)) < 0 || (ret = capture_check(m, err)) < 0 ||
-	    (ret = describe_image(info, meta, err)) < 0)
+	*record = -1;
+	if ((ret = capture_check(m, err)) < 0 || (ret = describe_image(info, meta, err)) < 0)
 		return ret;
 	describe_kernel(info->kernel_path, meta);
 	meta->cpu.microcode = hostcpu_microcode();
 	meta->generation = info->generation;
 	memcpy(meta->uuid, info->uuid, sizeof(meta->uuid));
-	return 0;
+	return smfs_pending_begin(store, info->name, info->by, record, err);
+}
+
+int save_end(struct smfs_store *store, const struct save_info *info, int record, int ret,
+	     const struct err *err)
+{
+	struct err why = ERR_INIT;
+
+	if (ret == 0)
+		smfs_pending_done(store, info->name);
+	else if (smfs_pending_fail(record, err->msg, &why) < 0)
+		/* The record says "writing" and is let go: that is a failure, too. */
+		log_warn("%s", why.msg);
+	close(record);
+	return ret;
 }
 
 /* ---- the store ---------------------------------------------------------------------------- */
@@ -303,20 +301,16 @@ int save_resume(const struct machine *m, int ret, struct err *err)
 	return ret;
 }
 
-static int save_to(struct smfs_store *store, const struct machine *m, const struct save_info *info,
-		   struct save_stats *stats, struct err *err)
+static int save_recorded(struct smfs_store *store, const struct machine *m,
+			 const struct save_info *info, struct snapshot_meta *meta,
+			 struct save_stats *stats, struct err *err)
 {
-	cleanup_free struct snapshot_meta *meta = calloc(1, sizeof(*meta));
+	const uint64_t start = monotonic_us();
 	struct smfs_ingest *ing;
-	uint64_t start;
-	int ret;
+	int ret = smfs_ingest_begin(store, &ing, err);
 
-	if (!meta)
-		return err_set(err, ENOMEM, "out of memory");
-	if ((ret = save_check(store, m, info, meta, err)) < 0 ||
-	    (ret = smfs_ingest_begin(store, &ing, err)) < 0)
+	if (ret < 0)
 		return ret;
-	start = monotonic_us();
 	ret = save_paused(m, info, meta, ing, stats, err);
 	if (ret < 0) {
 		smfs_ingest_abort(ing);
@@ -325,6 +319,22 @@ static int save_to(struct smfs_store *store, const struct machine *m, const stru
 	ret = save_commit(ing, stats, err);
 	stats->save_us = monotonic_us() - start - stats->capture_us;
 	return ret;
+}
+
+static int save_to(struct smfs_store *store, const struct machine *m, const struct save_info *info,
+		   struct save_stats *stats, struct err *err)
+{
+	cleanup_free struct snapshot_meta *meta = calloc(1, sizeof(*meta));
+	int ret, record;
+
+	if (!meta)
+		return err_set(err, ENOMEM, "out of memory");
+	ret = save_begin(store, m, info, meta, &record, err);
+	if (ret < 0)
+		return ret;
+	stats->recorded = true;
+	ret = save_recorded(store, m, info, meta, stats, err);
+	return save_end(store, info, record, ret, err);
 }
 
 int save_commit(struct smfs_ingest *ing, struct save_stats *stats, struct err *err)

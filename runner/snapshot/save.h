@@ -5,7 +5,8 @@
  * capture state, write `ram`, `vcpu` and `meta` as one ingest, resume, commit. The guest runs again
  * before the commit's fsyncs, since by then its RAM has been read. Until the commit returned
  * nothing is visible, and the machine runs again whatever happened. A machine that the caller
- * has paused stays paused.
+ * has paused stays paused. From before the pause on the store has a record that the snapshot is
+ * being written; it ends with the name being there, or as the record of a failure (store.h).
  *
  * RAM that was never touched is not read: pages of anonymous RAM that do not exist become holes. Of
  * a machine restored from a mount of the same store only the pages it has written since are read
@@ -30,6 +31,7 @@ struct save_info {
 	const char *store;	 /* directory of the store */
 	const char *mount;	 /* image paths are kept relative to it */
 	const char *name;	 /* snapshots/<name> */
+	const char *by;		 /* which VM, for people */
 	const char *kernel_path; /* "" if unknown */
 	const char *image_ref;	 /* "" if none */
 	const char *rootfs;	 /* rootfs.erofs as opened, "" if none */
@@ -40,6 +42,7 @@ struct save_info {
 struct save_stats {
 	/* Length of `ram`; what of it was read; new to the store; and what that takes there. */
 	uint64_t ram_bytes, data_bytes, new_bytes, stored_bytes;
+	bool recorded;	     /* the store knows that it was begun; false: refused before that */
 	bool diff;	     /* only pages the guest has written were read */
 	uint64_t pause_us;   /* guest stood still */
 	uint64_t capture_us; /* of it: registers and devices */

@@ -9,9 +9,16 @@
 #include "smfs/base/bytes.h"
 #include "smfs/store/store.h"
 
-/* Before the pause: refuse what cannot be saved, and put into *meta what is known already. */
-int save_check(struct smfs_store *store, const struct machine *m, const struct save_info *info,
-	       struct snapshot_meta *meta, struct err *err);
+/*
+ * Before the pause: refuse what cannot be saved, put into *meta what is known already, and record
+ * that the snapshot is being written. *record is then to be given to save_end(), or closed by who
+ * leaves that to another process.
+ */
+int save_begin(struct smfs_store *store, const struct machine *m, const struct save_info *info,
+	       struct snapshot_meta *meta, int *record, struct err *err);
+/* The snapshot is there (ret 0), or has failed for `err`. Closes `record`; returns ret. */
+int save_end(struct smfs_store *store, const struct save_info *info, int record, int ret,
+	     const struct err *err);
 /* Here capture_machine(). Then RAM, which stands still; fills in meta's `used`. */
 int save_write_ram(const struct machine *m, const char *mount, struct snapshot_meta *meta,
 		   struct smfs_ingest *ing, struct smfs_content *out, struct save_stats *stats,

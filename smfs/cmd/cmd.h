@@ -92,6 +92,10 @@ int cmd_each_name(struct smfs_store *s, enum smfs_kind kind,
 		  int (*fn)(void *arg, const struct smfs_name *n, struct err *err), void *arg,
 		  struct err *err);
 
+/* A snapshot that has no name: as an object of its own, and the word for its state. */
+json_t *cmd_pending_json(const struct smfs_pending *p);
+const char *cmd_pending_word(const struct smfs_pending *p);
+
 /* A mount point, absolute (PATH_MAX bytes). Only its parent is looked at: a dead mount answers
  * nothing.
  */

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "smfs/base/cleanup.h"
 #include "smfs/base/num.h"
 #include "smfs/cmd/cmd.h"
 
@@ -102,6 +103,35 @@ static int each(const struct smfs_log_entry *e, void *arg, struct err *err)
 	return 0;
 }
 
+/* What the journal will tell of, or never will: it has no number yet. */
+static int add_pending(struct smfs_store *s, struct log *l, struct err *err)
+{
+	cleanup_free struct smfs_pending *v = NULL;
+	size_t n;
+	int r = smfs_pending_list(s, &v, &n, err);
+
+	for (size_t i = 0; r == 0 && i < n; i++) {
+		const struct smfs_pending *p = &v[i];
+		char when[CMD_TIME_MAX];
+
+		if (!matches(l, SMFS_SNAPSHOT, p->name))
+			continue;
+		if (l->json) {
+			json_t *j = cmd_pending_json(p);
+
+			json_object_set_new(j, "op", json_string(cmd_pending_word(p)));
+			json_object_set_new(j, "time_ns",
+					    json_integer((json_int_t)MAX(p->ended, p->began)));
+			emit(l, j);
+			continue;
+		}
+		printf("%6s  %s  %-8s snapshots/%s  by %s%s%s\n", "-",
+		       cmd_time(MAX(p->ended, p->began), when), cmd_pending_word(p), p->name, p->by,
+		       p->reason[0] ? ": " : "", p->reason);
+	}
+	return r;
+}
+
 static int run(struct cmd *c, int argc, char **argv)
 {
 	static const struct option own[] = {{"last", required_argument, NULL, 'n'}, {0}};
@@ -134,6 +164,8 @@ static int run(struct cmd *c, int argc, char **argv)
 			emit(&l, *place);
 	}
 	free(l.lines);
+	if (r == 0)
+		r = add_pending(s, &l, &err);
 	status = c->json ? cmd_print_json(l.json) : cmd_flush();
 	return r < 0 ? cmd_fail(&err) : status;
 }
@@ -143,6 +175,7 @@ const struct command cmd_log = {
 	.args = "[-n COUNT] [NAME...]",
 	.summary = "show which names came, went or moved, and when",
 	.help = "Reads the store's journal. NAME may be a pattern: web-*, images/*.\n"
+		"After it, without a number, snapshots being written and those that failed.\n"
 		"A renamed name is found by its old name and its new one.\n"
 		"  -n, --last COUNT    only the last COUNT changes\n",
 	.run = run,

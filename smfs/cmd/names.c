@@ -82,6 +82,24 @@ int cmd_spell_name(const char *arg, enum smfs_kind dflt, enum smfs_kind *kind, c
 	return smfs_name_check(*kind, *name, err);
 }
 
+const char *cmd_pending_word(const struct smfs_pending *p)
+{
+	return p->state == SMFS_PENDING_WRITING ? "writing" : "failed";
+}
+
+json_t *cmd_pending_json(const struct smfs_pending *p)
+{
+	json_t *j = json_pack("{s:s, s:s, s:s, s:I, s:s, s:i}", "kind", "snapshot", "name", p->name,
+			      "state", cmd_pending_word(p), "began_ns", (json_int_t)p->began, "by",
+			      p->by, "pid", (int)p->pid);
+
+	if (p->ended)
+		json_object_set_new(j, "ended_ns", json_integer((json_int_t)p->ended));
+	if (p->reason[0])
+		json_object_set_new(j, "error", json_string(p->reason));
+	return j;
+}
+
 /* ---- an image by an end of its reference ----------------------------------------------------- */
 
 struct search {

@@ -1,6 +1,36 @@
 /* rm.c - smfs rm: remove names. */
 #include "smfs/cmd/cmd.h"
 
+/* A snapshot that failed has a record and no name; removing it forgets the failure. */
+static int remove_failed(struct smfs_store *s, const char *arg, struct err *err)
+{
+	enum smfs_kind kind;
+	const char *name;
+	struct err why = ERR_INIT;
+	int r = cmd_spell_name(arg, SMFS_SNAPSHOT, &kind, &name, NULL);
+
+	if (r < 0 || kind != SMFS_SNAPSHOT)
+		return -ENOENT;
+	r = smfs_pending_remove(s, name, &why);
+	if (r < 0 && r != -ENOENT)
+		*err = why;
+	return r;
+}
+
+static int remove_one(struct cmd *c, struct smfs_store *s, const char *arg, struct err *err)
+{
+	struct smfs_name n;
+	int r = cmd_find_name(s, arg, &n, err);
+
+	if (r == 0)
+		r = smfs_name_remove(s, n.kind, n.name, err);
+	else if (r == -ENOENT && remove_failed(s, arg, err) == 0)
+		r = 0;
+	if (r == 0 && c->verbose)
+		printf("removed %s\n", arg);
+	return r;
+}
+
 static int run(struct cmd *c, int argc, char **argv)
 {
 	cleanup_store struct smfs_store *s = NULL;
@@ -14,13 +44,9 @@ static int run(struct cmd *c, int argc, char **argv)
 	status = EXIT_OK;
 	/* As rm(1): the others go even if one cannot. */
 	for (int i = optind; i < argc; i++) {
-		struct smfs_name n;
-
-		if (cmd_find_name(s, argv[i], &n, &err) < 0 ||
-		    smfs_name_remove(s, n.kind, n.name, &err) < 0)
+		err_clear(&err);
+		if (remove_one(c, s, argv[i], &err) < 0)
 			status = cmd_fail(&err);
-		else if (c->verbose)
-			printf("removed %s/%s\n", cmd_kind(n.kind)->plural, n.name);
 	}
 	return status == EXIT_OK ? cmd_flush() : status;
 }

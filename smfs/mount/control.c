@@ -4,6 +4,8 @@
  *   stats    counters, Prometheus text          version  of the server
  *   health   "ok", or what is wrong             store    absolute path of the store's directory
  *   pid      the server's process                   keeper   its keeper's, or `none`
+ *   pending  snapshots that are being written or have failed, a line each: name, state, seconds
+ *            since the epoch when it began, by whom, why; with tabs between
  */
 #include <inttypes.h>
 #include <signal.h>
@@ -11,6 +13,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "smfs/base/log.h"
 #include "smfs/base/num.h"
 #include "smfs/mount/fs.h"
 
@@ -70,13 +73,42 @@ static char *keeper_text(struct smfs_mount *m, size_t *len)
 	return line(keeper > 0 && kill(keeper, 0) == 0 ? pid : "none", len);
 }
 
+static char *pending_text(struct smfs_mount *m, size_t *len)
+{
+	struct smfs_pending *v;
+	struct err err = ERR_INIT;
+	char *text = NULL;
+	size_t n;
+	FILE *f = open_memstream(&text, len);
+
+	if (!f)
+		return NULL;
+	if (smfs_pending_list(m->store, &v, &n, &err) < 0) {
+		log_warn("read .smfs/pending: %s", err.msg);
+		fclose(f);
+		free(text);
+		return NULL;
+	}
+	for (size_t i = 0; i < n; i++)
+		fprintf(f, "%s\t%s\t%lld\t%s\t%s\n", v[i].name,
+			v[i].state == SMFS_PENDING_WRITING ? "writing" : "failed",
+			(long long)(v[i].began / 1000000000), v[i].by, v[i].reason);
+	free(v);
+	if (fclose(f) != 0) {
+		free(text);
+		return NULL;
+	}
+	return text;
+}
+
 static const struct {
 	const char *name;
 	char *(*text)(struct smfs_mount *m, size_t *len);
 } files[] = {
 	/* In this order for ever: a later program meets the numbers of an earlier one. */
-	{"health", health_text}, {"pid", pid_text},	    {"stats", stats_text},
-	{"store", store_text},	 {"version", version_text}, {"keeper", keeper_text},
+	{"health", health_text},   {"pid", pid_text},	      {"stats", stats_text},
+	{"store", store_text},	   {"version", version_text}, {"keeper", keeper_text},
+	{"pending", pending_text},
 };
 
 int control_dir_new(struct smfs_mount *m, struct inode *parent, struct inode **out, struct err *err)

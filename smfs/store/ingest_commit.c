@@ -30,6 +30,7 @@
 #include "smfs/store/limit.h"
 #include "smfs/store/names_each.h"
 #include "smfs/store/object.h"
+#include "smfs/store/pending.h"
 #include "smfs/store/quarantine.h"
 #include "smfs/store/writers.h"
 
@@ -366,6 +367,9 @@ static int commit(struct smfs_ingest *ing, struct err *err)
 		r = index_update(ing->s->ix, commit_txn, &c, err);
 	if (r == 0 && c.healed)
 		quarantine_healed(ing->s, c.healed);
+	for (size_t i = 0; r == 0 && i < ing->nstaged; i++)
+		if (ing->staged[i].kind == SMFS_SNAPSHOT)
+			pending_forget(ing->s, ing->staged[i].name);
 	idset_free(&c.below);
 	return r;
 }
@@ -441,6 +445,8 @@ int smfs_name_remove(struct smfs_store *s, enum smfs_kind kind, const char *name
 	int r = writers_enter(s, err);
 	if (r == 0) {
 		r = index_update(s->ix, remove_txn, &c, err);
+		if (r == 0 && kind == SMFS_SNAPSHOT)
+			pending_forget(s, name);
 		writers_leave(s);
 	}
 	return r < 0 ? err_wrap(err, r, "remove") : 0;
@@ -458,6 +464,10 @@ int smfs_name_rename(struct smfs_store *s, enum smfs_kind kind, const char *from
 		r = writers_enter(s, err);
 	if (r == 0) {
 		r = index_update(s->ix, rename_txn, &c, err);
+		if (r == 0 && kind == SMFS_SNAPSHOT) {
+			pending_forget(s, from);
+			pending_forget(s, to);
+		}
 		writers_leave(s);
 	}
 	return r < 0 ? err_wrap(err, r, "rename %s", from) : 0;

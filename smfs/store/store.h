@@ -364,6 +364,41 @@ SMFS_API int smfs_name_rename(struct smfs_store *s, enum smfs_kind kind, const c
 /* Bumped by every commit, removal and rename: a cheap "has any name changed". */
 SMFS_API uint64_t smfs_store_seq(struct smfs_store *s);
 
+/*
+ * Snapshots on their way: writing -> ready | failed. That a snapshot is ready is told by its name
+ * and by nothing else; these records tell what has no name yet. They survive their writer, and the
+ * machine; a writer that died has failed, which whoever looks next writes down. A failure is
+ * forgotten when the name is published, begun again, or removed.
+ */
+enum smfs_pending_state { SMFS_PENDING_WRITING = 1, SMFS_PENDING_FAILED = 2 };
+#define SMFS_PENDING_NAME   132
+#define SMFS_PENDING_BY	    128
+#define SMFS_PENDING_REASON 1024
+struct smfs_pending {
+	enum smfs_pending_state state;
+	pid_t pid;			  /* that began it */
+	int64_t began, ended;		  /* ns; `ended` 0: not written down yet */
+	char name[SMFS_PENDING_NAME];	  /* of a snapshot */
+	char by[SMFS_PENDING_BY];	  /* for people: what writes it */
+	char reason[SMFS_PENDING_REASON]; /* of a failure */
+};
+/*
+ * On disk when it returns. *fd holds the record: the snapshot is being written as long as any
+ * process has this descriptor open, also one that was forked since, and also when the handle is
+ * closed. EEXIST the name is taken; EBUSY somebody else is writing it, or a repair is at work.
+ */
+SMFS_API int smfs_pending_begin(struct smfs_store *s, const char *name, const char *by, int *fd,
+				struct err *err);
+/* Keep why it failed. Then close `fd`. Needs no store, and no room on a full one. */
+SMFS_API int smfs_pending_fail(int fd, const char *reason, struct err *err);
+/* The name is published, by a commit that returned 0. Then close `fd`. */
+SMFS_API void smfs_pending_done(struct smfs_store *s, const char *name);
+/* All there are, by name; the caller frees *out. */
+SMFS_API int smfs_pending_list(struct smfs_store *s, struct smfs_pending **out, size_t *n,
+			       struct err *err);
+/* Forget a failure. ENOENT: there is none; EBUSY: it is being written. */
+SMFS_API int smfs_pending_remove(struct smfs_store *s, const char *name, struct err *err);
+
 struct smfs_usage {
 	uint64_t logical_bytes; /* sum of file sizes */
 	uint64_t data_bytes;	/* without holes */

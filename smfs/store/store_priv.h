@@ -9,7 +9,7 @@
  *     journal.c      the durable record of name changes
  *     ingest*.c stream.c dir.c  writing
  *     file.c dir.c   reading
- *     name.c usage.c
+ *     name.c usage.c pending.c
  *     fsck*.c quarantine.c repair*.c writers.c  damage: found, noted, put right
  *     lease*.c       what is needed beyond names; gc*.c collects the rest
  */

@@ -9,6 +9,11 @@ is_state() { [ "$(state_of "$1")" = "$2" ]; }
 # writer VM: the process that writes its live snapshot; fails when there is none
 writer() { pgrep -P "$(smvm-runner info "$1" | jq .pid)"; }
 visible() { [ -e "$SMFS_MOUNT/snapshots/$1" ]; }
+# pending NAME STATE: so say the store and the mount
+pending() {
+	smfs ls --json | jq -e --arg n "$1" --arg s "$2" 'any(.[]; .name == $n and .state == $s)' >/dev/null &&
+		cut -f 1,2 "$SMFS_MOUNT/.smfs/pending" | grep -qx "$1	$2"
+}
 runs() { ask "$1" '?' '^pass'; }
 
 check "a guest boots" boot origin churn 128M
@@ -34,6 +39,10 @@ check "a live snapshot pauses less than a full one" [ "$(echo "$pauses" | awk '{
 # ---- without waiting
 check "--no-wait returns while it is written" \
 	sh -c 'smvm-runner snapshot --live --no-wait --json origin later | jq -e ".state == \"writing\""'
+check "the store records that it is being written" pending later writing
+check "ps shows it" sh -c 'smvm-runner ps | grep -q "writing later$"'
+check_not "it cannot be restored yet" smvm-runner restore later
+check_not "nor removed" smfs rm later
 check "another one meanwhile is refused" sh -c '! smvm-runner snapshot --live origin another 2>"$1" && grep -q "still being written" "$1"' sh "$T/err"
 check "info answers meanwhile" sh -c 'smvm-runner info origin | jq -e ".snapshot.name == \"later\""'
 check "then it is ready" until_true 20 is_state origin "later ready"
@@ -52,9 +61,13 @@ kill_writer() { # kill_writer VM NAME: while it is being written
 check "the writer is killed" kill_writer origin killed
 check "the snapshot has failed" until_true 5 is_state origin "killed failed"
 check_not "nothing of it is seen" visible killed
+check "the store keeps the failure" pending killed failed
+check "and its reason" sh -c 'smfs log killed | grep -q "failed .*was killed"'
+check "ps shows it, too" sh -c 'smvm-runner ps | grep -q "FAILED to write killed$"'
 check "the guest runs on" runs origin
 check "the next one is right" smvm-runner snapshot --live origin killed
 check "under the same name" restore killed fromkilled
+check "the failure is forgotten" sh -c '[ -z "$(cat "$SMFS_MOUNT/.smfs/pending")" ] && ! smvm-runner ps | grep -q FAILED'
 check "whole" until_true 20 said fromkilled "^whole [0-9a-f]* $nonce\$"
 smvm-runner stop -f fromkilled
 
@@ -65,6 +78,8 @@ kill_monitor() {
 }
 check "the machine is killed while its snapshot is written" kill_monitor
 check "its name is free at once" sh -c '! smvm-runner info victim 2>/dev/null'
+written_or_there() { pending orphan writing || visible orphan; }
+check "the store still says that it is being written" written_or_there
 check "the snapshot is completed all the same" until_true 20 visible orphan
 check "and restores" restore orphan fromorphan
 check "whole" until_true 20 said fromorphan "^whole [0-9a-f]* $nonce\$"

@@ -111,6 +111,7 @@ static void take_snapshot(struct fixture *f)
 				     .serial_sink = to_pipe,
 				     .serial_arg = &out[1]};
 	struct save_info info = {.store = f->store,
+				 .by = "test",
 				 .mount = "/",
 				 .name = "one",
 				 .kernel_path = guest,
