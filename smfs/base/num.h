@@ -18,8 +18,16 @@ struct err;
 #define TIB ((uint64_t)1 << 40)
 
 #define ARRAY_SIZE(a) (sizeof(a) / sizeof((a)[0]))
-#define MIN(a, b)     ((a) < (b) ? (a) : (b))
-#define MAX(a, b)     ((a) > (b) ? (a) : (b))
+/* Each argument is evaluated once: it may read from a cursor, or a clock. Not for constants. */
+#define MIN(a, b)	      NUM_PICK(a, <, b, __COUNTER__)
+#define MAX(a, b)	      NUM_PICK(a, >, b, __COUNTER__)
+#define NUM_PICK(a, op, b, n) NUM_PICK_NAMED(a, op, b, n)
+#define NUM_PICK_NAMED(a, op, b, n)                             \
+	({                                                      \
+		__auto_type pick_a##n = (a);                    \
+		__auto_type pick_b##n = (b);                    \
+		pick_a##n op pick_b##n ? pick_a##n : pick_b##n; \
+	})
 
 #define container_of(ptr, type, member) ((type *)((char *)(ptr)-offsetof(type, member)))
 
