@@ -193,6 +193,28 @@ static void test_diff_of_garbage(void **state)
 	fsck_clean(f);
 }
 
+/* A pin keeps what was there when it was taken, and not what was garbage before. */
+static void test_a_later_ingest_keeps_no_earlier_garbage(void **state)
+{
+	struct fixture *f = *state;
+	struct smfs_ingest *before, *after;
+	struct smfs_gc g;
+
+	put(f, "keep", 1, 3 * BLOCK);
+	put(f, "drop", 2, 10 * BLOCK);
+	ok(f, smfs_name_remove(f->s, SMFS_SNAPSHOT, "drop", &f->err));
+	ok(f, smfs_ingest_begin(f->s, &before, &f->err));
+	ok(f, collect(f, &g, 25));
+	assert_int_equal(g.condemned_frames, 12);
+	assert_int_equal(g.freed_frames, 0);
+	ok(f, smfs_ingest_begin(f->s, &after, &f->err));
+	smfs_ingest_abort(before);
+	ok(f, collect(f, &g, 25));
+	assert_int_equal(g.freed_frames, 12);
+	assert_int_equal(g.waiting_frames, 0);
+	smfs_ingest_abort(after);
+}
+
 /*
  * A shorter diff is a delta of the base's leaf, which has chunks beyond the diff's end. They are
  * the base's still, whichever of the two is looked at first.
@@ -730,6 +752,8 @@ int main(void)
 						fixture_teardown),
 		cmocka_unit_test_setup_teardown(test_diff_of_garbage, fixture_setup,
 						fixture_teardown),
+		cmocka_unit_test_setup_teardown(test_a_later_ingest_keeps_no_earlier_garbage,
+						fixture_setup, fixture_teardown),
 		cmocka_unit_test_setup_teardown(test_diff_shorter_than_its_base, fixture_setup,
 						fixture_teardown),
 		cmocka_unit_test_setup_teardown(test_diff_shorter_than_its_base_seen_last,
