@@ -21,6 +21,7 @@ static const struct {
 	{"snapshot", cmd_snapshot, "snapshot a running VM into the store"},
 	{"restore", cmd_restore, "start a VM from a snapshot"},
 	{"fork", cmd_fork, "start copies of a running VM"},
+	{"ws", cmd_ws, "store what a restored VM has touched beside its snapshot"},
 	{"ps", cmd_ps, "list running VMs"},
 	{"info", cmd_info, "tell everything about one VM"},
 	{"stop", cmd_stop, "stop a VM"},

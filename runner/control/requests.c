@@ -5,6 +5,7 @@
 #include "runner/control/jsontext.h"
 #include "runner/control/saves.h"
 #include "runner/control/vmm_internal.h"
+#include "runner/control/ws.h"
 #include "runner/guest/agent_client.h"
 #include "runner/snapshot/state_items.h"
 
@@ -54,16 +55,6 @@ static json_t *agent_json(struct vmm *v)
 		json_object_set_new(j, "mailbox_generation",
 				    json_integer((json_int_t)i.mailbox_generation));
 	return j;
-}
-
-static json_t *prefault_json(const struct prefault *p)
-{
-	struct prefault_stats st;
-
-	prefault_stats(p, &st);
-	return json_pack("{s:s, s:I, s:I, s:I}", "state", prefault_state_name(st.state),
-			 "read_pages", (json_int_t)st.read_pages, "written_pages",
-			 (json_int_t)st.written_pages, "us", (json_int_t)st.us);
 }
 
 static int op_info(void *arg, struct control_request *rq, const json_t *body, json_t *reply,
@@ -145,6 +136,10 @@ static int op_console(void *arg, struct control_request *rq, const json_t *body,
 	return 0;
 }
 
-const struct control_op vmm_requests[] = {{"info", op_info},	   {"snapshot", saves_request},
-					  {"fork", fork_request},  {"stop", op_stop},
-					  {"console", op_console}, {0}};
+const struct control_op vmm_requests[] = {{"info", op_info},
+					  {"snapshot", saves_request},
+					  {"fork", fork_request},
+					  {"ws", ws_request},
+					  {"stop", op_stop},
+					  {"console", op_console},
+					  {0}};
