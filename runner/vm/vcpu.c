@@ -259,9 +259,13 @@ static bool park(struct vcpu *c)
 	while (atomic_load(&vm->stop_vcpus) && atomic_load(&vm->end) == VM_RUNNING)
 		pthread_cond_wait(&vm->park_cond, &vm->park_lock);
 	vm->parked--;
-	pthread_mutex_unlock(&vm->park_lock);
-	/* Before stop_vcpus is looked at again: a kick from now on must not be lost. */
+	/*
+	 * Under the lock, for the caller enters the guest without another look at stop_vcpus: the
+	 * next pause sets that under the lock and kicks afterwards. vm_end() takes no lock, and
+	 * sets `end` before it kicks.
+	 */
 	set_immediate_exit(c, 0);
+	pthread_mutex_unlock(&vm->park_lock);
 	return atomic_load(&vm->end) == VM_RUNNING;
 }
 

@@ -284,6 +284,31 @@ static void a_paused_guest_stands_still(void **state)
 	vm_free(vm);
 }
 
+/*
+ * The kick of the next pause may come while a vCPU is still leaving the last one; were it lost, a
+ * guest that never exits would run on and vm_pause() wait for ever.
+ */
+static void a_pause_may_follow_a_resume_at_once(void **state)
+{
+	struct vm *vm = new_vm(2, true);
+	struct err err;
+
+	LOAD(vm, counts);
+	start(vm);
+	assert_true(moves(vm, 0));
+	alarm(60);
+	for (unsigned i = 0; i < 10000; i++) {
+		assert_ok(vm_pause(vm, &err), &err);
+		assert_ok(vm_resume(vm, &err), &err);
+		/* Anywhere in the time that leaving takes. */
+		for (volatile unsigned n = i * 7919 % 20000; n; n--)
+			;
+	}
+	alarm(0);
+	assert_true(moves(vm, counter(vm)));
+	vm_free(vm);
+}
+
 struct probe {
 	struct device dev;
 	unsigned reads, quiesced, resumed;
@@ -631,6 +656,7 @@ int main(void)
 		cmocka_unit_test(a_running_guest_is_stopped_from_outside),
 		cmocka_unit_test(a_vm_is_freed_in_any_state),
 		cmocka_unit_test(a_paused_guest_stands_still),
+		cmocka_unit_test(a_pause_may_follow_a_resume_at_once),
 		cmocka_unit_test(a_pause_completes_a_port_read),
 		cmocka_unit_test(a_pause_completes_an_mmio_read),
 		cmocka_unit_test(a_device_that_cannot_stop_keeps_the_vm_running),
