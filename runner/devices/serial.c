@@ -308,6 +308,12 @@ static void serial_resume(struct device *d)
 
 	s->quiet = false;
 	update_watch(s);
+	/*
+	 * KVM may have been on its way to the interrupt controller with the edge when that was
+	 * read: a snapshot then has it nowhere. A second one finds its reason still there, or not.
+	 */
+	if (s->raised)
+		device_irq(&s->dev);
 }
 
 static void serial_save(struct device *d, struct writer *w)
