@@ -4,6 +4,7 @@
 #include "runner/vm/vcpu.h"
 #include "runner/x86/cpuid.h"
 #include "runner/x86/layout.h"
+#include "runner/x86/state.h"
 #include "smfs/base/cleanup.h"
 #include "smfs/base/num.h"
 
@@ -476,6 +477,13 @@ int vm_resume(struct vm *vm, struct err *err)
 {
 	if (!vm->paused)
 		return err_set(err, EINVAL, "resume VM: it is not paused");
+	/* Its clocks went on: a guest not told so takes a long pause for a processor locked up. */
+	for (unsigned i = 0; i < vm->nvcpus; i++) {
+		int r = vcpu_kvmclock_paused(vm->vcpu[i]->fd, err);
+
+		if (r < 0)
+			return r;
+	}
 	pthread_mutex_lock(&vm->dev_lock);
 	resume_devices(vm, NULL);
 	pthread_mutex_unlock(&vm->dev_lock);
