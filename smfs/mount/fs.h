@@ -93,7 +93,7 @@ struct inode_ops {
 	 * how many; NULL: they are to be read. What was lent stays until it is given back.
 	 */
 	const void *(*lend)(struct smfs_mount *m, struct handle *h, size_t *len, uint64_t off);
-	void (*take_back)(struct smfs_mount *m, struct handle *h, uint64_t off);
+	void (*take_back)(struct smfs_mount *m, struct handle *h, const void *p, uint64_t off);
 	ssize_t (*write)(struct smfs_mount *m, struct handle *h, const void *buf, size_t len,
 			 uint64_t off, struct err *err);
 	int (*fallocate)(struct smfs_mount *m, struct handle *h, int mode, uint64_t off,

@@ -106,8 +106,10 @@ void *ops_buffer(struct smfs_mount *m)
 	void *buf = pthread_getspecific(m->buffers);
 
 	if (!buf) {
-		buf = malloc(FS_IO_MAX);
-		if (buf && pthread_setspecific(m->buffers, buf) != 0) {
+		/* By the page, as the kernel takes replies: see readahead.c. */
+		if (posix_memalign(&buf, 4096, FS_IO_MAX) != 0)
+			return NULL;
+		if (pthread_setspecific(m->buffers, buf) != 0) {
 			free(buf);
 			buf = NULL;
 		}

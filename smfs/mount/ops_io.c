@@ -293,7 +293,7 @@ void op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse
 	if (lent) {
 		count_read(m, len);
 		fuse_reply_buf(req, lent, len);
-		h->inode->ops->take_back(m, h, (uint64_t)off);
+		h->inode->ops->take_back(m, h, lent, (uint64_t)off);
 		return;
 	}
 	if (buf && off >= 0)

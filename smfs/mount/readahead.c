@@ -8,9 +8,16 @@
 
 #define BLOCK (128 * KIB)
 #define FRAME (64 * KIB)
+/*
+ * The kernel takes a reply by the page of its sender: of a buffer that does not begin at one, twice
+ * per page.
+ */
+#define PAGE 4096
 /* Blocks kept per handle, a power of two, and how far ahead of the reader they go. */
 #define SLOTS 16
 #define AHEAD 8
+/* Blocks of one job: to wake a thread takes as long as to decode a quarter of one. */
+#define GROUP 4
 /* Consecutive blocks before it is a pattern. */
 #define STREAK 3
 /* Handles read ahead for at once: bounds the memory to 64 MiB. */
@@ -20,12 +27,13 @@
 
 struct readahead_pool {
 	struct workers *workers;
+	uint8_t *zeros; /* FS_IO_MAX of them, not to be written to */
 	_Atomic unsigned readers, queued;
 	pthread_mutex_t lock; /* of every struct half */
 	pthread_cond_t done;  /* one of them is */
 };
 
-enum slot_state { EMPTY, QUEUED, RUNNING, READY };
+enum slot_state { EMPTY, QUEUED, RUNNING, READY, HOLE };
 
 struct slot {
 	enum slot_state state;
@@ -41,15 +49,18 @@ struct readahead {
 	uint64_t size;
 	pthread_mutex_t lock;
 	pthread_cond_t changed; /* a slot is no longer RUNNING, or lent */
+	unsigned waiters;	/* for it */
 	unsigned refs;		/* the handle's and the queued jobs' */
 	uint64_t last;		/* block read last */
+	uint64_t planned;	/* blocks before this one were looked at, in this streak */
 	unsigned streak;
 	struct slot slots[SLOTS];
 };
 
 struct job {
 	struct readahead *ra;
-	uint64_t block;
+	uint64_t block[GROUP];
+	unsigned n;
 };
 
 int readahead_pool_new(struct readahead_pool **out, struct err *err)
@@ -58,11 +69,16 @@ int readahead_pool_new(struct readahead_pool **out, struct err *err)
 
 	if (!p)
 		return err_set(err, ENOMEM, "mount: out of memory");
-	int r = workers_new(&p->workers, 0, QUEUE_MAX, err);
+	int r = posix_memalign((void **)&p->zeros, PAGE, FS_IO_MAX) == 0
+			? workers_new(&p->workers, 0, QUEUE_MAX, err)
+			: err_set(err, ENOMEM, "mount: out of memory");
 	if (r < 0) {
+		free(p->zeros);
 		free(p);
 		return r;
 	}
+	/* Pages of its own: the kernel's zero page takes a slow path when it is sent. */
+	memset(p->zeros, 0, FS_IO_MAX);
 	pthread_mutex_init(&p->lock, NULL);
 	pthread_cond_init(&p->done, NULL);
 	*out = p;
@@ -74,6 +90,7 @@ void readahead_pool_free(struct readahead_pool *p)
 	if (!p)
 		return;
 	workers_free(p->workers);
+	free(p->zeros);
 	pthread_mutex_destroy(&p->lock);
 	pthread_cond_destroy(&p->done);
 	free(p);
@@ -95,6 +112,20 @@ static void put(struct readahead *ra)
 	free(ra);
 }
 
+/* With the lock held. */
+static void wait_changed(struct readahead *ra)
+{
+	ra->waiters++;
+	pthread_cond_wait(&ra->changed, &ra->lock);
+	ra->waiters--;
+}
+
+static void tell_changed(struct readahead *ra)
+{
+	if (ra->waiters)
+		pthread_cond_broadcast(&ra->changed);
+}
+
 void readahead_free(struct readahead *ra)
 {
 	if (!ra)
@@ -102,7 +133,7 @@ void readahead_free(struct readahead *ra)
 	pthread_mutex_lock(&ra->lock);
 	for (size_t i = 0; i < SLOTS; i++) {
 		while (ra->slots[i].state == RUNNING || ra->slots[i].lent)
-			pthread_cond_wait(&ra->changed, &ra->lock);
+			wait_changed(ra);
 		ra->slots[i].state = EMPTY;
 	}
 	put(ra);
@@ -130,53 +161,97 @@ static struct slot *slot_of(struct readahead *ra, uint64_t block)
 	return &ra->slots[block % SLOTS];
 }
 
+/* Nothing stored there. Not known (an error the reader will find) is no. */
+static bool is_hole(struct smfs_file *f, uint64_t off, uint64_t len)
+{
+	struct smfs_extent e;
+
+	return smfs_file_extents(f, off, len, &e, 1, NULL) == 0;
+}
+
+/* With the lock held, which it drops meanwhile. */
+static void decode_block(struct readahead *ra, uint64_t block)
+{
+	struct slot *s = slot_of(ra, block);
+
+	/* The reader may have overtaken the queue. */
+	if (s->state != QUEUED || s->block != block)
+		return;
+	s->state = RUNNING;
+	pthread_mutex_unlock(&ra->lock);
+	ssize_t n = smfs_file_pread(ra->file, s->buf, BLOCK, block * BLOCK, NULL);
+	pthread_mutex_lock(&ra->lock);
+	/* An error is the reader's to find again, and then to report. */
+	s->state = n < 0 ? EMPTY : READY;
+	s->len = n < 0 ? 0 : (size_t)n;
+	tell_changed(ra);
+}
+
 static void decode(void *arg)
 {
 	struct job *j = arg;
 	struct readahead *ra = j->ra;
-	struct slot *s = slot_of(ra, j->block);
 
 	atomic_fetch_sub(&ra->pool->queued, 1);
 	pthread_mutex_lock(&ra->lock);
-	/* The reader may have overtaken the queue. */
-	if (s->state == QUEUED && s->block == j->block) {
-		s->state = RUNNING;
-		pthread_mutex_unlock(&ra->lock);
-		ssize_t n = smfs_file_pread(ra->file, s->buf, BLOCK, j->block * BLOCK, NULL);
-		pthread_mutex_lock(&ra->lock);
-		/* An error is the reader's to find again, and then to report. */
-		s->state = n < 0 ? EMPTY : READY;
-		s->len = n < 0 ? 0 : (size_t)n;
-		pthread_cond_broadcast(&ra->changed);
-	}
+	for (unsigned i = 0; i < j->n; i++)
+		decode_block(ra, j->block[i]);
 	put(ra);
 	free(j);
 }
 
-/* With the lock held. */
-static bool schedule(struct readahead *ra, uint64_t block)
+/* With the lock held: its slot is ready to be decoded into. */
+static bool prepare(struct readahead *ra, uint64_t block)
 {
 	struct slot *s = slot_of(ra, block);
-	struct job *j;
 
 	if (s->state == RUNNING || s->lent || (s->state != EMPTY && s->block == block))
 		return false;
-	if (!s->buf && !(s->buf = malloc(BLOCK)))
-		return false;
-	if (atomic_load(&ra->pool->queued) >= QUEUE_MAX / 2 || !(j = malloc(sizeof(*j))))
-		return false;
-	*j = (struct job){.ra = ra, .block = block};
-	s->state = QUEUED;
 	s->block = block;
-	ra->refs++;
-	atomic_fetch_add(&ra->pool->queued, 1);
-	workers_submit(ra->pool->workers, decode, j);
+	if (is_hole(ra->file, block * BLOCK, BLOCK)) {
+		s->state = HOLE;
+		return false;
+	}
+	s->state = EMPTY;
+	if (!s->buf && posix_memalign((void **)&s->buf, PAGE, BLOCK) != 0) {
+		s->buf = NULL;
+		return false;
+	}
+	s->state = QUEUED;
 	return true;
+}
+
+/* With the lock held: the blocks from `block` on, up to `end`, as jobs; how many there are. */
+static unsigned schedule(struct readahead *ra, uint64_t block, uint64_t end)
+{
+	struct readahead_pool *pool = ra->pool;
+	struct job *j = NULL;
+	unsigned n = 0;
+
+	while (block < end) {
+		if (!j &&
+		    (atomic_load(&pool->queued) >= QUEUE_MAX / 2 || !(j = malloc(sizeof(*j)))))
+			break;
+		for (j->n = 0; j->n < GROUP && block < end; block++)
+			if (prepare(ra, block))
+				j->block[j->n++] = block;
+		if (!j->n)
+			continue;
+		j->ra = ra;
+		n += j->n;
+		ra->refs++;
+		atomic_fetch_add(&pool->queued, 1);
+		workers_submit(pool->workers, decode, j);
+		j = NULL;
+	}
+	free(j);
+	ra->planned = block;
+	return n;
 }
 
 /* ---- reading -------------------------------------------------------------------------------- */
 
-/* Part of one block in its slot, lent; NULL: the caller decodes it. */
+/* Part of one block in its slot, lent, or of the pool's zeros; NULL: the caller decodes it. */
 static const uint8_t *lend(struct readahead *ra, size_t len, uint64_t block, uint64_t skip)
 {
 	struct slot *s = slot_of(ra, block);
@@ -184,10 +259,12 @@ static const uint8_t *lend(struct readahead *ra, size_t len, uint64_t block, uin
 
 	pthread_mutex_lock(&ra->lock);
 	while (s->state == RUNNING && s->block == block)
-		pthread_cond_wait(&ra->changed, &ra->lock);
+		wait_changed(ra);
 	if (s->state == QUEUED && s->block == block)
 		s->state = EMPTY; /* nobody has begun: decoding it here is quicker */
-	if (s->state == READY && s->block == block && skip + len <= s->len) {
+	if (s->state == HOLE && s->block == block) {
+		p = ra->pool->zeros;
+	} else if (s->state == READY && s->block == block && skip + len <= s->len) {
 		p = s->buf + skip;
 		s->lent++;
 	}
@@ -201,24 +278,28 @@ static void take_back(struct readahead *ra, uint64_t block)
 
 	pthread_mutex_lock(&ra->lock);
 	if (--s->lent == 0)
-		pthread_cond_broadcast(&ra->changed);
+		tell_changed(ra);
 	pthread_mutex_unlock(&ra->lock);
 }
 
 /* Requests of one reader may arrive a little out of order. */
 static void note(struct smfs_mount *m, struct readahead *ra, uint64_t first, uint64_t last)
 {
-	uint64_t scheduled = 0;
+	uint64_t blocks = ra->size / BLOCK + (ra->size % BLOCK != 0);
+	unsigned scheduled = 0;
 
 	pthread_mutex_lock(&ra->lock);
-	if (first == ra->last + 1)
+	if (first == ra->last + 1) {
 		ra->streak++;
-	else if (first > ra->last + AHEAD || last + AHEAD < ra->last)
+	} else if (first > ra->last + AHEAD || last + AHEAD < ra->last) {
 		ra->streak = 0;
+		ra->planned = 0;
+	}
 	ra->last = last;
-	if (ra->streak >= STREAK)
-		for (uint64_t b = last + 1; b <= last + AHEAD && b * BLOCK < ra->size; b++)
-			scheduled += schedule(ra, b);
+	uint64_t from = MAX(ra->planned, last + 1), end = MIN(last + 1 + AHEAD, blocks);
+	/* By the job, or what is left of the file. */
+	if (ra->streak >= STREAK && from < end && (end - from >= GROUP || end == blocks))
+		scheduled = schedule(ra, from, end);
 	pthread_mutex_unlock(&ra->lock);
 	if (scheduled)
 		stats_add(&m->stats, COUNT_READAHEADS, scheduled);
@@ -344,26 +425,34 @@ static bool is_worth(uint64_t size, size_t len)
 	return len >= BLOCK / 2 && size > 2 * BLOCK;
 }
 
-const void *readahead_lend(struct smfs_mount *m, struct handle *h, size_t *len, uint64_t off)
+const void *readahead_lend(struct smfs_mount *m, struct handle *h, struct smfs_file *f, size_t *len,
+			   uint64_t off)
 {
-	struct readahead *ra = atomic_load(&h->ahead);
 	uint64_t size = h->inode->content.size, block = off / BLOCK;
 
-	if (!ra || off >= size)
+	if (off >= size)
 		return NULL;
 	size_t n = MIN(*len, size - off);
-	if (!is_worth(size, n) || (off + n - 1) / BLOCK != block)
-		return NULL;
-	note(m, ra, block, block);
-	const void *p = lend(ra, n, block, off % BLOCK);
+	struct readahead *ra = is_worth(size, n) ? state_of(m, h, f, off, off + n) : NULL;
+	const void *p = NULL;
+	if (ra) {
+		uint64_t last = (off + n - 1) / BLOCK;
+
+		note(m, ra, block, last);
+		if (last == block)
+			p = lend(ra, n, block, off % BLOCK);
+	}
+	if (!p && is_hole(f, off, n))
+		p = m->readahead->zeros;
 	if (p)
 		*len = n;
 	return p;
 }
 
-void readahead_take_back(struct handle *h, uint64_t off)
+void readahead_take_back(struct smfs_mount *m, struct handle *h, const void *p, uint64_t off)
 {
-	take_back(atomic_load(&h->ahead), off / BLOCK);
+	if (p != m->readahead->zeros)
+		take_back(atomic_load(&h->ahead), off / BLOCK);
 }
 
 ssize_t readahead_pread(struct smfs_mount *m, struct handle *h, struct smfs_file *f, void *buf,
@@ -375,10 +464,9 @@ ssize_t readahead_pread(struct smfs_mount *m, struct handle *h, struct smfs_file
 	if (off >= size)
 		return 0;
 	len = MIN(len, size - off);
-	struct readahead *ra = is_worth(size, len) ? state_of(m, h, f, off, off + len) : NULL;
+	struct readahead *ra = is_worth(size, len) ? atomic_load(&h->ahead) : NULL;
 	if (!ra)
 		return read_shared(m->readahead, f, buf, len, off, err);
-	note(m, ra, off / BLOCK, (off + len - 1) / BLOCK);
 	while (got < len) {
 		uint64_t block = (off + got) / BLOCK, skip = (off + got) % BLOCK;
 		size_t n = MIN(len - got, BLOCK - skip);
@@ -386,7 +474,8 @@ ssize_t readahead_pread(struct smfs_mount *m, struct handle *h, struct smfs_file
 		const uint8_t *p = lend(ra, n, block, skip);
 		if (p) {
 			memcpy((uint8_t *)buf + got, p, n);
-			take_back(ra, block);
+			if (p != ra->pool->zeros)
+				take_back(ra, block);
 		} else {
 			ssize_t r = smfs_file_pread(f, (uint8_t *)buf + got, n, off + got, err);
 

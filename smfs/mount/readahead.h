@@ -15,15 +15,17 @@ int readahead_pool_new(struct readahead_pool **out, struct err *err);
 /* After every handle was released. */
 void readahead_pool_free(struct readahead_pool *p);
 
-/* smfs_file_pread() for an open handle. */
+/* smfs_file_pread() for an open handle, of what readahead_lend() did not have. */
 ssize_t readahead_pread(struct smfs_mount *m, struct handle *h, struct smfs_file *f, void *buf,
 			size_t len, uint64_t off, struct err *err);
 /*
- * The bytes at `off` where they were decoded ahead to, *len cut at the end of the file; NULL if
- * they were not, or lie in two blocks. Then readahead_take_back(), with the same `off`.
+ * Asked first for every read. The bytes at `off` where they were decoded ahead to, or zeros for a
+ * hole, *len cut at the end of the file; NULL if they were not, or lie in two blocks. Then
+ * readahead_take_back(), with the same `off`.
  */
-const void *readahead_lend(struct smfs_mount *m, struct handle *h, size_t *len, uint64_t off);
-void readahead_take_back(struct handle *h, uint64_t off);
+const void *readahead_lend(struct smfs_mount *m, struct handle *h, struct smfs_file *f, size_t *len,
+			   uint64_t off);
+void readahead_take_back(struct smfs_mount *m, struct handle *h, const void *p, uint64_t off);
 /* Waits for what is being decoded for the handle; NULL is fine. */
 void readahead_free(struct readahead *ra);
 

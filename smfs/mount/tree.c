@@ -365,16 +365,19 @@ static ssize_t tree_read(struct smfs_mount *m, struct handle *h, void *buf, size
 
 static const void *tree_lend(struct smfs_mount *m, struct handle *h, size_t *len, uint64_t off)
 {
-	const void *p = readahead_lend(m, h, len, off);
+	struct smfs_file *f;
+	/* A failure is the read's to report, which follows. */
+	const void *p =
+		tree_file(m, h->inode, &f, NULL) == 0 ? readahead_lend(m, h, f, len, off) : NULL;
 
 	if (p)
 		hot_note_read(m, h->inode, *len);
 	return p;
 }
 
-static void tree_take_back(struct smfs_mount *m, struct handle *h, uint64_t off)
+static void tree_take_back(struct smfs_mount *m, struct handle *h, const void *p, uint64_t off)
 {
-	readahead_take_back(h, off);
+	readahead_take_back(m, h, p, off);
 }
 
 static void tree_release(struct smfs_mount *m, struct handle *h)
