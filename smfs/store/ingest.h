@@ -136,6 +136,11 @@ int ingest_refs_below(struct smfs_ingest *ing, struct idset *out, struct err *er
 int commit_next(struct index_txn *txn, struct index_meta *m, struct err *err);
 int commit_record(struct smfs_store *s, struct index_txn *txn, struct index_meta *m,
 		  struct journal_record *rec, struct err *err);
+/*
+ * Before anything that no commit counted is taken from packs/: the journal has no record of such a
+ * commit any more, for a repair to believe. Not within a transaction.
+ */
+int commit_settle(struct smfs_store *s, struct err *err);
 
 /* stream.c: memory of idle jobs. */
 void ingest_free_jobs(struct smfs_ingest *ing);

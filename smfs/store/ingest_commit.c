@@ -15,7 +15,9 @@
  * or of the journal cuts them off. Power lost after 6 loses nothing. The name is acknowledged
  * after 6 only. A record that reached the journal at 5 while 6 did not happen is complete and
  * true (its packs are synced); a rebuild from the journal may therefore bring back a
- * commit whose outcome its caller never learnt, but never half of one.
+ * commit whose outcome its caller never learnt, but never half of one: before anything
+ * is cut off a pack or a pack is removed that no commit ever counted, the journal is cut to its
+ * recorded length, and synced (commit_settle).
  *
  * COLLECTION. The generation of the index tells whether garbage was condemned since the ingest
  * began (gc.h). If so, within the transaction each frame that the ingest found in the index, and
@@ -35,6 +37,7 @@
 #include "smfs/store/writers.h"
 
 #include <string.h>
+#include <sys/stat.h>
 
 /* Of a name that smfs_name_check() passed, or that is in the index. */
 static void copy_name(char out[SMFS_REF_MAX + 1], const char *name)
@@ -92,6 +95,34 @@ int commit_record(struct smfs_store *s, struct index_txn *txn, struct index_meta
 	rec->time = now_ns();
 	int r = journal_append(s->journalfd, &m->journal_len, rec, err);
 	return r < 0 ? r : index_txn_set_meta(txn, m, err);
+}
+
+static int settle_txn(struct index_txn *txn, void *arg, struct err *err)
+{
+	struct smfs_store *s = arg;
+	struct index_meta m;
+	int r = index_txn_meta(txn, &m, err);
+
+	if (r == 0)
+		r = journal_cut(s->journalfd, MAX(m.journal_len, JOURNAL_HEAD_LEN), err);
+	if (r == 0 && fdatasync(s->journalfd) < 0)
+		r = err_errno(err, "sync journal");
+	return r;
+}
+
+int commit_settle(struct smfs_store *s, struct err *err)
+{
+	struct index_meta m;
+	struct stat st;
+	int r = index_meta(s->ix, &m, err);
+
+	if (r < 0)
+		return r;
+	/* The transaction waits for whoever is between record and index. */
+	if (fstat(s->journalfd, &st) == 0 &&
+	    (uint64_t)st.st_size <= MAX(m.journal_len, JOURNAL_HEAD_LEN))
+		return 0;
+	return index_update(s->ix, settle_txn, s, err);
 }
 
 int commit_next(struct index_txn *txn, struct index_meta *m, struct err *err)

@@ -6,6 +6,7 @@
 #include <endian.h>
 #include <inttypes.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <xxhash.h>
 
 #define JOURNAL_MAGIC 0x4c4e524a5346534dull /* "MSFSJRNL" */
@@ -128,21 +129,6 @@ int journal_put(int fd, uint64_t *len, const struct journal_record *rec, struct 
 	return 0;
 }
 
-int journal_append(int fd, uint64_t *len, const struct journal_record *rec, struct err *err)
-{
-	uint64_t end = *len;
-
-	if (ftruncate(fd, (off_t)*len) < 0)
-		return err_errno(err, "truncate journal");
-	int r = journal_put(fd, &end, rec, err);
-	if (r < 0)
-		return r;
-	if (fdatasync(fd) < 0)
-		return err_errno(err, "sync journal");
-	*len = end;
-	return 0;
-}
-
 /* `seq` 0: any number. */
 static int decode(const uint8_t *p, size_t len, uint64_t seq, journal_fn fn, void *arg,
 		  struct err *err)
@@ -216,6 +202,47 @@ static ssize_t read_record(int fd, uint64_t off, uint64_t len, uint8_t **out, st
 		return 0;
 	errno = -ret;
 	return err_errno(err, "read journal at %" PRIu64, off);
+}
+
+/*
+ * One record at most is behind what the index counts: of the commit that was cut short. More were
+ * counted once, by an index that is not this one.
+ */
+int journal_cut(int fd, uint64_t len, struct err *err)
+{
+	cleanup_free uint8_t *one = NULL, *two = NULL;
+	struct stat st;
+
+	if (fstat(fd, &st) < 0)
+		return err_errno(err, "stat journal");
+	if ((uint64_t)st.st_size <= len)
+		return 0;
+	ssize_t n = read_record(fd, len, (uint64_t)st.st_size, &one, err);
+	if (n > 0)
+		n = read_record(fd, len + (uint64_t)n, (uint64_t)st.st_size, &two, err);
+	if (n < 0)
+		return (int)n;
+	if (n > 0)
+		return err_set(err, EBADMSG,
+			       "journal: it has commits that the index does not; run `smfs fsck "
+			       "--repair`");
+	return ftruncate(fd, (off_t)len) < 0 ? err_errno(err, "truncate journal") : 0;
+}
+
+int journal_append(int fd, uint64_t *len, const struct journal_record *rec, struct err *err)
+{
+	uint64_t end = *len;
+	int r = journal_cut(fd, *len, err);
+
+	if (r < 0)
+		return r;
+	r = journal_put(fd, &end, rec, err);
+	if (r < 0)
+		return r;
+	if (fdatasync(fd) < 0)
+		return err_errno(err, "sync journal");
+	*len = end;
+	return 0;
 }
 
 int journal_each(int fd, uint64_t len, journal_fn fn, void *arg, struct err *err)

@@ -34,6 +34,12 @@ struct journal_record {
 void journal_head_encode(const uint8_t uuid[UUID_LEN], uint8_t out[JOURNAL_HEAD_LEN]);
 int journal_head_check(int fd, const uint8_t uuid[UUID_LEN], struct err *err);
 
+/*
+ * Cut off what follows `len`, all that the index counts: a commit that was cut short. Not synced.
+ * -EBADMSG: it is more than one commit leaves, so the index has lost some.
+ */
+int journal_cut(int fd, uint64_t len, struct err *err);
+
 /* Write and sync `rec` at *len; *len becomes the new length. What followed is cut off. */
 int journal_append(int fd, uint64_t *len, const struct journal_record *rec, struct err *err);
 

@@ -3,6 +3,7 @@
 #include "smfs/base/cleanup.h"
 #include "smfs/base/io.h"
 #include "smfs/base/log.h"
+#include "smfs/store/ingest.h"
 
 #include <fcntl.h>
 #include <inttypes.h>
@@ -68,8 +69,12 @@ static int take_pack(struct smfs_store *s, uint64_t id, struct out_pack *out, st
 		log_warn("pack %s is damaged and will not be appended to; run `smfs fsck`", name);
 		return 0;
 	}
-	if ((uint64_t)st.st_size > len && ftruncate(fd, (off_t)len) < 0)
-		return err_errno(err, "truncate pack %s", name);
+	if ((uint64_t)st.st_size > len) {
+		if ((r = commit_settle(s, err)) < 0)
+			return r;
+		if (ftruncate(fd, (off_t)len) < 0)
+			return err_errno(err, "truncate pack %s", name);
+	}
 	*out = (struct out_pack){
 		.id = id, .base = len, .len = len, .writeback = len, .fd = steal_fd(&fd)};
 	return 1;
@@ -270,8 +275,10 @@ void packw_free(struct packw *w)
 {
 	if (!w)
 		return;
+	/* A record that could not be synced may be in the journal all the same. */
+	bool keep = w->kept || (w->n && commit_settle(w->s, NULL) < 0);
 	for (size_t i = 0; i < w->n; i++) {
-		if (!w->kept)
+		if (!keep)
 			discard(w, &w->packs[i]);
 		close(w->packs[i].fd);
 	}
@@ -290,7 +297,7 @@ static void clean_file(struct smfs_store *s, int dirfd, const char *name, bool p
 
 	if (fd < 0 || flock(fd, LOCK_EX | LOCK_NB) < 0)
 		return;
-	if (pack && index_pack_len(s->ix, id, &len, NULL) != 0)
+	if (pack && (index_pack_len(s->ix, id, &len, NULL) != 0 || commit_settle(s, NULL) < 0))
 		return;
 	unlinkat(dirfd, name, 0);
 }

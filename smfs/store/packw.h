@@ -3,7 +3,9 @@
  *
  * An ingest owns the pack it appends to by flock(2): no two writers share a pack, so writers
  * never wait for each other. It takes an unlocked pack that is not full, cut back to the length the
- * index vouches for (what follows is garbage of a writer that died), or starts a new one.
+ * index vouches for (what follows is garbage of a writer that died), or starts a new one. What is
+ * cut off, or removed with a pack, may be what a record behind the journal's recorded length speaks
+ * of: that goes first (commit_settle()).
  *
  * Nothing appended counts until packw_sync() returned 0 and the index recorded the length; see
  * ingest_commit.c for the whole order. packw_append() may be called by many threads.

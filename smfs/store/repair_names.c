@@ -2,13 +2,16 @@
  * Names, from the journal and from what can be read of the old index.
  *
  * The journal is the record: its whole records are replayed in order, also those behind a damaged
- * stretch. The old index adds what the journal has lost, and is believed by what it proves:
- *   - all its names read, and its headers whole: it is the state after its last commit, and settles
- *     what the journal has lost up to there.
- *   - parts of it: names it knows and a damaged journal does not are kept.
- * A difference that neither explains keeps both names, and each decision is reported. A whole
- * record behind what the index counts is taken as done: its packs were synced before it was
- * written.
+ * stretch. A whole record behind what the index counts is taken as done: its packs were synced
+ * before it was written, and it goes before they do (commit_settle()). If no record is missing, the
+ * names are what the replay comes to. Otherwise the old index adds what the journal has lost, and
+ * is believed by what it proves:
+ *   - all its names read, and its headers whole: it is the state after its last commit. The names
+ *     are its own, and what the records behind that commit did to them.
+ *   - parts of it: names it knows are kept, unless the journal saw them go after the last stretch
+ * it has lost. Where the two then differ, the later commit is right if the numbers tell, and both
+ *     names are kept if they do not.
+ * Each decision is reported.
  */
 #include "smfs/store/repair_priv.h"
 
@@ -38,6 +41,9 @@ struct replay {
 	uint64_t lost_from, lost_to; /* a lost stretch that no record has followed yet */
 	bool gap;		     /* records are missing, */
 	uint64_t gap_seq;	     /* the last of them */
+	bool late_gap;		     /* and behind what the old index counts */
+	struct nametab onto;	     /* a whole old index, and what records behind it did */
+	struct nametab gone;	     /* removed or renamed since the last gap */
 	bool broken;		     /* what is no record stands between records */
 	struct born *born;
 	size_t nborn, born_cap;
@@ -100,6 +106,34 @@ static int note_born(struct replay *p, const struct journal_record *rec, struct 
 	return 0;
 }
 
+static int note_gone(struct replay *p, const struct journal_record *rec)
+{
+	for (size_t i = 0; i < rec->nchanges; i++) {
+		const struct journal_change *c = &rec->changes[i];
+		struct smfs_name old = c->name;
+
+		if (c->op == OP_RENAME)
+			snprintf(old.name, sizeof(old.name), "%s", c->from);
+		if (c->op != OP_PUBLISH && nametab_put(&p->gone, &old) < 0)
+			return -ENOMEM;
+		if (c->op != OP_REMOVE)
+			nametab_remove(&p->gone, c->name.kind, c->name.name);
+	}
+	return 0;
+}
+
+/* For deciding; a second pass copies. */
+static int note_record(struct replay *p, const struct journal_record *rec, struct err *err)
+{
+	const struct repair *r = p->r;
+	const char *unknown;
+	bool behind = r->old_whole && rec->seq > r->old_meta.seq;
+
+	if (note_gone(p, rec) < 0 || (behind && nametab_apply(&p->onto, rec, &unknown) < 0))
+		return err_set(err, ENOMEM, "repair names: out of memory");
+	return note_born(p, rec, err);
+}
+
 static int take_record(struct journal_scan *scan, const struct journal_record *rec, uint64_t off,
 		       uint64_t len, struct err *err)
 {
@@ -115,8 +149,10 @@ static int take_record(struct journal_scan *scan, const struct journal_record *r
 	if (rec->seq != p->seq + 1) {
 		p->gap = true;
 		p->gap_seq = rec->seq - 1;
+		p->late_gap |= p->gap_seq > p->r->old_meta.seq;
+		nametab_free(&p->gone);
 	}
-	r = p->outfd >= 0 ? copy_record(p, rec, err) : note_born(p, rec, err);
+	r = p->outfd >= 0 ? copy_record(p, rec, err) : note_record(p, rec, err);
 	p->seq = rec->seq;
 	p->time = rec->time;
 	p->end = off + len;
@@ -158,27 +194,27 @@ static int decide_one(struct repair *r, const struct replay *p, const struct smf
 		return keep(r, old ? o : j, err);
 	}
 	if (o) {
-		/* A journal without gaps has seen it go: no later than the index, or in a record
-		 * the index did not come to count. */
-		if (!p->gap && o->seq <= p->seq)
+		/* The journal has seen it go: no later than the index, or in a record that the
+		 * index did not come to count. */
+		if (o->seq <= p->seq && (!p->gap || nametab_find(&p->gone, o->kind, o->name)))
 			return 0;
 		repair_report(r, "%s %s: kept, though only the old index knows it", kind, o->name);
 		return keep(r, o, err);
-	}
-	if (r->old_whole && p->gap && p->seq <= r->old_meta.seq) {
-		repair_report(r, "%s %s: gone by the old index, in a record that is lost", kind,
-			      j->name);
-		return 0;
 	}
 	if (r->old_whole)
 		repair_report(r, "%s %s: kept, though only the journal knows it", kind, j->name);
 	return keep(r, j, err);
 }
 
-static int decide(struct repair *r, const struct replay *p, struct err *err)
+static int decide(struct repair *r, struct replay *p, struct err *err)
 {
 	int ret = 0;
 
+	if (p->gap && r->old_whole) {
+		r->names = p->onto;
+		p->onto = (struct nametab){0};
+		return 0;
+	}
 	for (size_t i = 0; i < p->names.cap && ret == 0; i++) {
 		const struct smfs_name *j = p->names.v[i];
 
@@ -276,6 +312,7 @@ static int write_journal(struct repair *r, int fd, uint64_t len, uint64_t seq,
 	if (ret == 0)
 		ret = mend_names(r, &p, err);
 	nametab_free(&p.names);
+	nametab_free(&p.gone);
 	if (ret == 0 && fsync(out) < 0)
 		ret = err_errno(err, "sync %s/" JOURNAL_NEW, r->dir);
 	r->meta.seq = p.seq;
@@ -311,11 +348,17 @@ int repair_names(struct repair *r, struct err *err)
 		return err_errno(err, "stat %s/journal", r->dir);
 	uint64_t len = (uint64_t)st.st_size;
 	bool headed = fd >= 0 && journal_head_check(fd, r->uuid, NULL) == 0;
+	for (size_t i = 0; r->old_whole && i < r->old.cap; i++)
+		if (r->old.v[i] && nametab_put(&p.onto, r->old.v[i]) < 0)
+			return err_set(err, ENOMEM, "repair names: out of memory");
 	int ret = fd >= 0 ? journal_scan(fd, len, &p.scan, err) : 0;
 
 	p.end = MAX(p.end, JOURNAL_HEAD_LEN);
 	/* A stretch at the end is a commit that was cut short, unless the index counts it. */
-	p.gap |= p.seq < floor;
+	if (p.seq < floor) {
+		p.gap = true;
+		nametab_free(&p.gone);
+	}
 	if (p.lost_from && p.seq >= floor && !r->old_whole)
 		repair_guess(r,
 			     "journal: bytes %" PRIu64 "-%" PRIu64 " at its end are no record: "
@@ -326,7 +369,7 @@ int repair_names(struct repair *r, struct err *err)
 			      fd < 0 ? "missing" : "damaged");
 	if (fd < 0 && !r->old_whole)
 		repair_guess(r, "journal: missing; only names that the old index gave are known");
-	else if (p.gap && r->old_whole)
+	else if (p.gap && r->old_whole && !p.late_gap)
 		repair_report(r, "journal: records are lost; the old index tells what they did");
 	else if (p.gap)
 		repair_guess(r, "journal: records are lost; names that were published, removed or "
@@ -338,6 +381,8 @@ int repair_names(struct repair *r, struct err *err)
 	if (ret == 0 && (!headed || p.gap || p.broken || !same_names(&p.names, &r->names)))
 		ret = write_journal(r, fd, len, floor, &p, err);
 	nametab_free(&p.names);
+	nametab_free(&p.onto);
+	nametab_free(&p.gone);
 	free(p.born);
 	return ret;
 }

@@ -492,6 +492,143 @@ static void content_found_bad_by_a_read_heals(void **state)
 	heal(*state, true);
 }
 
+/* ---- a commit that the index does not count ---- */
+
+/* The index as it is now, for back_to_index(). */
+static void keep_index(struct fixture *f)
+{
+	close_store(f);
+	sh("rm -rf %1$s/index.kept && cp -a %1$s/index %1$s/index.kept", f->dir, "");
+}
+
+static void back_to_index(struct fixture *f)
+{
+	close_store(f);
+	sh("rm -rf %1$s/index && mv %1$s/index.kept %1$s/index && rm -f %1$s/index/seal", f->dir,
+	   "");
+}
+
+/*
+ * Power was lost between journal and index. A repair takes the record for done, as all it speaks of
+ * is there; but not when another writer has cut that off meanwhile.
+ */
+static void a_record_goes_before_what_it_speaks_of(void **state)
+{
+	struct fixture *f = *state;
+	struct smfs_content c;
+	struct smfs_fsck k;
+	unsigned lines;
+
+	make_store(f);
+	for (int written = 0; written < 2; written++) {
+		keep_index(f);
+		ok(f, smfs_store_open(f->dir, 0, &f->s, &f->err));
+		put_name(f, "under-way", 40 + (unsigned)written);
+		back_to_index(f);
+		if (written)
+			die_writing(f, 60, NULL, 500);
+		ok(f, repair(f, &k, &lines));
+		assert_int_equal(k.guesses, 0);
+		ok(f, checked(f, &lines));
+		assert_int_equal(right_names(f), NAMES);
+		int r = get_snapshot(f, "under-way", &c);
+		assert_int_equal(r, written ? -ENOENT : 0);
+		if (r == 0)
+			ok(f, smfs_name_remove(f->s, SMFS_SNAPSHOT, "under-way", &f->err));
+	}
+}
+
+static const char *journal_path(struct fixture *f)
+{
+	static char path[128];
+
+	snprintf(path, sizeof(path), "%s/journal", f->dir);
+	return path;
+}
+
+/* Then the index's names can be read, and it cannot be known that they are the last ones. */
+static void break_older_header(struct fixture *f)
+{
+	char path[128];
+	uint64_t txn[2];
+
+	snprintf(path, sizeof(path), "%s/index/data.mdb", f->dir);
+	cleanup_fd int fd = open(path, O_RDWR | O_CLOEXEC);
+	for (unsigned i = 0; i < 2; i++)
+		assert_int_equal(pread_full(fd, &txn[i], 8, i * 4096 + 144), 0);
+	assert_int_equal(pwrite_full(fd, "bad", 3, (txn[0] > txn[1]) * 4096 + 16), 0);
+}
+
+/* The journal has lost a record that the index counts, and has one that it does not. */
+static void a_gap_and_a_record_behind_the_index(void **state)
+{
+	struct fixture *f = *state;
+	struct smfs_content c;
+	struct smfs_fsck k;
+	unsigned lines;
+
+	for (int partial = 0; partial < 2; partial++) {
+		if (partial == 0)
+			make_store(f);
+		else
+			close_store(f);
+		ok(f, smfs_store_open(f->dir, 0, &f->s, &f->err));
+		put_name(f, "gone", 50);
+		put_name(f, "from", 51);
+		close_store(f);
+		uint64_t at = file_size(journal_path(f));
+		ok(f, smfs_store_open(f->dir, 0, &f->s, &f->err));
+		ok(f, smfs_name_remove(f->s, SMFS_SNAPSHOT, "gone", &f->err));
+		keep_index(f);
+		ok(f, smfs_store_open(f->dir, 0, &f->s, &f->err));
+		ok(f, smfs_name_rename(f->s, SMFS_SNAPSHOT, "from", "to", &f->err));
+		back_to_index(f);
+		cleanup_fd int fd = open(journal_path(f), O_RDWR | O_CLOEXEC);
+		assert_int_equal(pwrite_full(fd, "lost", 4, at + 30), 0);
+		if (partial)
+			break_older_header(f);
+		ok(f, repair(f, &k, &lines));
+		assert_int_equal(k.guesses, partial);
+		ok(f, checked(f, &lines));
+		assert_int_equal(right_names(f), NAMES);
+		assert_int_equal(get_snapshot(f, "from", &c), -ENOENT);
+		assert_int_equal(get_snapshot(f, "to", &c), 0);
+		/* What cannot be known keeps the name, and says so. */
+		assert_int_equal(get_snapshot(f, "gone", &c), partial ? 0 : -ENOENT);
+		ok(f, smfs_name_remove(f->s, SMFS_SNAPSHOT, "to", &f->err));
+	}
+}
+
+/* An older index than the journal's must not make the journal shorter. */
+static void an_index_of_yesterday_is_refused(void **state)
+{
+	struct fixture *f = *state;
+	struct smfs_ingest *ing;
+	struct smfs_fsck k;
+	unsigned lines;
+
+	make_store(f);
+	keep_index(f);
+	ok(f, smfs_store_open(f->dir, 0, &f->s, &f->err));
+	put_name(f, "later", 40);
+	put_name(f, "last", 41);
+	back_to_index(f);
+	ok(f, smfs_store_open(f->dir, 0, &f->s, &f->err));
+	assert_int_equal(smfs_name_remove(f->s, SMFS_SNAPSHOT, "one", &f->err), -EBADMSG);
+	assert_non_null(strstr(f->err.msg, "--repair"));
+	ok(f, smfs_ingest_begin(f->s, &ing, &f->err));
+	int r = smfs_ingest_mem(ing, "new", 3, &(struct smfs_content){0}, &f->err);
+	smfs_ingest_abort(ing);
+	assert_int_equal(r, -EBADMSG);
+	close_store(f);
+	ok(f, repair(f, &k, &lines));
+	assert_int_equal(k.guesses, 0);
+	ok(f, checked(f, &lines));
+	assert_int_equal(right_names(f), NAMES);
+	ok(f, smfs_name_remove(f->s, SMFS_SNAPSHOT, "later", &f->err));
+	ok(f, smfs_name_remove(f->s, SMFS_SNAPSHOT, "last", &f->err));
+}
+
 /* ---- who may run beside it ---- */
 
 static void writers_and_a_repair_keep_each_other_out(void **state)
@@ -562,7 +699,7 @@ static void killed_at_any_moment_it_is_done_again(void **state)
 			   "status=none",
 			   f->dir, "");
 		else if (i % 3 == 1)
-			sh("printf xyz | dd of=%s/index/data.mdb bs=1 seek=50 conv=notrunc "
+			sh("printf xyz | dd of=%1$s/index/data.mdb bs=1 seek=50 conv=notrunc "
 			   "status=none",
 			   f->dir, "");
 		uint64_t start = now_us();
@@ -722,6 +859,9 @@ int main(int argc, char **argv)
 		store_test(frames_inside_a_file_are_not_believed),
 		store_test(damage_that_nobody_needs_goes_with_its_pack),
 		store_test(damage_that_is_needed_keeps_its_pack),
+		store_test(a_record_goes_before_what_it_speaks_of),
+		store_test(a_gap_and_a_record_behind_the_index),
+		store_test(an_index_of_yesterday_is_refused),
 		store_test(content_found_bad_by_a_check_heals),
 		store_test(content_found_bad_by_a_read_heals),
 		store_test(writers_and_a_repair_keep_each_other_out),
