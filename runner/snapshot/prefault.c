@@ -226,7 +226,7 @@ static void *prefault_main(void *arg)
 	if (replay(p) == 0 && p->policy == PREFAULT_ALL)
 		populate_data(p);
 	int running = PREFAULT_RUNNING;
-	atomic_store(&p->us, MAX(monotonic_us() - start, 1));
+	atomic_store(&p->us, MAX(monotonic_us() - start, (uint64_t)1));
 	atomic_compare_exchange_strong(&p->state, &running, PREFAULT_DONE);
 	return NULL;
 }
