@@ -3,12 +3,16 @@
 #include "runner/agent/guest.h"
 #include "smfs/base/cleanup.h"
 #include "smfs/base/io.h"
+#include "smfs/base/num.h"
 
 #include <fcntl.h>
 #include <limits.h>
 #include <poll.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+
+#define MOVE_MAX 65536 /* bytes of process numbers */
 
 int cgroup_make(const char *path, struct err *err)
 {
@@ -41,6 +45,34 @@ static int write_freeze(const char *path, bool freeze, struct err *err)
 	if (write(fd, freeze ? "1" : "0", 1) != 1)
 		return err_errno(err, "%s cgroup %s", freeze ? "freeze" : "thaw", path);
 	return 0;
+}
+
+int cgroup_kill(const char *path, struct err *err)
+{
+	cleanup_fd int fd = open_in(path, "cgroup.kill", O_WRONLY, err);
+
+	if (fd < 0)
+		return fd;
+	if (write(fd, "1", 1) != 1)
+		return err_errno(err, "kill what is in cgroup %s", path);
+	return 0;
+}
+
+void cgroup_move(const char *from, const char *to)
+{
+	cleanup_fd int in = open_in(from, "cgroup.procs", O_RDONLY, NULL);
+	cleanup_fd int out = cgroup_open_procs(to, NULL);
+	cleanup_free char *list = NULL;
+	ssize_t n;
+
+	if (in < 0 || out < 0 || !(list = malloc(MOVE_MAX + 1)))
+		return;
+	n = pread_upto(in, list, MOVE_MAX, 0);
+	list[MAX(n, (ssize_t)0)] = '\0';
+	/* One that has ended meanwhile is refused, which is as good. */
+	for (char *save, *pid = strtok_r(list, "\n", &save); pid; pid = strtok_r(NULL, "\n", &save))
+		if (write(out, pid, strlen(pid)) < 0)
+			continue;
 }
 
 static int wait_state(const char *path, bool freeze, int timeout_ms, struct err *err)

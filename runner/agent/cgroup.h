@@ -21,5 +21,9 @@ int cgroup_open_procs(const char *path, struct err *err);
  * freeze that did not come about is taken back.
  */
 int cgroup_freeze(const char *path, bool freeze, int timeout_ms, struct err *err);
+/* SIGKILL to everything in it, whatever session or group it has made for itself (Linux 5.14). */
+int cgroup_kill(const char *path, struct err *err);
+/* What is still in `from` goes on as part of `to`. */
+void cgroup_move(const char *from, const char *to);
 
 #endif

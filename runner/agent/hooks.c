@@ -1,6 +1,7 @@
 /* Hooks: the image's own programs around a snapshot, each with a time limit and a result. */
 #include "runner/agent/control.h"
 
+#include "runner/agent/cgroup.h"
 #include "runner/agent/spawn.h"
 #include "smfs/base/cleanup.h"
 #include "smfs/base/log.h"
@@ -16,8 +17,10 @@
 #include <sys/pidfd.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
+#include <unistd.h>
 
 #define HOOK_OUTPUT_MAX (1u << 20)
+#define KILL_WAIT_MS	5000 /* for what is killed to be gone */
 
 /* run-parts(8)'s names: no backup or half-installed file runs by accident. */
 static int wanted(const struct dirent *d)
@@ -55,11 +58,21 @@ static ssize_t keep_tail(int fd, char *text, size_t cap, size_t *n)
 	return k;
 }
 
+/* With all that it has started: its cgroup where there is one, else its process group. */
+static void kill_hook(pid_t pid, const char *group)
+{
+	struct err e = ERR_INIT;
+
+	if (group[0] && cgroup_kill(group, &e) < 0)
+		log_warn("%s", e.msg);
+	kill(-pid, SIGKILL);
+}
+
 /*
  * Until the hook has ended or `end_us`; keeps the last bytes it printed. Returns its wait status,
- * or -ETIMEDOUT after it was killed.
+ * or -ETIMEDOUT after it was killed, or -EBUSY if not even that ended it.
  */
-static int watch(pid_t pid, int out, uint64_t end_us, char *text, size_t cap)
+static int watch(pid_t pid, const char *group, int out, uint64_t end_us, char *text, size_t cap)
 {
 	cleanup_fd int pidfd = pidfd_open(pid, 0);
 	bool timed_out = false, ended = false;
@@ -67,7 +80,7 @@ static int watch(pid_t pid, int out, uint64_t end_us, char *text, size_t cap)
 	int status = 0;
 
 	if (pidfd < 0)
-		kill(-pid, SIGKILL);
+		kill_hook(pid, group);
 	while (!ended) {
 		struct pollfd p[2] = {{.fd = pidfd, .events = POLLIN},
 				      {.fd = out, .events = POLLIN}};
@@ -75,9 +88,13 @@ static int watch(pid_t pid, int out, uint64_t end_us, char *text, size_t cap)
 
 		if (now >= end_us && !timed_out) {
 			timed_out = true;
-			kill(-pid, SIGKILL);
+			end_us = now + KILL_WAIT_MS * 1000ull;
+			kill_hook(pid, group);
+		} else if (now >= end_us) {
+			tidy(text, n);
+			return -EBUSY;
 		}
-		if (pidfd >= 0 && poll(p, 2, timed_out ? -1 : (int)((end_us - now) / 1000 + 1)) < 0)
+		if (pidfd >= 0 && poll(p, 2, (int)((end_us - now) / 1000 + 1)) < 0)
 			continue;
 		/* The program first: what it wrote before it ended is then in the pipe. */
 		if (pidfd < 0 || p[0].revents)
@@ -97,16 +114,36 @@ static int watch(pid_t pid, int out, uint64_t end_us, char *text, size_t cap)
 	return timed_out ? -ETIMEDOUT : status;
 }
 
+/*
+ * A cgroup beside the workload's, so that what a hook starts can be killed with it. "": there can
+ * be none.
+ */
+static void hook_group(const struct guest *g, char *group, size_t size)
+{
+	struct err e = ERR_INIT;
+
+	group[0] = '\0';
+	if (!g->cgroup)
+		return;
+	snprintf(group, size, "%s.hook", g->cgroup);
+	if (cgroup_make(group, &e) < 0) {
+		log_warn("%s", e.msg);
+		group[0] = '\0';
+	}
+}
+
 static void run_one(struct guest *g, const char *path, const char *item, char *const *env,
 		    uint64_t end_us, struct agent_results *rs)
 {
+	const uint64_t limit_us = end_us - monotonic_us();
 	const struct creds root = {.groups = {0}, .ngroups = 1, .uid = getuid(), .gid = getgid()};
 	char *argv[] = {(char *)path, NULL};
 	cleanup_fd int null = open("/dev/null", O_RDONLY | O_CLOEXEC);
 	cleanup_fd int rd = -1, wr = -1;
 	struct err e = ERR_INIT;
 	uint64_t t = monotonic_us();
-	char text[200] = "";
+	char text[200] = "", group[PATH_MAX];
+	struct agent_result *r;
 	int p[2], status;
 	pid_t pid;
 
@@ -117,27 +154,38 @@ static void run_one(struct guest *g, const char *path, const char *item, char *c
 	rd = p[0];
 	wr = p[1];
 	fcntl(rd, F_SETFL, O_NONBLOCK);
+	hook_group(g, group, sizeof(group));
 	struct spawn s = {.argv = argv,
 			  .env = env,
 			  .cwd = "/",
 			  .creds = &root,
 			  .fd = {null, wr, wr},
+			  .cgroup = group[0] ? group : NULL,
 			  .die_with_parent = true};
 	if (spawn(&s, &pid, &e) < 0) {
 		agent_result_add(rs, item, e.code, monotonic_us() - t, "%.250s", e.msg);
 		return;
 	}
 	close(steal_fd(&wr));
-	status = watch(pid, rd, end_us, text, sizeof(text));
+	status = watch(pid, group, rd, end_us, text, sizeof(text));
 	t = monotonic_us() - t;
 	if (status == -ETIMEDOUT)
-		agent_result_add(rs, item, ETIMEDOUT, t, "killed after its time limit. %s", text);
+		r = agent_result_add(rs, item, ETIMEDOUT, t, "killed after its time limit. %s",
+				     text);
+	else if (status < 0)
+		r = agent_result_add(rs, item, -status, t, "killed, and does not end. %s", text);
 	else if (WIFSIGNALED(status))
-		agent_result_add(rs, item, 256 + 128 + WTERMSIG(status), t, "signal %d. %s",
-				 WTERMSIG(status), text);
+		r = agent_result_add(rs, item, 256 + 128 + WTERMSIG(status), t, "signal %d. %s",
+				     WTERMSIG(status), text);
 	else
-		agent_result_add(rs, item, WEXITSTATUS(status) ? 256 + WEXITSTATUS(status) : 0, t,
-				 "%s", text);
+		r = agent_result_add(rs, item, WEXITSTATUS(status) ? 256 + WEXITSTATUS(status) : 0,
+				     t, "%s", text);
+	r->limit_ms = (uint32_t)(limit_us / 1000);
+	if (group[0]) {
+		/* What it leaves running on purpose is frozen with the rest from now on. */
+		cgroup_move(group, g->cgroup);
+		rmdir(group);
+	}
 }
 
 void hooks_run(struct guest *g, const char *folder, char *const *env, struct agent_results *rs)

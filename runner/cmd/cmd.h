@@ -33,5 +33,10 @@ int usage_error(const char *cmd, const char *fmt, ...) __attribute__((format(pri
 int help(const char *text);
 /* Print JSON (stolen) on standard output, indented; exit code 0. */
 int print_json(json_t *j);
+/*
+ * On standard error, a line each: the hooks a restored or forked guest has run, and what else of
+ * its new identity failed. `timings` may be NULL.
+ */
+void print_results(const char *vm, const json_t *timings);
 
 #endif

@@ -91,7 +91,11 @@ int cmd_fork(int argc, char **argv)
 		return r;
 	}
 	json_array_foreach(json_object_get(reply, "children"), i, child)
+	{
 		puts(json_string_value(json_object_get(child, "id")));
+		print_results(json_string_value(json_object_get(child, "name")),
+			      json_object_get(child, "timings"));
+	}
 	json_decref(reply);
 	return r;
 }

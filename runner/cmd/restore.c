@@ -53,6 +53,8 @@ static int restore_many(const char *name, unsigned n, const struct vmm_restore *
 			print_json(launched_json(&l[i]));
 		else
 			puts(l[i].dir->info.id);
+		if (!json)
+			print_results(l[i].dir->info.name, l[i].timings);
 		rundir_release(l[i].dir);
 		json_decref(l[i].timings);
 	}

@@ -2,12 +2,15 @@
 
 #include "smfs/base/cleanup.h"
 #include "smfs/base/io.h"
+#include "smfs/base/num.h"
 
 #include <poll.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/un.h>
+
+#define CHUNK 65536u
 
 static int control_connect(const char *path, struct err *err)
 {
@@ -26,34 +29,47 @@ static int control_connect(const char *path, struct err *err)
 }
 
 /*
- * Exactly one line, byte by byte: what follows it (console bytes) belongs to whoever takes the
- * descriptor next.
+ * Exactly one line, malloc'd: what follows it (console bytes) belongs to whoever takes the
+ * descriptor next, so it is looked at before it is taken.
  */
-static int read_line(int fd, int timeout_ms, char *line, size_t max, struct err *err)
+static int read_line(int fd, int timeout_ms, char **line, struct err *err)
 {
-	size_t len = 0;
+	cleanup_free char *buf = NULL;
+	size_t len = 0, cap = 0;
 
 	for (;;) {
 		struct pollfd p = {.fd = fd, .events = POLLIN};
 		int r = poll(&p, 1, timeout_ms);
-		char ch;
 
 		if (r < 0 && errno == EINTR)
 			return err_set(err, EINTR, "interrupted");
 		if (r == 0)
 			return err_set(err, ETIMEDOUT, "no answer within %d ms", timeout_ms);
-		ssize_t n = read(fd, &ch, 1);
+		if (cap - len < CHUNK) {
+			char *bigger = realloc(buf, cap += MAX(cap, (size_t)CHUNK));
+
+			if (!bigger)
+				return err_set(err, ENOMEM, "answer: out of memory");
+			buf = bigger;
+		}
+		ssize_t n = recv(fd, buf + len, CHUNK, MSG_PEEK);
 		if (n < 0)
 			return err_errno(err, "read answer");
 		if (n == 0)
 			return err_set(err, ECONNRESET, "the VM's process closed the connection");
-		if (ch == '\n') {
-			line[len] = '\0';
+		char *end = memchr(buf + len, '\n', (size_t)n);
+		n = recv(fd, buf + len, end ? (size_t)(end + 1 - (buf + len)) : (size_t)n, 0);
+		if (n < 0)
+			return err_errno(err, "read answer");
+		len += (size_t)n;
+		if (end) {
+			*end = '\0';
+			*line = steal_ptr(&buf);
 			return 0;
 		}
-		if (len + 1 == max)
-			return err_set(err, EPROTO, "answer longer than %zu bytes", max);
-		line[len++] = ch;
+		if (len >= CONTROL_REPLY_MAX)
+			return err_set(err, EPROTO, "answer longer than %u bytes",
+				       CONTROL_REPLY_MAX);
 	}
 }
 
@@ -61,11 +77,11 @@ int control_call(const char *path, json_t *request, int timeout_ms, json_t **rep
 		 struct err *err)
 {
 	cleanup_free char *text = json_dumps(request, JSON_COMPACT);
-	cleanup_free char *line = malloc(CONTROL_REPLY_MAX);
+	cleanup_free char *line = NULL;
 	int r;
 
 	json_decref(request);
-	if (!text || !line)
+	if (!text)
 		return err_set(err, ENOMEM, "control request: out of memory");
 	cleanup_fd int fd = control_connect(path, err);
 	if (fd < 0)
@@ -77,7 +93,7 @@ int control_call(const char *path, json_t *request, int timeout_ms, json_t **rep
 		errno = -r;
 		return err_errno(err, "send request to %s", path);
 	}
-	r = read_line(fd, timeout_ms, line, CONTROL_REPLY_MAX, err);
+	r = read_line(fd, timeout_ms, &line, err);
 	if (r < 0)
 		return r;
 	json_t *j = json_loads(line, 0, NULL);

@@ -3,7 +3,7 @@
  *
  * One JSON object per line in each direction. Request: {"op": "snapshot", ...}. Answer:
  * {"ok": true, ...} or {"ok": false, "code": <errno>, "error": "<one line>"}. A request line is at
- * most 64 KiB, an answer 256 KiB; a client that sends none within 10 s is dropped. The socket is
+ * most 64 KiB, an answer 64 MiB; a client that sends none within 10 s is dropped. The socket is
  * 0600 root; a peer is trusted, but its bytes are still parsed with limits.
  *
  * "console" turns the connection, after its answer, into the raw byte stream of the serial
@@ -24,9 +24,8 @@
 #include "smfs/base/err.h"
 
 #define CONTROL_LINE_MAX 65536
-#define CONTROL_REPLY_MAX                                                      \
-	(256u << 10) /* results of a restore, of as many hooks as there may be \
-		      */
+/* A thousand children (fork.h), each with the results of as many hooks as there may be. */
+#define CONTROL_REPLY_MAX (64u << 20)
 
 struct control;
 struct control_request;

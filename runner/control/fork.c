@@ -148,7 +148,7 @@ static int fork_machine(void *arg, struct err *err)
 /* What the children tell, until all have or all are gone. The first failure is *err. */
 static unsigned collect(struct forking *f, json_t *children, struct err *err)
 {
-	cleanup_free char *buf = malloc(CONTROL_REPLY_MAX);
+	cleanup_free char *buf = malloc(SPAWN_REPORT_MAX);
 	unsigned told = 0, up = 0;
 
 	while (buf && told < f->n) {
@@ -159,7 +159,7 @@ static unsigned collect(struct forking *f, json_t *children, struct err *err)
 
 		if (poll(&p, 1, CHILDREN_WAIT_MS) <= 0)
 			break;
-		n = recv(f->report[0], buf, CONTROL_REPLY_MAX, 0);
+		n = recv(f->report[0], buf, SPAWN_REPORT_MAX, 0);
 		if (n <= 0)
 			break;
 		told++;

@@ -18,6 +18,8 @@
 #define AGENT_WAIT_MS	   60000
 #define GENERATION_WAIT_MS 60000
 #define HOSTNAME_LEN	   63
+/* Of all details together: one answer may carry the results of a thousand children. */
+#define RESULTS_TEXT_MAX 8192
 
 int identity_uuid(uint8_t uuid[16], struct err *err)
 {
@@ -114,11 +116,19 @@ int identity_give(struct vmm *v, enum clock_policy clock, struct agent_results *
 json_t *identity_results_json(const struct agent_results *r)
 {
 	json_t *list = r ? json_array() : NULL;
+	size_t room = RESULTS_TEXT_MAX;
 
-	for (unsigned i = 0; list && i < r->n; i++)
-		json_array_append_new(
-			list, json_pack("{s:o, s:i, s:I, s:o}", "item", json_text(r->r[i].item),
-					"code", (int)r->r[i].code, "us", (json_int_t)r->r[i].us,
-					"detail", json_text(r->r[i].detail)));
+	for (unsigned i = 0; list && i < r->n; i++) {
+		const struct agent_result *x = &r->r[i];
+		const char *detail = strlen(x->detail) <= room ? x->detail : "(cut)";
+		json_t *j = json_pack("{s:o, s:i, s:I, s:o}", "item", json_text(x->item), "code",
+				      (int)x->code, "us", (json_int_t)x->us, "detail",
+				      json_text(detail));
+
+		room -= MIN(room, strlen(detail));
+		if (x->limit_ms)
+			json_object_set_new(j, "limit_ms", json_integer(x->limit_ms));
+		json_array_append_new(list, j);
+	}
 	return list;
 }

@@ -28,7 +28,10 @@ char *identity_machine_id(const uint8_t uuid[16]);
 int identity_give(struct vmm *v, enum clock_policy clock, struct agent_results **results,
 		  struct err *err);
 
-/* [{"item": .., "us": .., "code": .., "detail": ..}] or NULL for no results. */
+/*
+ * [{"item": .., "us": .., "code": .., "detail": ..}], of hooks also "limit_ms"; NULL for no
+ * results. Of bounded size: past 8 KiB of details they read "(cut)".
+ */
 json_t *identity_results_json(const struct agent_results *r);
 
 /* Connect to the guest's agent within `timeout_ms`, unless the VM ends first (ECONNRESET). */

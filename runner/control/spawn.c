@@ -14,8 +14,6 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define REPORT_MAX CONTROL_REPLY_MAX /* of the same contents */
-
 struct spawn_child {
 	int fd; /* write end of the report pipe, -1 once used */
 };
@@ -93,11 +91,11 @@ _Noreturn void spawn_become(struct rundir *d, int report_fd, int keep_fd, spawn_
 
 static int read_report(int fd, char **out)
 {
-	cleanup_free char *buf = malloc(REPORT_MAX);
+	cleanup_free char *buf = malloc(SPAWN_REPORT_MAX);
 	size_t len = 0;
 
-	while (buf && len < REPORT_MAX - 1) {
-		ssize_t n = read(fd, buf + len, REPORT_MAX - 1 - len);
+	while (buf && len < SPAWN_REPORT_MAX - 1) {
+		ssize_t n = read(fd, buf + len, SPAWN_REPORT_MAX - 1 - len);
 
 		if (n < 0 && errno == EINTR)
 			continue;

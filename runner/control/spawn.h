@@ -14,6 +14,8 @@
 #include "runner/control/rundir.h"
 #include "smfs/base/err.h"
 
+#define SPAWN_REPORT_MAX (128u << 10) /* bytes: one restore, its results included */
+
 struct spawn_child; /* what `body` gets to report through */
 
 /* Runs in the child; its return value is the child's exit code. */

@@ -316,11 +316,13 @@ void agent_put_results(struct writer *w, const struct agent_results *rs)
 		size_t ni = strlen(r->item), nd = strlen(r->detail);
 
 		put_u16(w, RESULTS_ENTRY);
-		put_u32(w, (uint32_t)(4 + 8 + 2 + ni + 2 + nd));
+		put_u32(w, (uint32_t)(4 + 8 + 2 + ni + 2 + nd + (r->limit_ms ? 4 : 0)));
 		put_u32(w, r->code);
 		put_u64(w, r->us);
 		put_blob16(w, r->item, ni);
 		put_blob16(w, r->detail, nd);
+		if (r->limit_ms)
+			put_u32(w, r->limit_ms);
 	}
 }
 
@@ -353,7 +355,10 @@ int agent_get_results(const struct agent_frame *f, struct agent_results *rs, str
 		x->code = get_u32(&e);
 		x->us = get_u64(&e);
 		if (!get_text16(&e, x->item, sizeof(x->item)) ||
-		    !get_text16(&e, x->detail, sizeof(x->detail)) || !reader_done(&e))
+		    !get_text16(&e, x->detail, sizeof(x->detail)))
+			return malformed(f, &t, err);
+		x->limit_ms = e.left ? get_u32(&e) : 0;
+		if (!reader_done(&e))
 			return malformed(f, &t, err);
 		rs->n++;
 	}

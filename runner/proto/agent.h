@@ -160,7 +160,8 @@ struct agent_result {
 	char item[AGENT_NAME_MAX + 1]; /* "freeze", "entropy", "hook:10-net" */
 	uint32_t code;		       /* 0, a positive errno, or a hook's exit status + 256 */
 	uint64_t us;
-	char detail[256]; /* "": nothing to add */
+	char detail[256];  /* "": nothing to add */
+	uint32_t limit_ms; /* what it was allowed, 0: no limit of its own */
 };
 struct agent_results {
 	unsigned n;

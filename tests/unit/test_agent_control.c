@@ -128,6 +128,93 @@ static void a_slow_hook_is_killed(void **state)
 	assert_int_equal(agent_generation(a, &gen, 2 * MS, &rs, &e), 0);
 	assert_int_equal(find(&rs, "hook:slow")->code, ETIMEDOUT);
 	assert_non_null(strstr(find(&rs, "hook:slow")->detail, "begun"));
+	assert_in_range(find(&rs, "hook:slow")->limit_ms, 1990, 2000);
+	end(x, a);
+}
+
+/* Finds cgroup2 and makes a group there; false (a skip) where that is not allowed. */
+static bool have_cgroup(struct fixture *x)
+{
+	static const char *const mounts[] = {"/sys/fs/cgroup", "/sys/fs/cgroup/unified"};
+
+	for (size_t i = 0; i < ARRAY_SIZE(mounts); i++) {
+		char probe[256];
+
+		snprintf(x->cgroup, sizeof(x->cgroup), "%s/smvm-test-%d", mounts[i], getpid());
+		snprintf(probe, sizeof(probe), "%s/cgroup.freeze", x->cgroup);
+		if (mkdir(x->cgroup, 0755) < 0)
+			continue;
+		if (access(probe, W_OK) == 0) {
+			x->g.cgroup = x->cgroup;
+			return true;
+		}
+		rmdir(x->cgroup);
+	}
+	x->cgroup[0] = '\0';
+	return false;
+}
+
+static pid_t pid_in(const struct fixture *x, const char *file)
+{
+	char path[128], *text;
+	struct err e = ERR_INIT;
+	pid_t pid;
+
+	snprintf(path, sizeof(path), "%s/%s", x->root, file);
+	assert_int_equal(read_file(AT_FDCWD, path, 64, &text, NULL, &e), 0);
+	pid = atoi(text);
+	free(text);
+	assert_true(pid > 1);
+	return pid;
+}
+
+static void wait_gone(pid_t pid)
+{
+	for (int i = 0; i < 500 && kill(pid, 0) == 0; i++)
+		poll(NULL, 0, 10);
+	assert_int_equal(kill(pid, 0), -1);
+}
+
+/* Nor does what it has started live on, in whatever session that is. */
+static void a_slow_hook_is_killed_with_its_children(void **state)
+{
+	static struct agent_results rs;
+	struct fixture *x = *state;
+	struct agent_generation gen = {.number = 1, .entropy_len = 32};
+	struct err e = ERR_INIT;
+	char body[512];
+
+	if (!have_cgroup(x)) {
+		print_message("# no writable cgroup2 here\n");
+		skip();
+	}
+	x->g.hook_ms = 2000;
+	snprintf(body, sizeof(body),
+		 "#!/bin/sh\nsetsid sh -c 'echo $$ >%s/away; exec sleep 300' &\nsleep 300\n",
+		 x->root);
+	write_hook(x, "post-restore.d", "10-slow", body, 0755);
+	snprintf(body, sizeof(body),
+		 "#!/bin/sh\nsetsid sh -c 'echo $$ >%s/stays; exec sleep 300' >/dev/null 2>&1 &\n"
+		 "while ! [ -s %s/stays ]; do sleep 0.01; done\n",
+		 x->root, x->root);
+	write_hook(x, "post-restore.d", "20-service", body, 0755);
+	struct agent *a = begin(x);
+	assert_int_equal(agent_generation(a, &gen, 2 * MS, &rs, &e), 0);
+	assert_int_equal(find(&rs, "hook:10-slow")->code, ETIMEDOUT);
+	assert_int_equal(find(&rs, "hook:20-service")->code, 0);
+	/* The kill is done before the result is told; the process may take an instant to be gone.
+	 */
+	wait_gone(pid_in(x, "away"));
+
+	/* What a hook leaves behind in good time lives, as part of the workload. */
+	char path[256], *procs, line[32];
+	snprintf(path, sizeof(path), "%s/cgroup.procs", x->cgroup);
+	assert_int_equal(read_file(AT_FDCWD, path, 65536, &procs, NULL, &e), 0);
+	snprintf(line, sizeof(line), "%d\n", (int)pid_in(x, "stays"));
+	assert_non_null(strstr(procs, line));
+	free(procs);
+	assert_int_equal(kill(pid_in(x, "stays"), SIGKILL), 0);
+	wait_gone(pid_in(x, "stays"));
 	end(x, a);
 }
 
@@ -305,28 +392,6 @@ static void connecting_ends_with_the_guest(void **state)
 
 /* ---- the freezer, where this host has one to spare ----------------------------------------- */
 
-/* Finds cgroup2 and makes a group there; false (a skip) where that is not allowed. */
-static bool have_cgroup(struct fixture *x)
-{
-	static const char *const mounts[] = {"/sys/fs/cgroup", "/sys/fs/cgroup/unified"};
-
-	for (size_t i = 0; i < ARRAY_SIZE(mounts); i++) {
-		char probe[256];
-
-		snprintf(x->cgroup, sizeof(x->cgroup), "%s/smvm-test-%d", mounts[i], getpid());
-		snprintf(probe, sizeof(probe), "%s/cgroup.freeze", x->cgroup);
-		if (mkdir(x->cgroup, 0755) < 0)
-			continue;
-		if (access(probe, W_OK) == 0) {
-			x->g.cgroup = x->cgroup;
-			return true;
-		}
-		rmdir(x->cgroup);
-	}
-	x->cgroup[0] = '\0';
-	return false;
-}
-
 static void frozen_means_frozen(void **state)
 {
 	static struct agent_results rs;
@@ -425,6 +490,7 @@ int main(void)
 		T(a_generation_is_applied_in_order),
 		T(a_clock_can_be_left_alone),
 		T(a_slow_hook_is_killed),
+		T(a_slow_hook_is_killed_with_its_children),
 		T(prepare_without_a_freezer_is_refused),
 		T(one_control_request_at_a_time),
 		T(the_clock_is_set_on_request),

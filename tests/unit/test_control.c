@@ -383,7 +383,7 @@ static int body_fails(struct spawn_child *c, struct rundir *d, void *arg, struct
 /* As a restore whose hooks said too much; the VM itself would run on. */
 static int body_says_too_much(struct spawn_child *c, struct rundir *d, void *arg, struct err *err)
 {
-	size_t n = 2 * CONTROL_REPLY_MAX;
+	size_t n = 2 * SPAWN_REPORT_MAX;
 	char *text = malloc(n + 1);
 
 	memset(text, 'x', n);
