@@ -15,6 +15,13 @@ static const char usage[] =
 	"Usage: smvm-runner snapshot [OPTIONS] VM NAME\n"
 	"Store a snapshot of VM as snapshots/NAME. The VM pauses while it is written and runs on\n"
 	"afterwards; the snapshot appears complete or not at all.\n\n"
+	"      --diff             store only what differs from an earlier snapshot of this VM: what it "
+	"was\n"
+	"                         restored from or, after a cold boot, the latest one. The snapshot is "
+	"as\n"
+	"                         whole as any. Without it, so where that is cheap\n"
+	"      --base NAME        a diff of this snapshot; of another than that, all of RAM is compared\n"
+	"      --full             store all of RAM\n"
 	"      --live             pause only to copy the state; a copy-on-write image of the memory is\n"
 	"                         written while the guest runs on\n"
 	"      --no-wait          with --live: return as soon as the guest runs again; `info` tells when\n"
@@ -46,14 +53,15 @@ static void print_result(const json_t *j)
 
 int cmd_snapshot(int argc, char **argv)
 {
-	static const struct option options[] = {{"live", no_argument, NULL, 'l'},
-						{"no-wait", no_argument, NULL, 'w'},
-						{"copy-limit", required_argument, NULL, 'c'},
-						{"no-agent", no_argument, NULL, 'n'},
-						{"json", no_argument, NULL, 'j'},
-						{"help", no_argument, NULL, 'h'},
-						{0}};
-	bool live = false, no_wait = false, no_agent = false, json = false;
+	static const struct option options[] = {
+		{"diff", no_argument, NULL, 'd'},     {"base", required_argument, NULL, 'b'},
+		{"full", no_argument, NULL, 'f'},     {"live", no_argument, NULL, 'l'},
+		{"no-wait", no_argument, NULL, 'w'},  {"copy-limit", required_argument, NULL, 'c'},
+		{"no-agent", no_argument, NULL, 'n'}, {"json", no_argument, NULL, 'j'},
+		{"help", no_argument, NULL, 'h'},     {0}};
+	bool diff = false, full = false, live = false, no_wait = false, no_agent = false;
+	bool json = false;
+	const char *base = NULL;
 	char path[RUNDIR_PATH_MAX];
 	uint64_t copy_limit = 0;
 	struct err err = ERR_INIT;
@@ -63,6 +71,15 @@ int cmd_snapshot(int argc, char **argv)
 
 	while ((o = getopt_long(argc, argv, "h", options, NULL)) != -1) {
 		switch (o) {
+		case 'd':
+			diff = true;
+			break;
+		case 'b':
+			base = optarg;
+			break;
+		case 'f':
+			full = true;
+			break;
 		case 'l':
 			live = true;
 			break;
@@ -90,13 +107,19 @@ int cmd_snapshot(int argc, char **argv)
 	if (!live && (no_wait || copy_limit))
 		return usage_error("snapshot", "%s needs --live",
 				   no_wait ? "--no-wait" : "--copy-limit");
+	if (full && (diff || base))
+		return usage_error("snapshot", "--full and %s contradict each other",
+				   diff ? "--diff" : "--base");
+	if (base && strcmp(base, argv[optind + 1]) == 0)
+		return usage_error("snapshot", "a snapshot cannot be its own base");
 	if (rundir_find(argv[optind], &d, &err) < 0)
 		return fail(&err);
 	if (isatty(STDERR_FILENO))
 		fprintf(stderr, "Writing snapshot %s ...\r", argv[optind + 1]);
 	r = control_call(rundir_file(d, "control.sock", path),
-			 json_pack("{s:s, s:s, s:b, s:b, s:b, s:I}", "op", "snapshot", "name",
-				   argv[optind + 1], "no_agent", no_agent, "live", live, "no_wait",
+			 json_pack("{s:s, s:s, s:b, s:s*, s:b, s:b, s:b, s:b, s:I}", "op",
+				   "snapshot", "name", argv[optind + 1], "diff", diff, "base", base,
+				   "full", full, "no_agent", no_agent, "live", live, "no_wait",
 				   no_wait, "copy_limit", (json_int_t)copy_limit),
 			 SNAPSHOT_WAIT_MS, &reply, NULL, &err);
 	rundir_release(d);

@@ -41,6 +41,9 @@ static json_t *stats_json(const char *name, const char *state, const struct save
 /* Keep `j` (stolen) as the latest. */
 static void remember(struct saves *s, json_t *j)
 {
+	if (strcmp(json_string_value(json_object_get(j, "state")), "ready") == 0)
+		snprintf(s->ready, sizeof(s->ready), "%s",
+			 json_string_value(json_object_get(j, "name")));
 	json_decref(s->last);
 	s->last = j;
 }
@@ -154,6 +157,9 @@ static int parse(struct vmm *v, const json_t *body, struct request *rq, char sto
 		 struct err *err)
 {
 	const char *name = json_string_value(json_object_get(body, "name"));
+	const char *base = json_string_value(json_object_get(body, "base"));
+	const bool full = json_is_true(json_object_get(body, "full"));
+	const bool diff = base || json_is_true(json_object_get(body, "diff"));
 	json_int_t limit = json_integer_value(json_object_get(body, "copy_limit"));
 
 	rq->live = json_is_true(json_object_get(body, "live"));
@@ -162,6 +168,10 @@ static int parse(struct vmm *v, const json_t *body, struct request *rq, char sto
 		return err_set(err, EPROTO, "control request: snapshot without a name");
 	if (!rq->live && json_is_true(json_object_get(body, "no_wait")))
 		return err_set(err, EPROTO, "control request: no_wait without live");
+	if (full && diff)
+		return err_set(err, EPROTO, "control request: full and diff");
+	if (diff && !base && v->machine.ram_fd < 0 && v->save.ready[0])
+		base = v->save.ready;
 	if (v->save.active)
 		return err_set(err, EBUSY,
 			       "snapshot %s: snapshot %s of this VM is still being written; wait "
@@ -170,7 +180,11 @@ static int parse(struct vmm *v, const json_t *body, struct request *rq, char sto
 	v->save.limit_bytes = limit > 0 ? (uint64_t)limit : default_limit();
 	snprintf(rq->by, sizeof(rq->by), "VM %s (%s)", v->dir->info.name, v->dir->info.id);
 	int r = where_store(v->mount, store, err);
-	rq->info = (struct save_info){.store = store,
+	rq->info = (struct save_info){.kind = full   ? SAVE_FULL
+					      : diff ? SAVE_DIFF
+						     : SAVE_AUTO,
+				      .base = base,
+				      .store = store,
 				      .mount = v->mount,
 				      .name = name,
 				      .by = rq->by,
@@ -193,6 +207,7 @@ int saves_request(void *arg, struct control_request *crq, const json_t *body, js
 
 	if (r < 0)
 		return r;
+	memset(&s->stats, 0, sizeof(s->stats));
 	s->began_us = monotonic_us();
 	s->faults = minor_faults();
 	show(v, rq.info.name, false);

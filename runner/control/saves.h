@@ -3,8 +3,9 @@
  *
  * A full snapshot is written within the request. A live one (snapshot/live.h) is written by a
  * child; the request is answered when the child is done, or, with "no_wait", when the guest runs
- * again. One at a time: another request meanwhile is refused (EBUSY), since each copy of the
- * guest's memory costs memory of the host's.
+ * again. A diff without a named base is one of what the VM was restored from or, after a cold boot,
+ * of its latest snapshot. One at a time: another request meanwhile is refused (EBUSY), since each
+ * copy of the guest's memory costs memory of the host's.
  *
  * THE COPY LIMIT. While the child writes, each page the guest changes is copied. The process's
  * count of minor faults since the fork bounds those copies from above, at no cost. Past the limit
@@ -24,6 +25,7 @@ struct saves {
 	struct save_stats stats;
 	uint64_t began_us, faults, limit_bytes;
 	uint64_t waiting; /* the client to answer, 0: none */
+	char ready[132];  /* the latest that was completed, "" if none */
 	json_t *last;	  /* the latest snapshot as "info" tells it; NULL: there was none */
 };
 

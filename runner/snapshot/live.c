@@ -52,7 +52,7 @@ static int child_write(struct smfs_store *store, const struct machine *m,
 
 	if (ret < 0)
 		return ret;
-	ret = save_write_ram(m, info->mount, meta, ing, &ram, stats, err);
+	ret = save_write_ram(store, m, info, meta, ing, &ram, stats, err);
 	if (ret == 0)
 		ret = save_write_rest(m, info->name, meta, vcpu, &ram, ing, err);
 	if (ret == 0)

@@ -10,7 +10,6 @@
 #include <unistd.h>
 
 #include "runner/snapshot/capture.h"
-#include "runner/snapshot/ram_file.h"
 #include "runner/snapshot/save_steps.h"
 #include "runner/snapshot/ws.h"
 #include "smfs/base/cleanup.h"
@@ -94,7 +93,8 @@ int save_begin(struct smfs_store *store, const struct machine *m, const struct s
 	int ret;
 
 	*record = -1;
-	if ((ret = capture_check(m, err)) < 0 || (ret = describe_image(info, meta, err)) < 0)
+	if ((ret = capture_check(m, err)) < 0 || (ret = describe_image(info, meta, err)) < 0 ||
+	    (ret = save_base_check(store, m, info, err)) < 0)
 		return ret;
 	describe_kernel(info->kernel_path, meta);
 	meta->cpu.microcode = hostcpu_microcode();
@@ -118,96 +118,6 @@ int save_end(struct smfs_store *store, const struct save_info *info, int record,
 }
 
 /* ---- the store ---------------------------------------------------------------------------- */
-
-/*
- * The content of the file behind the RAM, if that is in the mount; false if it is not. A file from
- * elsewhere may carry the attribute, too (cp -a keeps it), whatever has become of its bytes.
- */
-static bool base_content(int ram_fd, const char *mount, struct smfs_content *out)
-{
-	uint8_t bytes[SMFS_CONTENT_LEN];
-	char text[2 * SMFS_CONTENT_LEN];
-	struct stat ram, top;
-
-	return ram_fd >= 0 && fstat(ram_fd, &ram) == 0 && stat(mount, &top) == 0 &&
-	       ram.st_dev == top.st_dev &&
-	       fgetxattr(ram_fd, "user.smfs.content", text, sizeof(text)) == sizeof(text) &&
-	       hex_decode(text, sizeof(text), bytes, sizeof(bytes)) &&
-	       smfs_content_decode(bytes, sizeof(bytes), out, NULL) == 0;
-}
-
-/*
- * Only what the guest has written: 1. 0: there is no base for that, nothing was done. The mount
- * holds the base as long as its `ram` is open, whatever becomes of its name.
- */
-static int write_diff(const struct machine *m, const char *mount, struct snapshot_meta *meta,
-		      struct smfs_ingest *ing, struct smfs_content *out, struct save_stats *stats,
-		      struct err *err)
-{
-	uint64_t used[MEMORY_MAX_REGIONS];
-	struct smfs_content base;
-	struct smfs_stream *st;
-	struct err why = ERR_INIT;
-	int ret;
-
-	if (!base_content(m->ram_fd, mount, &base) || base.size != memory_ram_bytes(&m->vm->mem))
-		return 0;
-	/* Copies made in advance and never written to are found to be the base's. */
-	if (smfs_stream_open_diff(ing, &base,
-				  SMFS_STREAM_STABLE | (m->ram_copied ? 0 : SMFS_STREAM_CHANGED),
-				  &st, &why) < 0) {
-		/* Of another store, most likely. A failure of this one will show again. */
-		log_info("no diff, all of RAM is written: %s", why.msg);
-		return 0;
-	}
-	memcpy(used, m->ram_used, sizeof(used));
-	ret = ram_diff_write(&m->vm->mem, st, &stats->data_bytes, used, err);
-	if (ret < 0) {
-		smfs_stream_abort(st);
-		return ret;
-	}
-	stats->ram_bytes = base.size;
-	stats->diff = true;
-	for (unsigned i = 0; i < meta->nregions; i++)
-		meta->region[i].used = used[i];
-	ret = smfs_stream_finish(st, out, err);
-	return ret < 0 ? ret : 1;
-}
-
-static int write_all(const struct machine *m, struct snapshot_meta *meta, struct smfs_ingest *ing,
-		     struct smfs_content *out, struct save_stats *stats, struct err *err)
-{
-	struct ram_blocks blocks;
-	struct smfs_stream *st;
-	int ret = ram_blocks_find(&m->vm->mem, m->ram_fd, &blocks, err);
-
-	if (ret < 0)
-		return ret;
-	stats->ram_bytes = blocks.ram_bytes;
-	stats->data_bytes = blocks.data_bytes;
-	for (unsigned i = 0; i < meta->nregions; i++)
-		meta->region[i].used =
-			ram_blocks_used(&blocks, meta->region[i].offset, meta->region[i].size);
-	ret = smfs_stream_open(ing, SMFS_STREAM_STABLE, &st, err);
-	if (ret == 0) {
-		ret = ram_blocks_write(&m->vm->mem, &blocks, st, err);
-		if (ret == 0)
-			ret = smfs_stream_finish(st, out, err);
-		else
-			smfs_stream_abort(st);
-	}
-	ram_blocks_free(&blocks);
-	return ret;
-}
-
-int save_write_ram(const struct machine *m, const char *mount, struct snapshot_meta *meta,
-		   struct smfs_ingest *ing, struct smfs_content *out, struct save_stats *stats,
-		   struct err *err)
-{
-	int diff = write_diff(m, mount, meta, ing, out, stats, err);
-
-	return diff ? MIN(diff, 0) : write_all(m, meta, ing, out, stats, err);
-}
 
 /*
  * What a restored machine has touched since, as far as its page tables still tell: the guest may
@@ -267,9 +177,9 @@ int save_write_rest(const struct machine *m, const char *name, const struct snap
 /* ---- all together ------------------------------------------------------------------------- */
 
 /* From the pause on. Resumes what it paused, also after a failure. */
-static int save_paused(const struct machine *m, const struct save_info *info,
-		       struct snapshot_meta *meta, struct smfs_ingest *ing,
-		       struct save_stats *stats, struct err *err)
+static int save_paused(struct smfs_store *store, const struct machine *m,
+		       const struct save_info *info, struct snapshot_meta *meta,
+		       struct smfs_ingest *ing, struct save_stats *stats, struct err *err)
 {
 	cleanup_writer struct writer vcpu = WRITER_INIT;
 	const bool pause = !m->vm->paused;
@@ -282,7 +192,7 @@ static int save_paused(const struct machine *m, const struct save_info *info,
 	ret = capture_machine(m, meta, &vcpu, err);
 	stats->capture_us = monotonic_us() - start;
 	if (ret == 0)
-		ret = save_write_ram(m, info->mount, meta, ing, &ram, stats, err);
+		ret = save_write_ram(store, m, info, meta, ing, &ram, stats, err);
 	if (pause)
 		ret = save_resume(m, ret, err);
 	stats->pause_us = monotonic_us() - start;
@@ -311,7 +221,7 @@ static int save_recorded(struct smfs_store *store, const struct machine *m,
 
 	if (ret < 0)
 		return ret;
-	ret = save_paused(m, info, meta, ing, stats, err);
+	ret = save_paused(store, m, info, meta, ing, stats, err);
 	if (ret < 0) {
 		smfs_ingest_abort(ing);
 		return ret;

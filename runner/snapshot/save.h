@@ -27,7 +27,19 @@
 #include "runner/snapshot/meta.h"
 #include "runner/vm/machine.h"
 
+enum save_kind {
+	SAVE_AUTO, /* a diff where that costs only what the guest has written, else full */
+	SAVE_FULL, /* all of RAM is read and stored, as if nothing were known of it */
+	SAVE_DIFF, /* a diff, or a failure */
+};
+
 struct save_info {
+	enum save_kind kind;
+	/*
+	 * SAVE_DIFF: against snapshots/<base>; NULL: what the machine was restored from. Against
+	 * any other all of RAM is compared, which costs reading it and the base, not space.
+	 */
+	const char *base;
 	const char *store;	 /* directory of the store */
 	const char *mount;	 /* image paths are kept relative to it */
 	const char *name;	 /* snapshots/<name> */

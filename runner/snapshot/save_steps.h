@@ -20,9 +20,12 @@ int save_begin(struct smfs_store *store, const struct machine *m, const struct s
 int save_end(struct smfs_store *store, const struct save_info *info, int record, int ret,
 	     const struct err *err);
 /* Here capture_machine(). Then RAM, which stands still; fills in meta's `used`. */
-int save_write_ram(const struct machine *m, const char *mount, struct snapshot_meta *meta,
-		   struct smfs_ingest *ing, struct smfs_content *out, struct save_stats *stats,
-		   struct err *err);
+int save_write_ram(struct smfs_store *store, const struct machine *m, const struct save_info *info,
+		   struct snapshot_meta *meta, struct smfs_ingest *ing, struct smfs_content *out,
+		   struct save_stats *stats, struct err *err);
+/* The diff that is asked for can be made, as far as is known before the pause. */
+int save_base_check(struct smfs_store *store, const struct machine *m, const struct save_info *info,
+		    struct err *err);
 /* vm_resume(); a failure of it is returned unless `ret` is one already. */
 int save_resume(const struct machine *m, int ret, struct err *err);
 /* `meta`, `vcpu`, of a restored machine `ws`, the directory and its name. */

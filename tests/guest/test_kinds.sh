@@ -1,0 +1,99 @@
+#!/bin/sh
+# The kinds of snapshot a user may ask for: full, diff of this or that base, live, in every combination; what contradicts
+# itself is refused by the command line, what cannot be done by the VM, each in one line.
+. tests/lib/tap.sh
+. tests/guest/tiny.sh
+
+take() { smvm-runner snapshot --json "$@" >"$T/json" 2>"$T/err"; }
+is() { jq -e "$1" "$T/json" >/dev/null; }
+# usage REASON ARGUMENTS...: exit status 2 and one line with the reason
+usage() {
+	usage_why=$1
+	shift
+	take "$@"
+	[ $? -eq 2 ] && [ "$(wc -l <"$T/err")" -eq 1 ] && grep -q -e "$usage_why" "$T/err"
+}
+# refused REASON ARGUMENTS...: one line with the reason, the guest runs, and nothing is left of it
+refused() {
+	refused_why=$1
+	shift
+	take "$@"
+	[ $? -ne 0 ] && [ "$(wc -l <"$T/err")" -eq 1 ] && grep -q -e "$refused_why" "$T/err"
+}
+value() { log "$1" | awk -v w="$2" '$1 == w { c = $(NF - 1) } END { print c }'; }
+less() { [ "$(printf '%s\n%s\n' "$1" "$2" | sort | head -n 1)" = "$1" ] && [ "$1" != "$2" ]; }
+# comes_back SNAPSHOT: the guest it was, at a count not before the last answer and not after the next
+comes_back() {
+	restore "$1" back && until_true 5 said back "^gen .* $nonce\$" || return 1
+	set -- "$(value origin now)" "$(value back gen)"
+	smvm-runner stop -f back
+	ask origin '?' '^now' && less "$1" "$2" && less "$2" "$(value origin now)"
+}
+
+# ---- the command line
+check "--full and --diff" usage 'contradict' --full --diff vm x
+check "--full and --base" usage 'contradict' --full --base y vm x
+check "--no-wait without --live" usage 'needs --live' --no-wait vm x
+check "--no-wait and --diff without --live" usage 'needs --live' --no-wait --diff vm x
+check "--copy-limit without --live" usage 'needs --live' --copy-limit 1M vm x
+check "a snapshot as its own base" usage 'its own base' --base x vm x
+check "no name" usage 'takes a VM and a name' --live vm
+
+# ---- a machine that was booted
+check "a guest boots" boot origin counter 64M
+check "and speaks" until_true 5 said origin '^up [0-9a-f]\{16\}$'
+nonce=$(log origin | sed -n 's/^up //p')
+ask origin '?' '^now'
+check "a diff of nothing is refused" refused 'a diff of what' --diff origin x
+check "so is one of a base that is not there" refused 'no such name' --base nothing origin x
+check "nothing of either is recorded" [ -z "$(smfs ls snapshots)" ]
+check "its first snapshot" take origin first
+check "is full" is '.diff == false'
+whole=$(jq .data_bytes "$T/json")
+check "its second, a diff" take --diff origin second
+check "is one of its first" is '.diff == true'
+check "and stores a few pages" is '.new_bytes < 100000'
+check "it is the machine of that instant" comes_back second
+check "a third" take --diff origin third
+check "stores a few pages, too" is '.new_bytes < 100000'
+check "the machine of its instant" comes_back third
+check "a diff of the first by name" take --diff --base first origin byname
+check "the machine of its instant" comes_back byname
+check "a live diff" take --live --diff origin live
+check "is a diff" is '.diff == true and .new_bytes < 100000'
+check "the machine of its instant" comes_back live
+check "a live diff, not waited for" take --live --no-wait --diff --base third origin later
+check "is there soon" until_true 10 [ -e "$SMFS_MOUNT/snapshots/later" ]
+check "the machine of its instant" comes_back later
+check "a full one" take --full origin full
+check "reads as much as the first" is ".diff == false and .data_bytes >= $whole"
+check "a live full one" take --live --full origin livefull
+check "is full" is '.diff == false'
+check "a base may go" smfs rm first second
+check "what differs from it stays" restore third back
+check "whole" until_true 5 said back "^gen .* $nonce\$"
+smvm-runner stop -f back
+check "a diff of a base that is gone is refused" refused 'no such name' --base second origin x
+check "a failure is recorded only of what was begun" [ -z "$(cat "$SMFS_MOUNT/.smfs/pending")" ]
+
+# ---- a machine of another size, and one that was restored
+boot other counter 32M && until_true 5 said other '^up'
+check "a base of another size is refused" refused '64 MiB of RAM, not 32' --base third other x
+check "a machine is restored" restore third origin2
+until_true 5 said origin2 '^gen'
+check "a snapshot of it" take origin2 r1
+check "is a diff by itself" is '.diff == true and .data_bytes < 200000'
+check "so is the next" take origin2 r2
+check "also when asked" take --diff origin2 r3
+check "with only what was written read" is '.diff == true and .data_bytes < 200000'
+check "and against one that it was not restored from" take --base r1 origin2 r4
+check "all is compared, little is stored" is '.diff == true and .data_bytes > 300000 and .new_bytes < 100000'
+check "--full reads all" take --full origin2 r5
+check "of it" is '.diff == false and .data_bytes > 300000'
+for r in r1 r2 r3 r4 r5; do
+	restore $r back && until_true 5 said back "^gen .* $nonce\$"
+	check "$r restores" [ $? -eq 0 ]
+	smvm-runner stop -f back
+done
+check "fsck is content" smfs fsck
+tap_done
