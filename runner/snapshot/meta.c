@@ -127,17 +127,18 @@ int meta_encode(const struct snapshot_meta *m, char **out, size_t *len, struct e
 
 	hex_encode(m->uuid, sizeof(m->uuid), uuid);
 	snprintf(xxh3, sizeof(xxh3), "%016" PRIx64, m->vcpu_xxh3);
-	j = json_pack("{s:i, s:[], s:s, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:{s:o, s:o}, s:o, s:o, "
-		      "s:{s:o, s:s}, s:{s:o, s:s}, s:s}",
-		      "format", META_FORMAT, "required", "arch", META_ARCH, "wall_clock_ns",
-		      json_integer(m->wall_clock_ns), "cpu", encode_cpu(&m->cpu), "vcpus",
-		      u64_json(m->vcpus), "tsc_khz", u64_json(m->tsc_khz), "ram_bytes",
-		      u64_json(m->ram_bytes), "ram_regions", encode_regions(m), "image",
-		      encode_image(m), "kernel", "path", string_or_null(m->kernel.path), "sha256",
-		      string_or_null(m->kernel.sha256), "parent", string_or_null(m->parent),
-		      "devices", encode_devices(m), "generation", "number", u64_json(m->generation),
-		      "uuid", uuid, "vcpu", "bytes", u64_json(m->vcpu_bytes), "xxh3", xxh3,
-		      "checksum", CHECKSUM_ZERO);
+	j = json_pack(
+		"{s:i, s:[], s:s, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:{s:o, s:o}, s:o, s:b, s:o, "
+		"s:{s:o, s:s}, s:{s:o, s:s}, s:s}",
+		"format", META_FORMAT, "required", "arch", META_ARCH, "wall_clock_ns",
+		json_integer(m->wall_clock_ns), "cpu", encode_cpu(&m->cpu), "vcpus",
+		u64_json(m->vcpus), "tsc_khz", u64_json(m->tsc_khz), "ram_bytes",
+		u64_json(m->ram_bytes), "ram_regions", encode_regions(m), "image", encode_image(m),
+		"kernel", "path", string_or_null(m->kernel.path), "sha256",
+		string_or_null(m->kernel.sha256), "parent", string_or_null(m->parent), "ws",
+		m->has_ws, "devices", encode_devices(m), "generation", "number",
+		u64_json(m->generation), "uuid", uuid, "vcpu", "bytes", u64_json(m->vcpu_bytes),
+		"xxh3", xxh3, "checksum", CHECKSUM_ZERO);
 	/* Fails on memory, and on a string that is not UTF-8 (a path may be). */
 	body = j ? json_dumps(j, JSON_INDENT(2)) : NULL;
 	if (!body)
@@ -384,6 +385,17 @@ static bool path_stays_below(const char *p)
 	}
 }
 
+/* Snapshots made before there were working sets do not say that they have none. */
+static int decode_ws(const json_t *root, struct snapshot_meta *m, struct err *err)
+{
+	const json_t *v = json_object_get(root, "ws");
+
+	if (v && !json_is_boolean(v))
+		return bad(err, "", "ws");
+	m->has_ws = json_is_true(v);
+	return 0;
+}
+
 static int decode_image(const json_t *root, struct snapshot_meta *m, struct err *err)
 {
 	const json_t *o = json_object_get(root, "image");
@@ -455,6 +467,7 @@ static int decode_root(const json_t *root, struct snapshot_meta *m, struct err *
 	    (ret = get_u32_of(root, "", "tsc_khz", &m->tsc_khz, err)) < 0 ||
 	    (ret = get_uint(root, "", "ram_bytes", MEMORY_RAM_MAX, &m->ram_bytes, err)) < 0 ||
 	    (ret = decode_regions(root, m, err)) < 0 || (ret = decode_image(root, m, err)) < 0 ||
+	    (ret = decode_ws(root, m, err)) < 0 ||
 	    (ret = get_string(root, "", "parent", true, m->parent, sizeof(m->parent), err)) < 0 ||
 	    (ret = decode_devices(root, m, err)) < 0)
 		return ret;

@@ -64,6 +64,7 @@ struct snapshot_meta {
 		char sha256[65];	      /* "" if unknown */
 	} kernel;
 
+	bool has_ws; /* there is a working set beside it: an import waits for it */
 	bool has_image;
 	struct {
 		char ref[META_REF_MAX + 1];	/* "" if it has none */

@@ -143,7 +143,7 @@ static int write_ws(const struct machine *m, struct smfs_ingest *ing, struct smf
 	return ret < 0 ? ret : 1;
 }
 
-int save_write_rest(const struct machine *m, const char *name, const struct snapshot_meta *meta,
+int save_write_rest(const struct machine *m, const char *name, struct snapshot_meta *meta,
 		    const struct writer *vcpu, const struct smfs_content *ram,
 		    struct smfs_ingest *ing, struct err *err)
 {
@@ -155,9 +155,12 @@ int save_write_rest(const struct machine *m, const char *name, const struct snap
 	cleanup_free char *text = NULL;
 	struct smfs_id dir;
 	size_t len;
-	int ret = meta_encode(meta, &text, &len, err), ws;
+	int ret = write_ws(m, ing, &e[WS].content, err);
 
 	if (ret < 0)
+		return ret;
+	meta->has_ws = ret;
+	if ((ret = meta_encode(meta, &text, &len, err)) < 0)
 		return ret;
 	for (int i = 0; i < N; i++) {
 		e[i].mode = S_IFREG | 0400;
@@ -166,10 +169,9 @@ int save_write_rest(const struct machine *m, const char *name, const struct snap
 		e[i].mtime_nsec = (uint32_t)(meta->wall_clock_ns % 1000000000);
 	}
 	e[RAM].content = *ram;
-	if ((ret = ws = write_ws(m, ing, &e[WS].content, err)) < 0 ||
-	    (ret = smfs_ingest_mem(ing, text, len, &e[META].content, err)) < 0 ||
+	if ((ret = smfs_ingest_mem(ing, text, len, &e[META].content, err)) < 0 ||
 	    (ret = smfs_ingest_mem(ing, vcpu->p, vcpu->len, &e[VCPU].content, err)) < 0 ||
-	    (ret = smfs_ingest_dir(ing, e, ws ? N : WS, &dir, err)) < 0)
+	    (ret = smfs_ingest_dir(ing, e, meta->has_ws ? N : WS, &dir, err)) < 0)
 		return ret;
 	return smfs_ingest_name(ing, SMFS_SNAPSHOT, name, &dir, NULL, 0, err);
 }

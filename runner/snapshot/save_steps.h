@@ -29,7 +29,7 @@ int save_base_check(struct smfs_store *store, const struct machine *m, const str
 /* vm_resume(); a failure of it is returned unless `ret` is one already. */
 int save_resume(const struct machine *m, int ret, struct err *err);
 /* `meta`, `vcpu`, of a restored machine `ws`, the directory and its name. */
-int save_write_rest(const struct machine *m, const char *name, const struct snapshot_meta *meta,
+int save_write_rest(const struct machine *m, const char *name, struct snapshot_meta *meta,
 		    const struct writer *vcpu, const struct smfs_content *ram,
 		    struct smfs_ingest *ing, struct err *err);
 /* Ends the ingest in every case. */

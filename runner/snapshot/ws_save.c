@@ -2,10 +2,12 @@
 
 #include <limits.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <time.h>
 
+#include "runner/snapshot/meta.h"
 #include "runner/snapshot/ws.h"
 #include "smfs/base/cleanup.h"
 #include "smfs/base/clock.h"
@@ -43,6 +45,34 @@ static int check_origin(const struct machine *m, const char *mount, const char *
 	return 0;
 }
 
+/* The old snapshot's meta, saying that there is a working set. */
+static int put_meta(struct smfs_store *s, struct smfs_ingest *ing, struct smfs_entry *e,
+		    struct err *err)
+{
+	cleanup_free struct snapshot_meta *meta = calloc(1, sizeof(*meta));
+	cleanup_free char *text = malloc(META_FILE_MAX), *fresh = NULL;
+	struct smfs_file *f;
+	ssize_t n;
+	size_t len;
+	int ret;
+
+	if (!meta || !text)
+		return err_set(err, ENOMEM, "meta: out of memory");
+	if (e->content.size > META_FILE_MAX)
+		return err_set(err, EBADMSG, "meta: too large");
+	if ((ret = smfs_file_open(s, &e->content, &f, err)) < 0)
+		return ret;
+	n = smfs_file_pread(f, text, e->content.size, 0, err);
+	smfs_file_close(f);
+	if (n < 0)
+		return (int)n;
+	if ((ret = meta_decode(text, (size_t)n, meta, err)) < 0)
+		return ret;
+	meta->has_ws = true;
+	ret = meta_encode(meta, &fresh, &len, err);
+	return ret < 0 ? ret : smfs_ingest_mem(ing, fresh, len, &e->content, err);
+}
+
 static int stage(struct smfs_store *s, struct smfs_ingest *ing, const char *from, const char *name,
 		 const struct writer *ws, struct err *err)
 {
@@ -67,9 +97,14 @@ static int stage(struct smfs_store *s, struct smfs_ingest *ing, const char *from
 	if (smfs_dir_count(d) > FILES_MAX)
 		ret = err_set(err, EBADMSG, "snapshot %s: more than %d files", from, FILES_MAX);
 	wse.mtime_sec = time(NULL);
-	for (size_t i = 0; ret == 0 && i < smfs_dir_count(d); i++)
-		if (strcmp(smfs_dir_at(d, i)->name, wse.name) != 0)
-			e[n++] = *smfs_dir_at(d, i);
+	for (size_t i = 0; ret == 0 && i < smfs_dir_count(d); i++) {
+		if (strcmp(smfs_dir_at(d, i)->name, wse.name) == 0)
+			continue;
+		e[n] = *smfs_dir_at(d, i);
+		if (strcmp(e[n].name, "meta") == 0)
+			ret = put_meta(s, ing, &e[n], err);
+		n++;
+	}
 	e[n++] = wse;
 	if (ret == 0)
 		ret = smfs_ingest_dir(ing, e, n, &root, err);

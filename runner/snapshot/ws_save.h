@@ -2,9 +2,9 @@
  * ws_save.h - the working set of a running machine, on demand: the snapshot it was restored from,
  * stored under another name with what the machine has touched since as its `ws`.
  *
- * `meta`, `ram` and `vcpu` are the old snapshot's and take no space. The machine is not paused: its
- * page tables are read while it runs. A snapshot never changes, hence the second name; the first
- * may be removed.
+ * `ram` and `vcpu` are the old snapshot's and take no space; `meta` is, but for saying so. The
+ * machine is not paused: its page tables are read while it runs. A snapshot never changes, hence
+ * the second name; the first may be removed.
  */
 #ifndef RUNNER_SNAPSHOT_WS_SAVE_H
 #define RUNNER_SNAPSHOT_WS_SAVE_H

@@ -62,6 +62,16 @@ static int read_meta(const struct snapshot_source *meta, json_t **out, struct er
 	return 0;
 }
 
+bool snapshot_has_ws(int meta_fd)
+{
+	const struct snapshot_source meta = {.name = "meta", .fd = meta_fd};
+	json_t *j = NULL;
+	const bool ws = read_meta(&meta, &j, NULL) == 0 && json_is_true(json_object_get(j, "ws"));
+
+	json_decref(j);
+	return ws;
+}
+
 /* Where meta says how long a file is, it must be that long. */
 static int check_size(const struct snapshot_source *src, const json_t *want, struct err *err)
 {

@@ -4,6 +4,8 @@
 #ifndef SMFS_MOUNT_IMPORT_H
 #define SMFS_MOUNT_IMPORT_H
 
+#include <stdbool.h>
+
 #include "smfs/store/store.h"
 
 struct snapshot_source {
@@ -20,6 +22,9 @@ struct snapshot_source {
  * other two must be theirs, so that a copy cut short is refused instead of published.
  */
 #define SNAPSHOT_FILES_MAX 16
+
+/* `meta` says that there is a `ws` beside it. False, too, of what is no meta. */
+bool snapshot_has_ws(int meta_fd);
 
 int snapshot_stage(struct smfs_ingest *ing, const char *name, const struct snapshot_source *src,
 		   size_t n, struct smfs_id *root, struct err *err);

@@ -41,7 +41,8 @@ static bool complete(const struct stage *st)
 	for (size_t i = 0; i < st->nfiles; i++)
 		if (st->files[i]->writers || st->files[i]->name[0] == '.')
 			return false;
-	return true;
+	/* What comes after a snapshot is published comes too late. */
+	return file_of(st, "ws") || !snapshot_has_ws(file_of(st, "meta")->fd);
 }
 
 static int ingest(struct stage_area *a, struct stage *st, struct err *err)

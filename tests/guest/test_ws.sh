@@ -36,9 +36,11 @@ check "its working set is stored on demand" sh -c 'smvm-runner ws --json one bas
 check "all it rewrites is in the write set, and little else" \
 	sh -c 'set -- $1; [ "$1" -ge 4096 ] && [ "$1" -le 4160 ] && [ "$2" -gt 0 ] && [ "$2" -lt 500 ]' sh "$(ws_of base-ws)"
 check "the counts are those of the file" [ "$(ws_of base-ws)" = "$(jq -r '"\(.written_pages) \(.read_pages)"' "$T/json")" ]
-for f in meta ram vcpu; do
+for f in ram vcpu; do
 	check "$f is the old snapshot's" [ "$(stat -c %i "$SNAPSHOTS/base/$f")" = "$(stat -c %i "$SNAPSHOTS/base-ws/$f")" ]
 done
+check "meta says that there is one" jq -e .ws "$SNAPSHOTS/base-ws/meta"
+check "of the old one that there is none" jq -e '.ws == false' "$SNAPSHOTS/base/meta"
 check_not "a name that is taken is refused" smvm-runner ws one base
 check_not "a name that is none is refused" smvm-runner ws one ../x
 check "a snapshot of it has one, too" smvm-runner snapshot one two
@@ -74,13 +76,26 @@ check "it speaks" until_true 5 said idle '^up [0-9a-f]\{16\}$'
 check "its snapshot" smvm-runner snapshot idle idle
 check "is copied out" cp -r "$SNAPSHOTS/idle" "$T/idle"
 check "gets the other guest's working set" cp "$SNAPSHOTS/base-ws/ws" "$T/idle/ws"
-check "and is copied in" cp -r "$T/idle" "$SNAPSHOTS/wrong"
+check "and is imported" smfs import wrong "$T/idle"
 check "it restores" restore wrong wrong
 check "with 16 MiB of copies it has no use for" until_true 10 state_is wrong done
 check "so it is" [ "$(smvm-runner info wrong | jq .prefault.written_pages)" -ge 4096 ]
 check "its snapshot" sh -c 'smvm-runner snapshot --json wrong after >"$1"' sh "$T/json"
 check "has next to nothing that is new" jq -e '.diff and .new_bytes < 1000000' "$T/json"
 smvm-runner stop -f wrong idle
+
+# ---- copied out and in, whatever the order of files
+check "a copy has the set" sh -c 'cp -r "$1/base-ws" "$2/copy" && cmp "$1/base-ws/ws" "$2/copy/ws"' sh "$SNAPSHOTS" "$T"
+mkdir "$SNAPSHOTS/again"
+for f in vcpu meta ram; do
+	cp "$T/copy/$f" "$SNAPSHOTS/again/"
+done
+check_not "without the set a copy into the mount is no snapshot yet" sh -c 'smfs ls snapshots | grep -qw again'
+check "with it" cp "$T/copy/ws" "$SNAPSHOTS/again/"
+check "it is one" cmp "$SNAPSHOTS/again/ws" "$T/copy/ws"
+check "which replays" sh -c 'smvm-runner restore --name copied again >/dev/null'
+check "to the end" until_true 10 state_is copied done
+smvm-runner stop -f copied
 
 # ---- hostile
 cp "$SNAPSHOTS/base-ws/ws" "$T/ws"
