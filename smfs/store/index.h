@@ -51,6 +51,12 @@ void index_drop_stale_readers(struct index *ix);
 /* 1 = found, 0 = no such frame. */
 int index_find(struct index *ix, uint8_t kind, const struct smfs_id *id, struct frame_loc *out,
 	       struct err *err);
+/*
+ * The first frame of this kind whose id begins with the upper `bits` bits of `prefix` (1 to 64): 1
+ * with its id and place, 0 = there is none.
+ */
+int index_find_prefix(struct index *ix, uint8_t kind, uint64_t prefix, unsigned bits,
+		      struct smfs_id *id, struct frame_loc *out, struct err *err);
 int index_meta(struct index *ix, struct index_meta *out, struct err *err);
 /* 1 = found, 0 = not in the index (no commit has used this pack). */
 int index_pack_len(struct index *ix, uint64_t pack, uint64_t *len, struct err *err);

@@ -120,6 +120,39 @@ int index_find(struct index *ix, uint8_t kind, const struct smfs_id *id, struct 
 	return r == 1 && out->kind != kind ? 0 : r;
 }
 
+int index_find_prefix(struct index *ix, uint8_t kind, uint64_t prefix, unsigned bits,
+		      struct smfs_id *id, struct frame_loc *out, struct err *err)
+{
+	uint64_t from = htobe64(bits < 64 ? prefix >> (64 - bits) << (64 - bits) : prefix), found;
+	struct smfs_id least = {{0}};
+	MDB_val k = val(least.b, SMFS_ID_LEN), v;
+	MDB_cursor *c;
+	MDB_txn *txn;
+	int r = index_read_begin(ix, &txn, err);
+
+	if (r < 0)
+		return r;
+	memcpy(least.b, &from, sizeof(from));
+	int rc = mdb_cursor_open(txn, index_frame_dbi(ix, kind), &c);
+	if (rc == 0) {
+		rc = mdb_cursor_get(c, &k, &v, MDB_SET_RANGE);
+		if (rc == 0 && k.mv_size == SMFS_ID_LEN) {
+			memcpy(&found, k.mv_data, sizeof(found));
+			if ((be64toh(found) ^ be64toh(from)) >> (64 - bits) == 0)
+				r = index_frame_decode(&k, &v, out) < 0
+					    ? index_bad_record(err, "frames")
+					    : 1;
+		}
+		if (r == 1)
+			memcpy(id->b, k.mv_data, SMFS_ID_LEN);
+		mdb_cursor_close(c);
+	}
+	if (rc != 0 && rc != MDB_NOTFOUND)
+		r = index_err(err, rc, "find frame");
+	index_read_end(ix, txn);
+	return r == 1 && out->kind != kind ? 0 : r;
+}
+
 int index_txn_add(struct index_txn *txn, const struct smfs_id *id, const struct frame_loc *loc,
 		  struct err *err)
 {

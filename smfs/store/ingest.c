@@ -30,6 +30,8 @@ int smfs_ingest_begin(struct smfs_store *s, struct smfs_ingest **out, struct err
 	pthread_mutex_init(&ing->fail_lock, NULL);
 	pthread_mutex_init(&ing->jobs_lock, NULL);
 	pthread_mutex_init(&ing->budget_lock, NULL);
+	pthread_mutex_init(&ing->notes_lock, NULL);
+	page_index_follow(s->page_index);
 	int r = lease_pin(s, &ing->pin, &ing->gc_gen, err);
 	if (r == 0)
 		r = packw_new(s, &ing->packw, err);
@@ -53,6 +55,8 @@ void smfs_ingest_abort(struct smfs_ingest *ing)
 	pthread_mutex_destroy(&ing->fail_lock);
 	pthread_mutex_destroy(&ing->jobs_lock);
 	pthread_mutex_destroy(&ing->budget_lock);
+	pthread_mutex_destroy(&ing->notes_lock);
+	free(ing->notes);
 	free(ing->pend);
 	free(ing->slots);
 	free(ing->staged);
@@ -284,24 +288,33 @@ static int same_frame(struct smfs_ingest *ing, const struct frame_loc *known, ui
 	return r < 0 ? r : memcmp(have, raw, len) == 0 ? 0 : ingest_collision(id, err);
 }
 
+/* 1 = the index has it, sound as far as anyone knows: a damaged copy is none. */
+static int find_sound(struct smfs_ingest *ing, uint8_t kind, const struct smfs_id *id,
+		      struct frame_loc *loc, struct err *err)
+{
+	int r = index_find(ing->s->ix, kind, id, loc, err);
+
+	return r == 1 && quarantine_has(ing->s, id, loc) ? 0 : r;
+}
+
+/* `found`: where the index has it, or NULL for yet to be looked up. */
 static int put(struct smfs_ingest *ing, uint8_t kind, const void *raw, uint32_t len,
-	       uint64_t logical, struct smfs_id *id, struct err *err)
+	       uint64_t logical, const struct smfs_id *id, const struct frame_loc *found,
+	       struct err *err)
 {
 	struct frame_loc loc;
 	size_t index;
 	int r;
 
-	frame_id(kind, raw, len, id);
 	r = pend_claim(ing, kind, id, len, logical, &index, &loc);
 	if (r < 0)
 		return err_set(err, ENOMEM, "ingest: out of memory");
 	if (r == 1) {
-		r = index_find(ing->s->ix, kind, id, &loc, err);
+		if (found)
+			loc = *found;
+		r = found ? 1 : find_sound(ing, kind, id, &loc, err);
 		if (r < 0)
 			return r;
-		/* A damaged copy is none. */
-		if (r == 1 && quarantine_has(ing->s, id, &loc))
-			r = 0;
 		if (r == 0) {
 			r = write_frame(ing, kind, raw, len, id, &loc, err);
 			if (r < 0)
@@ -320,21 +333,35 @@ static int put(struct smfs_ingest *ing, uint8_t kind, const void *raw, uint32_t 
 	return r;
 }
 
-int ingest_put(struct smfs_ingest *ing, uint8_t kind, const void *raw, uint32_t len,
-	       uint64_t logical, struct smfs_id *id, struct err *err)
+static int put_or_fail(struct smfs_ingest *ing, uint8_t kind, const void *raw, uint32_t len,
+		       uint64_t logical, const struct smfs_id *id, const struct frame_loc *found,
+		       struct err *err)
 {
 	struct err local = ERR_INIT;
 	int r = ingest_check(ing, err);
 
 	if (r < 0)
 		return r;
-	r = put(ing, kind, raw, len, logical, id, &local);
+	r = put(ing, kind, raw, len, logical, id, found, &local);
 	if (r < 0) {
 		ingest_fail(ing, r, &local);
 		if (err)
 			*err = local;
 	}
 	return r;
+}
+
+int ingest_put(struct smfs_ingest *ing, uint8_t kind, const void *raw, uint32_t len,
+	       uint64_t logical, struct smfs_id *id, struct err *err)
+{
+	frame_id(kind, raw, len, id);
+	return put_or_fail(ing, kind, raw, len, logical, id, NULL, err);
+}
+
+int ingest_put_chunk(struct smfs_ingest *ing, const void *raw, uint32_t len,
+		     const struct smfs_id *id, const struct frame_loc *found, struct err *err)
+{
+	return put_or_fail(ing, FRAME_CHUNK, raw, len, 0, id, found, err);
 }
 
 int ingest_claim_frame(struct smfs_ingest *ing, const struct frame_head *h, uint64_t note,
@@ -422,6 +449,13 @@ static int pend_has(struct smfs_ingest *ing, uint8_t kind, const struct smfs_id 
 		*logical = p->logical;
 	pthread_mutex_unlock(&ing->lock);
 	return yes;
+}
+
+int ingest_find_chunk(struct smfs_ingest *ing, const struct smfs_id *id, struct frame_loc *loc)
+{
+	return pend_has(ing, FRAME_CHUNK, id, NULL)
+		       ? 2
+		       : MAX(find_sound(ing, FRAME_CHUNK, id, loc, NULL), 0);
 }
 
 int ingest_chunk_loc(struct smfs_ingest *ing, const struct smfs_id *id, struct frame_loc *loc)

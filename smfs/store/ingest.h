@@ -21,6 +21,7 @@
 #include "smfs/store/idset.h"
 #include "smfs/store/journal.h"
 #include "smfs/store/packw.h"
+#include "smfs/store/page_index.h"
 
 #include <stdatomic.h>
 
@@ -65,6 +66,10 @@ struct smfs_ingest {
 	atomic_int_fast64_t budget; /* bytes to write before the limit is asked again */
 	pthread_mutex_t budget_lock;
 
+	pthread_mutex_t notes_lock;
+	struct page_note *notes;
+	size_t nnotes, notes_cap;
+
 	pthread_mutex_t jobs_lock;
 	struct job *free_jobs; /* see stream.c */
 
@@ -85,6 +90,15 @@ int ingest_collision(const struct smfs_id *id, struct err *err);
  */
 int ingest_put(struct smfs_ingest *ing, uint8_t kind, const void *raw, uint32_t len,
 	       uint64_t logical, struct smfs_id *id, struct err *err);
+
+/*
+ * The same for a chunk whose id is known. `found`: where the index has it, as ingest_find_chunk()
+ * said, or NULL.
+ */
+int ingest_put_chunk(struct smfs_ingest *ing, const void *raw, uint32_t len,
+		     const struct smfs_id *id, const struct frame_loc *found, struct err *err);
+/* Is the chunk there? 1 = in the store, at *loc; 2 = this ingest has met it; 0 = neither. */
+int ingest_find_chunk(struct smfs_ingest *ing, const struct smfs_id *id, struct frame_loc *loc);
 
 /*
  * A frame that comes compressed, from another store. First the claim, by the thread that decides
@@ -141,6 +155,13 @@ int commit_record(struct smfs_store *s, struct index_txn *txn, struct index_meta
  * commit any more, for a repair to believe. Not within a transaction.
  */
 int commit_settle(struct smfs_store *s, struct err *err);
+
+/*
+ * ingest_notes.c: what the index of pages is told when the ingest has been committed. Any thread;
+ * what there is no memory for is forgotten.
+ */
+void ingest_note(struct smfs_ingest *ing, const struct page_note *notes, size_t n);
+void ingest_notes_write(struct smfs_ingest *ing);
 
 /* stream.c: memory of idle jobs. */
 void ingest_free_jobs(struct smfs_ingest *ing);

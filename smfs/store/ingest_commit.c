@@ -409,6 +409,8 @@ int smfs_ingest_commit(struct smfs_ingest *ing, struct err *err)
 {
 	int r = commit(ing, err);
 
+	if (r == 0)
+		ingest_notes_write(ing);
 	smfs_ingest_abort(ing);
 	return r < 0 ? err_wrap(err, r, "commit") : 0;
 }

@@ -7,12 +7,12 @@
 
 /*
  * Between zstd's levels 1 and 3 in speed, and smaller than both on 64 KiB of guest RAM
- * (doc/store-format.md): two hash tables that stay in a core's first caches, matches from four
+ * (doc/store-format.md): two hash tables that stay in a core's first two caches, matches from four
  * bytes.
  */
 #define ZSTD_LEVEL     3
-#define ZSTD_HASH_LOG  14
-#define ZSTD_CHAIN_LOG 13
+#define ZSTD_HASH_LOG  15
+#define ZSTD_CHAIN_LOG 15
 #define ZSTD_MIN_MATCH 4
 /* A buffer above this is not kept for the next user. */
 #define KEEP_MAX (4 * MIB)

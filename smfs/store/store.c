@@ -10,6 +10,7 @@
 #include "smfs/store/limit.h"
 #include "smfs/store/names_each.h"
 #include "smfs/store/packw.h"
+#include "smfs/store/page_index.h"
 #include "smfs/store/quarantine.h"
 #include "smfs/store/writers.h"
 
@@ -234,6 +235,8 @@ static int open_parts(struct smfs_store *s, struct err *err)
 	r = index_open(index, s->rdonly, &s->ix, err);
 	if (r == 0)
 		r = quarantine_open(s, err);
+	if (r == 0 && !s->rdonly && page_index_new(s->dirfd, s->uuid, &s->page_index) < 0)
+		r = err_set(err, ENOMEM, "open store %s: out of memory", s->dir);
 	return r < 0 ? r : leases_open(s, err);
 }
 
@@ -276,6 +279,7 @@ void smfs_store_close(struct smfs_store *s)
 	workers_free(s->workers);
 	leases_close(s);
 	quarantine_close(s);
+	page_index_free(s->page_index);
 	index_close(s->ix);
 	cache_free(s->cache);
 	packs_free(s->packs);

@@ -7,7 +7,7 @@
  *     pack.c         pack files for reading; packw.c for appending
  *     object.c       a frame by id: verified, decompressed, cached (cache.c)
  *     journal.c      the durable record of name changes
- *     ingest*.c stream.c dir.c  writing
+ *     ingest*.c stream*.c pages.c dir.c  writing; page_index.c what is stored already
  *     file.c dir.c   reading
  *     name.c usage.c pending.c
  *     fsck*.c quarantine.c repair*.c writers.c  damage: found, noted, put right
@@ -27,6 +27,7 @@
 struct workers;
 struct quarantine;
 struct leases;
+struct page_index;
 
 struct smfs_store {
 	char *dir;
@@ -43,6 +44,7 @@ struct smfs_store {
 	struct scratch_pool scratch;
 	struct leases *leases;
 	struct quarantine *quarantine;
+	struct page_index *page_index; /* NULL: read-only */
 	pthread_mutex_t writers_lock;
 	unsigned writers; /* writers.h */
 	pthread_mutex_t workers_lock;

@@ -24,6 +24,8 @@ static void job_put(struct smfs_ingest *ing, struct job *j)
 		return;
 	j->n = 0;
 	j->bytes = j->used = 0;
+	if (j->pages)
+		j->pages->nlooks = j->pages->npacks = 0;
 	pthread_mutex_lock(&ing->jobs_lock);
 	j->next = ing->free_jobs;
 	ing->free_jobs = j;
@@ -37,15 +39,29 @@ void ingest_free_jobs(struct smfs_ingest *ing)
 	while ((j = ing->free_jobs)) {
 		ing->free_jobs = j->next;
 		free(j->buf);
-		free(j->source);
+		free(j->pages);
 		free(j);
 	}
 }
 
+/*
+ * Plans are made in the order of the jobs. Jobs are begun in the order they were submitted, so
+ * whoever waits here waits for one that has begun and itself waits, if at all, for an earlier one
+ * only.
+ */
 static void run_pieces(struct smfs_stream *st, struct job *j)
 {
-	for (unsigned i = 0; i < j->n; i++)
-		piece_run(st, j, &j->piece[i]);
+	pieces_look(st, j);
+	pthread_mutex_lock(&st->lock);
+	while (st->planned != j->number)
+		pthread_cond_wait(&st->changed, &st->lock);
+	pthread_mutex_unlock(&st->lock);
+	pieces_plan(st, j);
+	pthread_mutex_lock(&st->lock);
+	st->planned++;
+	pthread_cond_broadcast(&st->changed);
+	pthread_mutex_unlock(&st->lock);
+	pieces_run(st, j);
 }
 
 static void run_job(void *arg)
@@ -74,8 +90,9 @@ static int submit(struct smfs_stream *st, struct err *err)
 	if (r < 0)
 		return r;
 	st->job = NULL;
-	st->handed_off = true;
 	j->st = st;
+	j->number = st->jobs++;
+	j->alone = false;
 	pthread_mutex_lock(&st->lock);
 	st->running++;
 	pthread_mutex_unlock(&st->lock);
@@ -144,38 +161,14 @@ static int emit_across(struct smfs_stream *st, const uint8_t *p, uint32_t len, u
 	return 0;
 }
 
-/* Look for pages that came before. Small files are not worth the table. */
-static int match_pages(struct smfs_stream *st, struct piece *pc, struct err *err)
-{
-	int r = 0;
-
-	if (pc->len != FRAME_SIZE || st->start < JOB_BYTES)
-		return 0;
-	if (!st->pages)
-		r = pages_new(&st->pages);
-	if (r == 0)
-		r = pages_match(st->pages, pc->p, pc->run, &pc->origin);
-	if (r < 0)
-		return err_set(err, ENOMEM, "look for equal pages: out of memory");
-	pc->nruns = (unsigned)r;
-	return 0;
-}
-
 /* A chunk within a span, for the workers. */
 static int emit_piece(struct smfs_stream *st, const uint8_t *p, uint32_t len, struct err *err)
 {
 	struct job *j = st->job;
 	struct piece *pc = &j->piece[j->n];
-	unsigned i = 0;
 
 	*pc = (struct piece){.p = p, .len = len, .off = (uint32_t)(st->start % LEAF_SPAN)};
-	int r = match_pages(st, pc, err);
-	do {
-		uint64_t off = pc->nruns ? pc->run[i].off : 0;
-
-		if (r == 0)
-			r = leaf_add(st, st->start + off, &pc->slot[i], err);
-	} while (r == 0 && ++i < pc->nruns);
+	int r = leaf_add(st, st->start, &pc->slot, err);
 	if (r < 0)
 		return r;
 	pc->leaf = st->leaf;
@@ -447,6 +440,8 @@ static int finish(struct smfs_stream *st, struct smfs_content *out, struct err *
 		return finish_single(st, out, err);
 	/* The last job is this thread's: it would only wait otherwise. */
 	if (st->job) {
+		st->job->number = st->jobs++;
+		st->job->alone = st->jobs == 1;
 		run_pieces(st, st->job);
 		st->job->n = 0;
 	}

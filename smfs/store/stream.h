@@ -6,9 +6,12 @@
  * append. Where the result belongs, a *slot*, is settled before, in file order, so the map does not
  * depend on the order in which workers finish.
  *
- * PAGES that came before are found while chunks are cut (pages.h), in files above a job's size.
- * Such a chunk has a slot for each run; its worker waits for the chunks the runs are from,
- * compares, and stores the chunk after all when a run does not hold.
+ * A JOB is run in three steps. Its pieces are hashed and looked up, which is all for what is stored
+ * already. What is not is *planned*, one job after the other in file order (pages.h): as a chunk,
+ * or, where pages of it are known, as runs of other chunks; so the plans do not depend on the
+ * workers' order either. Then it is carried out: packs of new pages are stored, a piece of runs
+ * waits for the chunks the runs are from, compares, and is stored as a chunk after all when a run
+ * does not hold. Files that end within their first job have no such pieces.
  *
  * LEAVES of the map own the slots of one LEAF_SPAN. A leaf is sealed, made a node and freed, by
  * whoever settles its last slot after the stream moved on; so memory is bounded by the jobs in
@@ -30,9 +33,17 @@
 #define JOB_BYTES  MIB
 #define JOB_PIECES 64
 
+/* A region of several extents, offsets within the span. */
+struct mixed {
+	struct smfs_id id; /* of the region's bytes, as if they were a chunk */
+	unsigned n;
+	struct map_extent e[CHUNK_PAGES];
+};
+
 /* An extent of the file, filled in by a worker; len 0 = zeros, no extent. */
 struct slot {
 	struct map_extent e;
+	struct mixed *mixed; /* instead, if not NULL */
 };
 
 #define SLAB_SLOTS 256
@@ -62,21 +73,43 @@ struct piece {
 	struct place *packed; /* a pack's places, in malloc()ed memory, instead of all below */
 	unsigned npacked;
 	struct leaf *leaf;
-	struct origin *origin; /* to settle, or NULL */
-	unsigned nruns;	       /* 0: no runs, one slot */
-	struct page_run run[PAGE_RUNS];
-	struct slot *slot[PAGE_RUNS];
+	struct slot *slot;
+	struct look *look; /* what is found out about it, see below; NULL: put it and that is all */
 };
+
+/* A piece that is a whole region of a large file, from step to step. */
+struct look {
+	struct smfs_id id;
+	uint32_t len; /* without trailing zeros */
+	int there;    /* ingest_find_chunk()'s result, with its place */
+	struct frame_loc loc;
+	bool settled; /* its slot is */
+	struct page_facts facts;
+	struct page_plan plan;
+};
+#define JOB_LOOKS (JOB_BYTES / FRAME_SIZE)
 
 struct job {
 	struct job *next; /* in the ingest's list of idle jobs */
 	struct smfs_stream *st;
 	unsigned n;
-	size_t bytes; /* of its pieces */
-	size_t used;  /* of buf */
+	size_t bytes;	 /* of its pieces */
+	size_t used;	 /* of buf */
+	uint64_t number; /* of the stream's */
+	bool alone;	 /* the only one */
 	struct piece piece[JOB_PIECES];
-	uint8_t *buf;	 /* JOB_BYTES, on first use */
-	uint8_t *source; /* FRAME_SIZE, on first use: the chunk a run is from */
+	uint8_t *buf;		 /* JOB_BYTES, on first use */
+	struct job_pages *pages; /* on first use */
+};
+
+/* What a job needs to look for pages. */
+struct job_pages {
+	struct look look[JOB_LOOKS];
+	unsigned nlooks;
+	/* A region begins one pack at most. */
+	struct page_pack pack[JOB_LOOKS];
+	unsigned npacks;
+	uint8_t bytes[FRAME_SIZE]; /* of a pack */
 };
 
 /* What is left of a sealed leaf. */
@@ -95,13 +128,14 @@ struct smfs_stream {
 	uint64_t chunks;     /* emitted, zeros included */
 	struct leaf *leaf;
 	struct job *job;
-	struct pages *pages;
-	struct diff *diff; /* NULL: not a diff */
+	struct pages *pages; /* of who plans */
+	struct diff *diff;   /* NULL: not a diff */
 
 	pthread_mutex_t lock;	/* of what follows and the origins' fields */
-	pthread_cond_t changed; /* `running` is 0, or an origin settled */
+	pthread_cond_t changed; /* `running` is 0, a job is planned, or an origin settled */
 	unsigned running;	/* jobs with the workers */
-	bool handed_off;	/* a job was ever handed to the workers */
+	uint64_t jobs;		/* numbered so far */
+	uint64_t planned;	/* jobs */
 	struct sealed *sealed;
 	size_t nsealed, sealed_cap;
 };
@@ -141,10 +175,24 @@ void diff_free(struct smfs_stream *st);
 /* Trim, hash, store: the trimmed length in *len, 0 for zeros. */
 int piece_store(struct smfs_ingest *ing, const uint8_t *p, uint32_t *len, struct smfs_id *id,
 		struct err *err);
-/* Settle a piece's slots. Errors stay with the ingest. */
-void piece_run(struct smfs_stream *st, struct job *j, struct piece *pc);
+/* The steps of a job; errors stay with the ingest. pieces_run() settles all slots. */
+void pieces_look(struct smfs_stream *st, struct job *j);
+void pieces_plan(struct smfs_stream *st, struct job *j);
+void pieces_run(struct smfs_stream *st, struct job *j);
 /* It will not be run. */
 void piece_drop(struct piece *pc);
+
+/* stream_known.c */
+/* Where the store has the pages that look->facts has the hashes of. */
+void known_pages(struct smfs_stream *st, struct look *look);
+/* A region that the store has as a mixed one: look->plan is its runs, compared. */
+bool known_region(struct smfs_stream *st, const uint8_t *p, struct look *look);
+/* Is each run, but packed ones, really that of its chunk, which stays in the store? Bytes are
+ * compared. */
+bool runs_hold(struct smfs_stream *st, const uint8_t *p, const struct page_plan *plan);
+/* For later: the pages of a chunk just put, and the mixed regions of a leaf. */
+void note_pages(struct smfs_stream *st, const uint64_t *hash, unsigned n, const struct smfs_id *id);
+void note_regions(struct smfs_stream *st, const struct leaf *leaf, const struct smfs_id *id);
 
 /* stream_leaf.c */
 int leaf_add(struct smfs_stream *st, uint64_t off, struct slot **slot, struct err *err);

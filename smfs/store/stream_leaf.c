@@ -12,6 +12,8 @@ static void leaf_free(struct leaf *leaf)
 
 	while ((s = leaf->first)) {
 		leaf->first = s->next;
+		for (unsigned i = 0; i < s->n; i++)
+			free(s->slot[i].mixed);
 		free(s);
 	}
 	free(leaf);
@@ -39,6 +41,17 @@ static int remember(struct smfs_stream *st, uint64_t index, const struct smfs_id
 	return r;
 }
 
+/* Returns how many entries it has. */
+static uint32_t put_slot(struct writer *w, const struct slot *slot)
+{
+	const struct map_extent *e = slot->mixed ? slot->mixed->e : &slot->e;
+	unsigned n = slot->mixed ? slot->mixed->n : slot->e.len != 0;
+
+	for (unsigned i = 0; i < n; i++)
+		map_leaf_entry(w, &e[i]);
+	return n;
+}
+
 static void seal(struct leaf *leaf)
 {
 	struct smfs_ingest *ing = leaf->st->ing;
@@ -52,10 +65,7 @@ static void seal(struct leaf *leaf)
 	map_leaf_head(&w, 0);
 	for (struct slab *s = leaf->first; s; s = s->next)
 		for (unsigned i = 0; i < s->n; i++)
-			if (s->slot[i].e.len) {
-				map_leaf_entry(&w, &s->slot[i].e);
-				n++;
-			}
+			n += put_slot(&w, &s->slot[i]);
 	if (n == 0)
 		return;
 	patch_u32(&w, 8, n);
@@ -70,6 +80,7 @@ static void seal(struct leaf *leaf)
 	}
 	if (r == 0 && ingest_put(ing, FRAME_MAP, w.p, (uint32_t)w.len, 0, &id, NULL) < 0)
 		return;
+	note_regions(leaf->st, leaf, &id);
 	if (remember(leaf->st, leaf->index, &id) < 0)
 		ingest_fail(ing, err_set(&err, ENOMEM, "map: out of memory"), &err);
 }
@@ -122,7 +133,7 @@ int leaf_add(struct smfs_stream *st, uint64_t off, struct slot **slot, struct er
 		leaf->last = s;
 	}
 	*slot = &leaf->last->slot[leaf->last->n++];
-	(*slot)->e = (struct map_extent){.off = (uint32_t)(off % LEAF_SPAN)};
+	**slot = (struct slot){.e.off = (uint32_t)(off % LEAF_SPAN)};
 	leaf->nslots++;
 	return 0;
 }

@@ -1,4 +1,4 @@
-/* A worker's part of a stream: one piece into the store. */
+/* A worker's part of a stream: the pieces of a job into the store. */
 #include "smfs/store/stream.h"
 
 #include "smfs/store/object.h"
@@ -18,6 +18,73 @@ int piece_store(struct smfs_ingest *ing, const uint8_t *p, uint32_t *len, struct
 	return n ? ingest_put(ing, FRAME_CHUNK, p, n, 0, id, err) : 0;
 }
 
+/* ---- look ---- */
+
+/* A stream of one job has no page to look for: the table would cost more than it finds. */
+static struct look *new_look(struct job *j, const struct piece *pc)
+{
+	if (pc->packed || pc->len != FRAME_SIZE || j->alone)
+		return NULL;
+	if (!j->pages && !(j->pages = calloc(1, sizeof(*j->pages))))
+		return NULL;
+	return j->pages->nlooks < JOB_LOOKS ? &j->pages->look[j->pages->nlooks++] : NULL;
+}
+
+static void look_at(struct smfs_stream *st, struct piece *pc)
+{
+	struct look *l = pc->look;
+
+	l->settled = false;
+	l->plan.nruns = 0;
+	l->plan.origin = NULL;
+	l->len = (uint32_t)zero_trim(pc->p, pc->len);
+	l->there = 0;
+	if (l->len == 0)
+		return;
+	frame_id(FRAME_CHUNK, pc->p, l->len, &l->id);
+	l->there = ingest_find_chunk(st->ing, &l->id, &l->loc);
+	if (l->there || (l->settled = known_region(st, pc->p, l)))
+		return;
+	pages_hash(pc->p, &l->facts);
+	known_pages(st, l);
+}
+
+void pieces_look(struct smfs_stream *st, struct job *j)
+{
+	for (unsigned i = 0; i < j->n; i++) {
+		struct piece *pc = &j->piece[i];
+
+		pc->look = new_look(j, pc);
+		if (pc->look)
+			look_at(st, pc);
+	}
+}
+
+/* ---- plan ---- */
+
+void pieces_plan(struct smfs_stream *st, struct job *j)
+{
+	struct err err = ERR_INIT;
+	int r = 0;
+
+	for (unsigned i = 0; i < j->n && r == 0; i++) {
+		struct look *l = j->piece[i].look;
+
+		if (!l || l->there || l->settled || l->len == 0)
+			continue;
+		if (!st->pages)
+			r = pages_new(&st->pages);
+		if (r == 0)
+			r = pages_plan(st->pages, j->piece[i].p, &l->facts, j->pages->pack,
+				       &j->pages->npacks, &l->plan);
+	}
+	if (r < 0)
+		ingest_fail(st->ing, err_set(&err, -r, "look for equal pages: out of memory"),
+			    &err);
+}
+
+/* ---- run ---- */
+
 static void settle(struct smfs_stream *st, struct origin *o, const struct smfs_id *id, uint32_t len)
 {
 	pthread_mutex_lock(&st->lock);
@@ -29,64 +96,70 @@ static void settle(struct smfs_stream *st, struct origin *o, const struct smfs_i
 	pthread_mutex_unlock(&st->lock);
 }
 
-/*
- * Origins are pieces of this job or of one submitted before. Jobs are begun in the order they were
- * submitted, so whoever waits here waits for one that has begun and itself waits, if at all,
- * for an earlier one only.
- */
-static bool origin_stored(struct smfs_stream *st, struct origin *o)
+static void run_pack(struct smfs_stream *st, struct job *j, struct page_pack *pack)
 {
-	pthread_mutex_lock(&st->lock);
-	while (o->state == ORIGIN_OPEN)
-		pthread_cond_wait(&st->changed, &st->lock);
-	bool yes = o->state == ORIGIN_STORED;
-	pthread_mutex_unlock(&st->lock);
-	return yes;
+	uint8_t *bytes = j->pages->bytes;
+	uint32_t len = pack->n * PAGE_LEN;
+	struct smfs_id id;
+
+	for (unsigned i = 0; i < pack->n; i++)
+		memcpy(bytes + i * PAGE_LEN, pack->page[i], PAGE_LEN);
+	int r = piece_store(st->ing, bytes, &len, &id, NULL);
+	if (r == 0)
+		note_pages(st, pack->hash, pack->n, &id);
+	settle(st, pack->origin, r == 0 ? &id : NULL, len);
 }
 
-/* Are the piece's runs really there? The bytes are compared, those of the frames as stored. */
-static bool runs_hold(struct smfs_stream *st, struct job *j, const struct piece *pc)
+/* The slot is the plan's runs. False: no memory, nothing done. */
+static bool settle_runs(struct smfs_stream *st, const struct piece *pc)
 {
-	const struct origin *loaded = NULL;
-	struct smfs_store *s = st->ing->s;
-	struct frame_loc loc;
+	const struct look *l = pc->look;
+	const struct page_plan *plan = &l->plan;
+	struct mixed *m = malloc(sizeof(*m));
+	uint32_t covered = 0, packed = 0;
 
-	if (!j->source && !(j->source = malloc(FRAME_SIZE)))
+	if (!m)
 		return false;
-	for (unsigned i = 0; i < pc->nruns; i++) {
-		const struct page_run *run = &pc->run[i];
+	m->id = l->id;
+	m->n = 0;
+	for (unsigned i = 0; i < plan->nruns; i++) {
+		const struct page_run *run = &plan->run[i];
+		/* The last page may end in zeros, which its chunk does not have. */
+		uint32_t len = MIN(run->len, run->from->len - run->from_off);
 
-		if (run->from != loaded) {
-			if (!origin_stored(st, run->from) ||
-			    ingest_chunk_loc(st->ing, &run->from->id, &loc) != 1 ||
-			    object_read_at(s, &loc, &run->from->id, false, j->source, NULL) < 0)
-				return false;
-			memset(j->source + loc.raw_len, 0, FRAME_SIZE - loc.raw_len);
-			loaded = run->from;
-		}
-		if (memcmp(pc->p + run->off, j->source + run->from_off, run->len) != 0)
-			return false;
+		m->e[m->n++] =
+			(struct map_extent){pc->off + run->off, len, run->from_off, run->from->id};
+		if (run->packed)
+			packed += run->len;
+		else
+			covered += len;
 	}
+	pc->slot->mixed = m;
+	atomic_fetch_add(&st->ing->dup, covered);
+	atomic_fetch_add(&st->ing->zero, pc->len - covered - packed);
 	return true;
 }
 
-/* The piece's slots are one for each run, in order. */
-static void store_runs(struct smfs_stream *st, const struct piece *pc)
+static void run_look(struct smfs_stream *st, const struct piece *pc)
 {
-	uint32_t covered = 0;
+	struct look *l = pc->look;
+	int r = 0;
 
-	for (unsigned i = 0; i < pc->nruns; i++) {
-		const struct page_run *run = &pc->run[i];
-		struct map_extent *e = &pc->slot[i]->e;
-
-		/* The last page may end in zeros, which its chunk does not have. */
-		e->len = MIN(run->len, run->from->len - run->from_off);
-		e->chunk_off = run->from_off;
-		e->id = run->from->id;
-		covered += e->len;
+	if (l->plan.nruns && (l->settled || runs_hold(st, pc->p, &l->plan)) && settle_runs(st, pc))
+		return;
+	atomic_fetch_add(&st->ing->zero, pc->len - l->len);
+	if (l->len)
+		r = ingest_put_chunk(st->ing, pc->p, l->len, &l->id, l->there == 1 ? &l->loc : NULL,
+				     NULL);
+	if (r == 0 && l->len) {
+		pc->slot->e.len = l->len;
+		pc->slot->e.id = l->id;
 	}
-	atomic_fetch_add(&st->ing->dup, covered);
-	atomic_fetch_add(&st->ing->zero, pc->len - covered);
+	if (!l->plan.origin)
+		return;
+	if (r == 0)
+		note_pages(st, l->facts.hash, CHUNK_PAGES, &l->id);
+	settle(st, l->plan.origin, r == 0 ? &l->id : NULL, l->len);
 }
 
 static void run_packed(struct smfs_stream *st, struct piece *pc)
@@ -106,6 +179,36 @@ static void run_packed(struct smfs_stream *st, struct piece *pc)
 	free(pc->packed);
 }
 
+static void run_piece(struct smfs_stream *st, const struct piece *pc)
+{
+	uint32_t len = pc->len;
+	struct smfs_id id;
+
+	if (piece_store(st->ing, pc->p, &len, &id, NULL) < 0 || len == 0)
+		return;
+	pc->slot->e.len = len;
+	pc->slot->e.id = id;
+}
+
+void pieces_run(struct smfs_stream *st, struct job *j)
+{
+	for (unsigned i = 0; j->pages && i < j->pages->npacks; i++)
+		run_pack(st, j, &j->pages->pack[i]);
+	for (unsigned i = 0; i < j->n; i++) {
+		struct piece *pc = &j->piece[i];
+
+		if (pc->packed) {
+			run_packed(st, pc);
+			continue;
+		}
+		if (pc->look)
+			run_look(st, pc);
+		else
+			run_piece(st, pc);
+		leaf_put(pc->leaf);
+	}
+}
+
 void piece_drop(struct piece *pc)
 {
 	for (unsigned i = 0; i < pc->npacked; i++)
@@ -113,29 +216,4 @@ void piece_drop(struct piece *pc)
 	free(pc->packed);
 	if (pc->leaf)
 		leaf_put(pc->leaf);
-}
-
-void piece_run(struct smfs_stream *st, struct job *j, struct piece *pc)
-{
-	if (pc->packed) {
-		run_packed(st, pc);
-		return;
-	}
-	if (pc->nruns && runs_hold(st, j, pc)) {
-		store_runs(st, pc);
-	} else {
-		struct map_extent *e = &pc->slot[0]->e;
-		uint32_t len = pc->len;
-		struct smfs_id id;
-
-		int r = piece_store(st->ing, pc->p, &len, &id, NULL);
-		if (r == 0 && len) {
-			e->off = pc->off;
-			e->len = len;
-			e->id = id;
-		}
-		if (pc->origin)
-			settle(st, pc->origin, r == 0 ? &id : NULL, len);
-	}
-	leaf_put(pc->leaf);
 }
