@@ -95,5 +95,26 @@ for r in r1 r2 r3 r4 r5; do
 	check "$r restores" [ $? -eq 0 ]
 	smvm-runner stop -f back
 done
+
+# ---- the server is killed while one is taken, of each kind: its keeper has another take over
+kill_server() { # kill_server NAME ARGUMENTS...
+	kill_name=$1
+	shift
+	old=$(cat "$SMFS_MOUNT/.smfs/pid")
+	take "$@" origin2 "$kill_name" &
+	taker=$!
+	kill -9 "$old"
+	wait $taker && until_true 10 [ -e "$SMFS_MOUNT/snapshots/$kill_name/ram" ] &&
+		[ "$(cat "$SMFS_MOUNT/.smfs/pid")" != "$old" ]
+}
+n=0
+for kind in '' --full --live '--live --full' '--live --no-wait'; do
+	n=$((n + 1))
+	check "the server is killed, the snapshot ($kind) is taken" kill_server k$n $kind
+	check "it restores" restore k$n back
+	check "as the guest it was" until_true 5 said back "^gen .* $nonce\$"
+	smvm-runner stop -f back
+	check "the machine runs on" ask origin2 '?' '^now'
+done
 check "fsck is content" smfs fsck
 tap_done

@@ -66,7 +66,8 @@ static struct {
 	atomic_bool armed;
 	enum shim_fault fault;
 	uint64_t at;
-	bool sticky; /* every call from there on */
+	bool sticky;  /* every call from there on */
+	pid_t victim; /* of SHIM_KILL; 0: who makes the call */
 	atomic_uint_fast64_t count;
 	uint8_t *calls; /* SHIM_CALLS_MAX, or NULL; call n at [n - 1] */
 	unsigned skip;
@@ -234,7 +235,7 @@ static inline int shim_before(unsigned what)
 			return HALF_AND_END;
 		/* fall through */
 	case SHIM_KILL:
-		kill(getpid(), SIGKILL);
+		kill(shim.victim ? shim.victim : getpid(), SIGKILL);
 		/* fall through */
 	default:
 		return GO_ON;
