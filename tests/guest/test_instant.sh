@@ -40,6 +40,13 @@ check "each of $rounds live snapshots is of one instant$wrong" [ -z "$wrong" ]
 check "none of which was a diff" [ "$(sort -u "$T/diffs")" = false ]
 echo "# $(($(date +%s) - began)) s"
 
+# The guest would tell: these registers with the memory of a moment later.
+check "two snapshots, one after the other" sh -c 'smvm-runner snapshot origin early && smvm-runner snapshot origin late'
+cp -r "$SMFS_MOUNT/snapshots/early" "$T/mixed" && chmod u+w "$T/mixed/ram" && cp "$SMFS_MOUNT/snapshots/late/ram" "$T/mixed/ram"
+echo q | timeout 60 smvm-runner restore -f "$T/mixed" >"$T/said" 2>&1
+check "registers of one and memory of the other are found out" grep -qE '^(torn|apart)' "$T/said"
+check "each by itself is whole" found late 2
+
 : >"$T/pauses" && : >"$T/diffs"
 wrong='' generation=1 name=full began=$(date +%s)
 check "a snapshot to start from" smvm-runner snapshot origin full
