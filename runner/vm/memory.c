@@ -47,6 +47,8 @@ int memory_map_anon(struct memory *m, struct err *err)
 			       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 		if (p == MAP_FAILED)
 			return err_errno(err, "map %s of guest memory", format_size(r->size, size));
+		/* Refused by a kernel without them, which has small ones. */
+		(void)madvise(p, r->size, MADV_HUGEPAGE);
 		r->hva = p;
 	}
 	return 0;
@@ -90,6 +92,8 @@ int memory_inherit(struct memory *m, struct memory *from, struct err *err)
 				       i);
 		else
 			m->region[i].hva = r->hva;
+		if (r->kind == MEMORY_RAM)
+			(void)madvise(r->hva, r->size, MADV_NOHUGEPAGE);
 	}
 	from->n = 0;
 	return 0;

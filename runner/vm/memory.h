@@ -46,7 +46,17 @@ struct memory {
 /* Fill in the RAM regions (1 or 2) of `ram_bytes` (page aligned), hva still NULL. */
 int memory_layout(struct memory *m, uint64_t ram_bytes, struct err *err);
 
-/* Map RAM regions: anonymous (MAP_NORESERVE), for a cold boot. */
+/*
+ * Map RAM regions: anonymous (MAP_NORESERVE), for a cold boot.
+ *
+ * HUGE PAGES. Where the host gives them on request, this memory is of 2 MiB pages. Measured with a
+ * guest that has written 256 MiB: 131 faults instead of 65,543, and fork(2), which is what a live
+ * snapshot or a fork pauses it for, takes 0.5 to 2 ms instead of 28 to 67 (what it writes
+ * afterwards is split and copied in pages of 4 KiB). A guest that has touched little takes up to 2
+ * MiB for each place it touched. Children are not given any (memory_inherit()): an idle one
+ * would otherwise be made 2 MiB of its own, in time, for each page it has written. A restored
+ * machine has none to be given: copies of a file's pages are small ones.
+ */
 int memory_map_anon(struct memory *m, struct err *err);
 
 /*
@@ -57,7 +67,8 @@ int memory_map_file(struct memory *m, int fd, const char *path, struct err *err)
 
 /*
  * In a forked copy of a VM's process: the RAM of `from`, which fork(2) made copy-on-write, becomes
- * m's (whose layout is the same: memory_layout()). What else `from` maps is unmapped.
+ * m's (whose layout is the same: memory_layout()). What else `from` maps is unmapped. Pages that
+ * are huge stay so until they are written; no others become it.
  */
 int memory_inherit(struct memory *m, struct memory *from, struct err *err);
 
