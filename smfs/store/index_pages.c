@@ -496,11 +496,17 @@ int index_pages_check(int fd, uint64_t txnid, struct err *err)
 	return r;
 }
 
-static bool read_meta(int fd, unsigned which, uint64_t off, struct meta *m)
+/* 1 = good. */
+static int read_meta(int fd, unsigned which, uint64_t off, struct meta *m, struct err *err)
 {
 	uint8_t page[META_OFF + META_BYTES];
+	ssize_t n = pread_upto(fd, page, sizeof(page), off);
 
-	return pread_full(fd, page, sizeof(page), off) == 0 && !get_meta(page, which, m);
+	if (n < 0) {
+		errno = (int)-n;
+		return err_errno(err, "read header of store index");
+	}
+	return n == (ssize_t)sizeof(page) && !get_meta(page, which, m);
 }
 
 int index_salvage(int fd, const char *db, index_record_fn fn, void *arg, bool *current,
@@ -508,10 +514,13 @@ int index_salvage(int fd, const char *db, index_record_fn fn, void *arg, bool *c
 {
 	struct meta m[2];
 	struct stat st;
-	bool first = read_meta(fd, 0, 0, &m[0]);
+	int first = read_meta(fd, 0, 0, &m[0], err);
 	/* Where the first header cannot tell, pages are of the usual size. */
-	bool second = read_meta(fd, 1, first ? m[0].free.pad : 4096, &m[1]);
+	int second = first < 0 ? first : read_meta(fd, 1, first ? m[0].free.pad : 4096, &m[1], err);
 
+	*current = false;
+	if (second < 0)
+		return second;
 	*current =
 		first && second && (m[0].txnid + 1 == m[1].txnid || m[1].txnid + 1 == m[0].txnid);
 	if (!first && !second)

@@ -34,9 +34,21 @@ int journal_head_check(int fd, const uint8_t uuid[UUID_LEN], struct err *err)
 	uint8_t want[JOURNAL_HEAD_LEN], got[JOURNAL_HEAD_LEN];
 
 	journal_head_encode(uuid, want);
-	if (pread_full(fd, got, sizeof(got), 0) < 0 || memcmp(want, got, sizeof(got)) != 0)
-		return err_set(err, EBADMSG, "journal: bad header or of another store");
-	return 0;
+	ssize_t n = pread_upto(fd, got, sizeof(got), 0);
+	if (n < 0) {
+		errno = (int)-n;
+		return err_errno(err, "read header of journal");
+	}
+	if (n < JOURNAL_HEAD_LEN)
+		return err_set(err, EBADMSG, "journal: shorter than its header");
+	if (memcmp(want, got, sizeof(got)) == 0)
+		return 0;
+	journal_head_encode(got + 16, want);
+	if (memcmp(want, got, sizeof(got)) == 0)
+		return err_set(err, EBADMSG,
+			       "journal and format are of two stores; `smfs fsck --repair` finds "
+			       "which is right");
+	return err_set(err, EBADMSG, "journal: bad header");
 }
 
 static void put_name(struct writer *w, const struct smfs_name *n)
@@ -175,13 +187,13 @@ static ssize_t read_record(int fd, uint64_t off, uint64_t len, uint8_t **out, st
 	cleanup_free uint8_t *buf = NULL;
 	uint8_t head[RECORD_HEAD];
 	struct reader r = reader_of(head, sizeof(head));
-	int ret = 0;
+	ssize_t got;
 
 	*out = NULL;
 	if (!range_ok(off, RECORD_HEAD, len))
 		return 0;
-	ret = pread_full(fd, head, sizeof(head), off);
-	if (ret == 0 && get_u32(&r) == RECORD_MAGIC) {
+	got = pread_upto(fd, head, sizeof(head), off);
+	if (got == sizeof(head) && get_u32(&r) == RECORD_MAGIC) {
 		uint32_t n = get_u32(&r);
 		uint64_t sum = get_u64(&r);
 
@@ -191,16 +203,16 @@ static ssize_t read_record(int fd, uint64_t off, uint64_t len, uint8_t **out, st
 		buf = malloc(n);
 		if (!buf)
 			return err_set(err, ENOMEM, "read journal: out of memory");
-		ret = pread_full(fd, buf, n, off);
-		if (ret == 0 && XXH3_64bits(buf + RECORD_HEAD, n - RECORD_HEAD) == sum) {
+		got = pread_upto(fd, buf, n, off);
+		if (got == n && XXH3_64bits(buf + RECORD_HEAD, n - RECORD_HEAD) == sum) {
 			*out = steal_ptr(&buf);
 			return n;
 		}
 	}
-	/* Shorter than it should be: the record is not whole. */
-	if (ret == -EIO || ret == 0)
+	/* What a file that is too short does not have is no record; what a disk refuses may be. */
+	if (got >= 0)
 		return 0;
-	errno = -ret;
+	errno = (int)-got;
 	return err_errno(err, "read journal at %" PRIu64, off);
 }
 

@@ -96,8 +96,14 @@ static int pack_open(struct packs *p, uint64_t id, struct err *err)
 		return err_set(err, EBADMSG, "pack %s: missing", name);
 	if (fd < 0)
 		return err_errno(err, "open pack %s", name);
-	if (pread_full(fd, head, sizeof(head), 0) < 0)
-		return err_set(err, EBADMSG, "pack %s: header cannot be read", name);
+	/* A disk that does not answer is no damage: nothing is noted, and nothing made anew. */
+	ssize_t n = pread_upto(fd, head, sizeof(head), 0);
+	if (n < 0) {
+		errno = (int)-n;
+		return err_errno(err, "read header of pack %s", name);
+	}
+	if (n < (ssize_t)sizeof(head))
+		return err_set(err, EBADMSG, "pack %s: shorter than its header", name);
 	int r = pack_head_decode(head, &h);
 	if (r == -ENOTSUP)
 		return err_set(err, ENOTSUP, "pack %s: format newer than this program", name);

@@ -64,8 +64,13 @@ static int take_pack(struct smfs_store *s, uint64_t id, struct out_pack *out, st
 		return r;
 	if (r == 0 || len >= PACK_MAX || fstat(fd, &st) < 0 || st.st_nlink == 0)
 		return 0;
-	if (pread_full(fd, buf, sizeof(buf), 0) < 0 || pack_head_decode(buf, &h) < 0 ||
-	    h.id != id || memcmp(h.uuid, s->uuid, UUID_LEN) != 0 || (uint64_t)st.st_size < len) {
+	r = pread_full(fd, buf, sizeof(buf), 0);
+	if (r < 0 && (uint64_t)st.st_size >= sizeof(buf)) {
+		log_warn("pack %s will not be appended to: %s", name, strerror(-r));
+		return 0;
+	}
+	if (r < 0 || pack_head_decode(buf, &h) < 0 || h.id != id ||
+	    memcmp(h.uuid, s->uuid, UUID_LEN) != 0 || (uint64_t)st.st_size < len) {
 		log_warn("pack %s is damaged and will not be appended to; run `smfs fsck`", name);
 		return 0;
 	}

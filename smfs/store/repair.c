@@ -167,8 +167,10 @@ static int read_old(struct repair *r, struct err *err)
 	bool current = false;
 	struct err why = ERR_INIT;
 
+	if (fd < 0 && errno != ENOENT && errno != ENOTDIR && errno != ELOOP)
+		return err_errno(err, "open %s/index/data.mdb", r->dir);
 	if (fd < 0) {
-		repair_report(r, "index: data.mdb cannot be opened; made anew");
+		repair_report(r, "index: data.mdb is missing; made anew");
 		return 0;
 	}
 	int ret = index_salvage(fd, "names", old_name, r, &current, &why);
@@ -294,6 +296,8 @@ static int repair_locked(struct repair *r, struct err *err)
 	int ret;
 
 	r->resumed = fstatat(r->dirfd, REPAIR_FILE, &st, AT_SYMLINK_NOFOLLOW) == 0;
+	if (!r->resumed && errno != ENOENT)
+		return err_errno(err, "stat %s/" REPAIR_FILE, r->dir);
 	if (r->resumed && fstatat(r->dirfd, JOURNAL_NEW, &st, AT_SYMLINK_NOFOLLOW) == 0) {
 		if (unlinkat(r->dirfd, REPAIR_FILE, 0) < 0)
 			return err_errno(err, "remove %s/" REPAIR_FILE, r->dir);

@@ -249,9 +249,16 @@ static int scan_pack(struct repair *r, int fd, uint64_t id, const char *name, vo
 	uint8_t buf[PACK_HEAD_LEN];
 	struct pack_head h;
 	struct stat st;
-	bool headed = pread_full(fd, buf, sizeof(buf), 0) == 0 && pack_head_decode(buf, &h) == 0 &&
-		      h.id == id;
+	ssize_t n = pread_upto(fd, buf, sizeof(buf), 0);
 
+	if (n < 0) {
+		errno = (int)-n;
+		return err_errno(err, "read header of pack %s", name);
+	}
+	int head = n < (ssize_t)sizeof(buf) ? -EBADMSG : pack_head_decode(buf, &h);
+	if (head == -ENOTSUP)
+		return err_set(err, ENOTSUP, "pack %s: format newer than this program", name);
+	bool headed = head == 0 && h.id == id;
 	if (headed && memcmp(h.uuid, r->uuid, UUID_LEN) != 0) {
 		repair_report(r, "pack %s: of another store; left alone", name);
 		return 0;

@@ -5,5 +5,6 @@ SWEEP=all
 export SWEEP
 check "every flipped byte of an index is refused or harmless" "$B/unit/test_store_index"
 check "every flipped byte of a store is harmless, repaired, or refused and healed" \
-	"$B/unit/test_store_repair"
+	"$B/unit/test_store_sweep"
+check "two hundred repairs killed" "$B/unit/test_store_repair"
 tap_done

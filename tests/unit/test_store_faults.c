@@ -3,7 +3,8 @@
  * and in the middle of a write, at every call of every operation on a store. After each: success,
  * or an error of one line; what was acknowledged before is there byte for byte; the operation
  * happened or did not; the store checks clean, and the operation goes through once the fault is
- * over.
+ * over. By turns that is seen at once, after a repair, and after a repair behind an opening for
+ * writing, which cleans up.
  *
  *   test_store_faults           every FAULT_STRIDE-th (7) call, beginning at a random one
  *   FAULT_STRIDE=1              every call; and then also faults that stay
@@ -28,6 +29,7 @@ struct work {
 	struct model before, after;
 	struct model_op op; /* that leads from one to the other, if any does */
 	uint8_t *buf;
+	unsigned turn; /* how what is left is looked at */
 };
 
 /* An operation. Without `op` the state stays. */
@@ -227,9 +229,16 @@ static int inspect(const struct work *w, const struct scene *sc, struct verdict 
 
 	if (sc->makes && (r = smfs_store_init(w->dir, err)) < 0 && r != -EEXIST)
 		return r;
+	if (!sc->makes && !sc->repairs && w->turn == 2) {
+		if ((r = smfs_store_open(w->dir, 0, &s, err)) < 0)
+			return r;
+		smfs_store_close(s);
+	}
 	/* Cut short, a repair is begun again. */
-	if (sc->repairs && (r = smfs_repair(w->dir, &k, err)) < 0)
+	if (!sc->makes && (sc->repairs || w->turn) && (r = smfs_repair(w->dir, &k, err)) < 0)
 		return r;
+	if (k.guesses)
+		return err_set(err, EBADMSG, "the repair had to guess");
 	if ((r = smfs_store_open(w->dir, 0, &s, err)) < 0)
 		return r;
 	r = model_fsck(s, false, err);
@@ -304,9 +313,11 @@ static void inject_one(struct work *w, const struct scene *sc, enum shim_fault f
 		    !(t->what[at - 1] & (CALL_READ | CALL_WRITE)))
 			fail_msg("%s: %s", what, t->msg);
 	}
+	w->turn = (unsigned)(at + fault) % 3;
 	look(w, sc, v);
 	if (!v->ok)
-		fail_msg("%s (%s): afterwards: %s", what, t->ret < 0 ? t->msg : "success", v->msg);
+		fail_msg("%s (%s): afterwards, turn %u: %s", what, t->ret < 0 ? t->msg : "success",
+			 w->turn, v->msg);
 	if (t->ret == 0 && memcmp(w->before.slot, w->after.slot, sizeof(w->before.slot)) &&
 	    !v->applied)
 		fail_msg("%s: success, but it did not happen", what);

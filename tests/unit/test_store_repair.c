@@ -1,7 +1,7 @@
 /*
  * Repair: what can be known again is, what cannot is named, and nothing good is lost.
  *
- * SWEEP=all flips every byte of every file of a small store instead of a sample.
+ * SWEEP=all kills more repairs. What a flipped byte does: test_store_sweep.c.
  */
 #include "store_util.h"
 
@@ -725,128 +725,6 @@ static void killed_at_any_moment_it_is_done_again(void **state)
 	assert_true(killed > rounds / 5);
 }
 
-/* ---- the sweep ---- */
-
-struct sweep {
-	unsigned flips, harmless, repaired, refused;
-};
-
-/*
- * One flipped byte: without repair every name is right or refused; with it the store is sound
- * or says what is lost; and storing the same content again brings back all.
- */
-static void sweep_byte(struct fixture *f, struct sweep *w)
-{
-	struct smfs_fsck k;
-	unsigned lines, right = 0;
-	int r = checked(f, &lines);
-	bool healthy = r == 0;
-
-	assert_true(r == 0 || r == -EBADMSG || r == -ENOTSUP || r == -ENOENT);
-	if (f->s)
-		right = right_names(f);
-	if (healthy)
-		assert_int_equal(right, NAMES);
-	else if (f->s)
-		assert_true(lines > 0);
-	close_store(f);
-	w->flips++;
-	if (healthy) {
-		w->harmless++;
-		return;
-	}
-	ok(f, repair(f, &k, &lines));
-	assert_int_equal(k.guesses, 0);
-	r = checked(f, &lines);
-	assert_non_null(f->s);
-	unsigned after = right_names(f);
-	assert_true(after >= right);
-	if (r == 0) {
-		assert_int_equal(after, NAMES);
-		w->repaired++;
-	} else {
-		assert_int_equal(r, -EBADMSG);
-		assert_true(lines > 0 && after < NAMES);
-		w->refused++;
-		/* Under another name, as the old one is taken. */
-		for (unsigned i = 0; i < NAMES; i++) {
-			char again[32];
-
-			snprintf(again, sizeof(again), "%s-again", names[i]);
-			put_name(f, again, i);
-		}
-		assert_int_equal(right_names(f), NAMES);
-		struct smfs_fsck clean = {.report = quiet, .arg = &lines};
-		ok(f, smfs_fsck(f->s, SMFS_FSCK_READ_DATA, &clean, &f->err));
-	}
-	close_store(f);
-}
-
-static void every_flipped_byte(void **state)
-{
-	static const char *const parts[] = {"format", "journal", "packs", "index"};
-	struct fixture *f = *state, copy = {.dir = "/dev/shm/smfs-sweep.XXXXXX"};
-	const char *sweep = getenv("SWEEP");
-	unsigned step = sweep && strcmp(sweep, "all") == 0 ? 1 : 0;
-
-	make_store(f);
-	assert_non_null(mkdtemp(copy.dir));
-	for (size_t i = 0; i < ARRAY_SIZE(parts); i++) {
-		static const unsigned sample[] = {23, 61, 701, 2003};
-		struct sweep w = {0};
-		char from[192], sub[128], name[64] = "";
-		struct stat st;
-
-		snprintf(sub, sizeof(sub), "%s/%s", f->dir, parts[i]);
-		if (i >= 2) {
-			cleanup_dir DIR *d = opendir(sub);
-			struct dirent *e;
-
-			while ((e = readdir(d)))
-				if (strstr(e->d_name, ".pack") || strstr(e->d_name, "data.mdb"))
-					snprintf(name, sizeof(name), "/%.40s", e->d_name);
-		}
-		snprintf(from, sizeof(from), "%s%s", sub, name);
-		assert_int_equal(stat(from, &st), 0);
-		for (off_t off = 0; off < st.st_size; off += step ? step : sample[i]) {
-			char to[192];
-			uint8_t b;
-
-			sh("rm -rf %2$s/* && cp -r %1$s/. %2$s", f->dir, copy.dir);
-			snprintf(to, sizeof(to), "%s/%s%s", copy.dir, parts[i], name);
-			cleanup_fd int fd = open(to, O_RDWR | O_CLOEXEC);
-			assert_int_equal(pread_full(fd, &b, 1, (uint64_t)off), 0);
-			b ^= (uint8_t)(1u << (off + off / 8) % 8);
-			assert_int_equal(pwrite_full(fd, &b, 1, (uint64_t)off), 0);
-			fflush(NULL);
-			pid_t pid = fork();
-			if (pid == 0) {
-				struct sweep one = {0};
-
-				alarm(60);
-				sweep_byte(&copy, &one);
-				fflush(NULL);
-				_exit(one.harmless ? 10 : one.repaired ? 11 : 12);
-			}
-			int status;
-			assert_int_equal(waitpid(pid, &status, 0), pid);
-			int code = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
-			w.flips++;
-			w.harmless += code == 10;
-			w.repaired += code == 11;
-			w.refused += code == 12;
-			if (code < 10 || code > 12)
-				fail_msg("%s byte %ld: status %x; see %s", parts[i], (long)off,
-					 (unsigned)status, copy.dir);
-		}
-		printf("# %-8s %6ld bytes: %u flipped: %u harmless, %u repaired, %u refused and "
-		       "healed\n",
-		       parts[i], (long)st.st_size, w.flips, w.harmless, w.repaired, w.refused);
-		assert_true(w.harmless < w.flips);
-	}
-	rm_tree(copy.dir);
-}
-
 #define store_test(fn) cmocka_unit_test_setup_teardown(fn, fixture_setup, fixture_teardown)
 
 int main(int argc, char **argv)
@@ -866,7 +744,6 @@ int main(int argc, char **argv)
 		store_test(content_found_bad_by_a_read_heals),
 		store_test(writers_and_a_repair_keep_each_other_out),
 		store_test(killed_at_any_moment_it_is_done_again),
-		store_test(every_flipped_byte),
 	};
 
 	if (argc > 1)
