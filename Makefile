@@ -105,7 +105,7 @@ $(BUILD)/libsmfs.so: $(call pic,$(SMFS_LIB))
 $(BUILD)/libsmvm.so: $(call pic,$(SMVM_LIB) $(filter smfs/base/% smfs/store/%,$(SMFS_LIB)))
 	@echo '  LD  $@'
 	$(Q)$(CC) $(LDFLAGS) -shared -Wl,-soname,libsmvm.so.0 -o $@ $^ \
-	    $$($(PKGCONF) --libs $(STORE_PKGS) libarchive libseccomp)
+	    $$($(PKGCONF) --libs $(STORE_PKGS) libarchive)
 
 # ---- commands ---------------------------------------------------------------------------------
 $(BUILD)/smfs: $(call obj,$(SMFS_CMD)) $(LIBSMFS)
@@ -121,11 +121,11 @@ $(BUILD)/smvm-pull: $(call obj,$(PULL_CMD)) $(LIBPULL) $(LIBSMFS)
 ifeq ($(SAN),)
 $(BUILD)/smvm-runner: $(call obj,$(SMVM_CMD)) $(LIBSMVM) $(LIBSMFS)
 	@echo '  LD  $@'
-	$(Q)$(CC) $(LDFLAGS) -static -o $@ $^ -larchive -llzma -lz -lseccomp -ljansson -llmdb -lzstd -lxxhash -lcrypto
+	$(Q)$(CC) $(LDFLAGS) -static -o $@ $^ -larchive -llzma -lz -ljansson -llmdb -lzstd -lxxhash -lcrypto
 else
 $(BUILD)/smvm-runner: $(call obj,$(SMVM_CMD)) $(LIBSMVM) $(LIBSMFS)
 	@echo '  LD  $@'
-	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $$($(PKGCONF) --libs libarchive libseccomp $(STORE_PKGS))
+	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $$($(PKGCONF) --libs libarchive $(STORE_PKGS))
 endif
 
 # Runs as process 1 of the guest: static, never sanitized.
@@ -147,7 +147,7 @@ UNIT_BIN  := $(patsubst tests/unit/%.c,$(BUILD)/unit/%,$(UNIT))
 GUEST_BIN := $(patsubst tests/guest/%.S,$(BUILD)/guest/%,$(GUESTS))
 BENCH_BIN := $(patsubst bench/%.c,$(BUILD)/bench/%,$(BENCHES))
 FUZZ_BIN  := $(patsubst tests/fuzz/%.c,$(BUILD)/fuzz/%,$(FUZZERS))
-ALL_LIBS   = $$($(PKGCONF) --libs $(PULL_PKGS) $(STORE_PKGS) fuse3 libseccomp)
+ALL_LIBS   = $$($(PKGCONF) --libs $(PULL_PKGS) $(STORE_PKGS) fuse3)
 
 $(BUILD)/unit/%: $(BUILD)/obj/tests/unit/%.o $(LIBPULL) $(LIBAGENT) $(LIBSMVM) $(LIBSMFS)
 	@mkdir -p $(@D)

@@ -5,7 +5,7 @@ set -eu
 packages='
 build-essential pkg-config clang clang-format clang-tidy libclang-rt-14-dev
 libfuse3-dev fuse3 libarchive-dev liblzma-dev zlib1g-dev libcurl4-openssl-dev libzstd-dev libxxhash-dev libssl-dev
-liblmdb-dev libjansson-dev libseccomp-dev libslirp-dev libcmocka-dev
+liblmdb-dev libjansson-dev libslirp-dev libcmocka-dev
 erofs-utils qemu-system-x86 linux-image-cloud-amd64 skopeo umoci docker-registry apache2-utils
 borgbackup restic casync squashfs-tools mmdebstrap cpio zstd jq strace attr e2fsprogs xfsprogs btrfs-progs kmod procps
 man-db groff python3 ca-certificates openssl iproute2
