@@ -472,6 +472,7 @@ static void refuse(struct thread *t)
 		t->opcode, (unsigned long long)atomic_load(&t->slot->node), CHANNEL_DEATHS_MAX);
 	if (write(t->dev, &h, sizeof(h)) < 0)
 		log_err("answer: %s", strerror(errno));
+	atomic_fetch_add(&t->ch->rec->refused, 1);
 }
 
 static void *serve(void *arg);

@@ -72,6 +72,7 @@ struct channel_record {
 	uint8_t init[CHANNEL_INIT_MAX], terms[CHANNEL_INIT_MAX];
 	struct channel_slot slots[CHANNEL_THREADS];
 	struct channel_suspect suspects[CHANNEL_SUSPECTS];
+	_Atomic uint64_t refused; /* requests answered EIO for the servers they cost */
 };
 
 /* ---- devices and mount --------------------------------------------------------------------------

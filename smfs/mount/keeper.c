@@ -33,8 +33,9 @@ struct worker {
 	enum state state;
 	pid_t pid;
 	int sock;
-	uint64_t since;	 /* when it came into its state */
-	uint64_t taken;	 /* by all before it */
+	uint64_t since; /* when it came into its state */
+	uint64_t taken; /* by all before it */
+	uint64_t refused;
 	uint64_t killed; /* when the watchdog did; 0 */
 };
 
@@ -119,8 +120,6 @@ static void report(struct keeper *k, const struct err *err)
 /* The users of the mount get errors instead of waiting for ever. */
 static void give_up(struct keeper *k, const char *why)
 {
-	char path[64];
-
 	log_err("%s: %s: the connection is ended; `smfs unmount` clears the mount away",
 		k->area->dir, why);
 	finish(k, EXIT_FAILED);
@@ -128,10 +127,7 @@ static void give_up(struct keeper *k, const char *why)
 	if (disconnected(k))
 		return;
 	/* Our end of it is closed as we exit; this also frees a worker that cannot be killed. */
-	snprintf(path, sizeof(path), "/sys/fs/fuse/connections/%u/abort", k->minor);
-	cleanup_fd int fd = open(path, O_WRONLY | O_CLOEXEC);
-	if (fd < 0 || write(fd, "1", 1) < 0)
-		log_info("%s: %s", path, strerror(errno));
+	keeper_abort(k->minor, k->area->dir);
 }
 
 /* ---- workers --------------------------------------------------------------------------------- */
@@ -169,7 +165,10 @@ static int start(struct keeper *k, struct worker *w, int exe, char *const *argv,
 	if (pid == 0)
 		become_worker(k, sock[1], exe, argv);
 	close(sock[1]);
-	*w = (struct worker){.pid = pid, .sock = sock[0], .taken = taken(k)};
+	*w = (struct worker){.pid = pid,
+			     .sock = sock[0],
+			     .taken = taken(k),
+			     .refused = atomic_load(&k->area->channel.refused)};
 	enter(w, STARTING);
 	return 0;
 }
@@ -264,8 +263,12 @@ static void replace(struct keeper *k, const struct worker *was, int status)
 {
 	char how[64];
 	bool by_itself = was->killed || !WIFSIGNALED(status) || WTERMSIG(status) != SIGKILL;
-	/* More than can be at work at once: some were answered. */
-	bool progress = taken(k) - was->taken > CHANNEL_THREADS;
+	/*
+	 * More than can be at work at once: some were answered. Or one that had cost servers was:
+	 * who reads a page through readahead, for example, asks again, which costs as many.
+	 */
+	bool progress = taken(k) - was->taken > CHANNEL_THREADS ||
+			atomic_load(&k->area->channel.refused) > was->refused;
 
 	if (was->state == SERVING)
 		k->served = k->died;

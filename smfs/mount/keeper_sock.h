@@ -1,5 +1,6 @@
 /*
- * keeper_sock.h - the sockets between keeper, workers and `smfs remount`: the keeper's own header.
+ * keeper_sock.h - the keeper's own header: the sockets between it, workers and `smfs remount`, and
+ * the end of the connection.
  */
 #ifndef SMFS_MOUNT_KEEPER_SOCK_H
 #define SMFS_MOUNT_KEEPER_SOCK_H
@@ -12,5 +13,11 @@
 int keeper_listen(unsigned minor, struct err *err);
 /* Who connected, root only, and which program it wants; negative: nobody worth an answer. */
 int keeper_accept(int listener, char exe[PATH_MAX]);
+
+/*
+ * End the connection of the mount on `dir` whose device has this number (keeper_abort.c): every
+ * request of it fails now, also one that a server sleeps on where no signal reaches.
+ */
+void keeper_abort(unsigned minor, const char *dir);
 
 #endif

@@ -86,7 +86,7 @@ struct takeover_hidden {
 };
 
 /* Bumped with every change of a structure here or in channel.h. */
-#define TAKEOVER_VERSION 1
+#define TAKEOVER_VERSION 2
 
 struct takeover_area {
 	uint32_t version, size_check;

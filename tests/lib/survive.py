@@ -10,6 +10,8 @@
         wrong byte, an error, a missing name, or a reader that died. Prints the longest stall.
     survive.py remount MNT TIMES
         The same, with `smfs remount` in place of the kills.
+    survive.py refuse MNT PROGRAM...
+        The same, while `smfs remount` is told to change to programs that cannot serve.
     survive.py change MNT DIR KILLS
         Four copy the snapshot DIR in, rename it and remove it while the server is killed. A copy may be
         lost, and is told so then; what was copied is whole, and a rename or removal never fails.
@@ -190,6 +192,13 @@ def remount(mnt, times, lo, hi, rnd):
         subprocess.run(["smfs", "remount", mnt], check=True)
 
 
+def refuse(mnt, programs, lo, hi, rnd):
+    for program in programs:
+        time.sleep(0.2)
+        got = subprocess.run(["smfs", "remount", "--program", program, mnt]).returncode
+        assert got == 1, f"remount to {program} ended with {got}"
+
+
 def run_changes(mnt, source, kills):
     rnd = random.SystemRandom()
     stop_at = f"{mnt}.stop"
@@ -205,7 +214,7 @@ def run_changes(mnt, source, kills):
     return 1 if failed else 0
 
 
-def run(mnt, kills, hi=200, lo=None, remounts=False):
+def run(mnt, kills, hi=200, lo=None, act=None, what="kills"):
     names = sorted(os.listdir(mnt + "/snapshots"))
     stop_at = f"{mnt}.stop"
     cold, hot = f"{mnt}/snapshots/cold/ram", f"{mnt}/snapshots/hot/ram"
@@ -214,13 +223,12 @@ def run(mnt, kills, hi=200, lo=None, remounts=False):
     jobs = [(read_file, (cold, 1)), (map_file, (cold, 1)), (read_file, (hot, 2)), (map_file, (hot, 2)),
             (read_file, (cold, 1)), (map_file, (cold, 1)), (look_up, (mnt, names)), (list_names, (mnt, names))]
     seed = random.SystemRandom().randrange(1 << 32)
-    what = "remounts" if remounts else "kills"
-    print(f"# seed {seed}, {kills} {what}", flush=True)
+    times = kills if isinstance(kills, int) else len(kills)
+    print(f"# seed {seed}, {times} {what}", flush=True)
     pids = [reader(kind, args, seed + k, stop_at) for k, (kind, args) in enumerate(jobs)]
     failed, worst, count = 0, 0.0, 0
     try:
-        act = remount if remounts else kill_workers
-        act(mnt, kills, lo and lo / 1000, hi / 1000, random.Random(seed))
+        (act or kill_workers)(mnt, kills, lo and lo / 1000, hi / 1000, random.Random(seed))
         time.sleep(0.5)
     except (AssertionError, OSError, subprocess.SubprocessError) as e:
         print(f"# {type(e).__name__}: {e}")
@@ -239,9 +247,9 @@ def run(mnt, kills, hi=200, lo=None, remounts=False):
     os.unlink(stop_at)
     for fd in keep:
         os.close(fd)
-    print(f"# {len(pids)} readers, {count} operations, {kills} {what}, "
+    print(f"# {len(pids)} readers, {count} operations, {times} {what}, "
           f"longest stall {worst * 1000:.0f} ms, {failed} failed", flush=True)
-    return 1 if failed or count < 20 * kills else 0
+    return 1 if failed or count < 20 * times else 0
 
 
 if __name__ == "__main__":
@@ -250,6 +258,8 @@ if __name__ == "__main__":
     elif sys.argv[1] == "change":
         sys.exit(run_changes(sys.argv[2], sys.argv[3], int(sys.argv[4])))
     elif sys.argv[1] == "remount":
-        sys.exit(run(sys.argv[2], int(sys.argv[3]), remounts=True))
+        sys.exit(run(sys.argv[2], int(sys.argv[3]), act=remount, what="remounts"))
+    elif sys.argv[1] == "refuse":
+        sys.exit(run(sys.argv[2], sys.argv[3:], act=refuse, what="programs refused"))
     else:
         sys.exit(run(sys.argv[2], int(sys.argv[3]), *map(float, sys.argv[4:])))
