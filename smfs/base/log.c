@@ -28,6 +28,7 @@ void log_at(enum log_level level, const char *fmt, ...)
 	if (!isatty(STDERR_FILENO))
 		n = snprintf(line, sizeof(line), "<%d>", level);
 	n += snprintf(line + n, sizeof(line) - n, "%s: ", log_ident);
+	errno = saved; /* for %m */
 	va_start(ap, fmt);
 	n += vsnprintf(line + n, sizeof(line) - n, fmt, ap);
 	va_end(ap);

@@ -36,9 +36,10 @@ struct work {
 struct scene {
 	const char *word;
 	int (*run)(struct smfs_store *s, const struct work *w, struct err *err);
-	unsigned op;  /* enum model_kind, or MODEL_KINDS */
-	bool makes;   /* init: there is no store before */
-	bool repairs; /* the index is damaged before, and the process does not open the store */
+	unsigned op; /* enum model_kind, or MODEL_KINDS */
+	bool makes;  /* init: there is no store before */
+	/* Shell, in the store: what is damaged before. The process does not open the store. */
+	const char *repairs;
 };
 
 /* What the faulty process tells. */
@@ -73,7 +74,16 @@ static const struct scene scenes[] = {
 	{.word = "rename", .run = run_change, .op = MODEL_RENAME},
 	{.word = "gc", .run = run_change, .op = MODEL_GC},
 	{.word = "compact", .run = run_change, .op = MODEL_COMPACT},
-	{.word = "repair", .op = MODEL_KINDS, .repairs = true},
+	{.word = "repair of an index",
+	 .op = MODEL_KINDS,
+	 .repairs = "dd if=/dev/urandom of=index/data.mdb bs=4096 count=4 seek=4 conv=notrunc "
+		    "status=none"},
+	/* and a pack whose last frame has its header and not all of its payload */
+	{.word = "repair of a journal",
+	 .op = MODEL_KINDS,
+	 .repairs = "printf lost | dd of=journal bs=1 seek=200 conv=notrunc status=none &&"
+		    "for p in packs/*.pack; do dd if=$p bs=4 skip=16 count=18 status=none >>$p; "
+		    "done"},
 	{.word = "read", .run = run_read, .op = MODEL_KINDS},
 	{.word = "fsck", .run = run_fsck, .op = MODEL_KINDS},
 };
@@ -150,9 +160,7 @@ static void begin(struct work *w, const struct scene *sc)
 	else
 		assert_true(sh("cp -a %s %s", w->base, w->dir));
 	if (sc->repairs)
-		assert_true(sh("dd if=/dev/urandom of=%s/index/data.mdb bs=4096 count=4 seek=4 "
-			       "conv=notrunc status=none",
-			       w->dir));
+		assert_true(sh("cd %s && %s", w->dir, sc->repairs));
 	w->after = w->before;
 	if (sc->op < MODEL_KINDS) {
 		w->op = model_next(&w->before, sc->op);
@@ -237,7 +245,8 @@ static int inspect(const struct work *w, const struct scene *sc, struct verdict 
 	/* Cut short, a repair is begun again. */
 	if (!sc->makes && (sc->repairs || w->turn) && (r = smfs_repair(w->dir, &k, err)) < 0)
 		return r;
-	if (k.guesses)
+	/* A damaged index cannot tell what the journal's torn end was. */
+	if (k.guesses && !sc->repairs)
 		return err_set(err, EBADMSG, "the repair had to guess");
 	if ((r = smfs_store_open(w->dir, 0, &s, err)) < 0)
 		return r;

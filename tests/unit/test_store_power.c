@@ -5,7 +5,7 @@
  * sync taken out of the store, the same check finds what was lost.
  *
  *   test_store_power            POWER_CUTS (5) cuts on each of ext4, XFS and btrfs, every fourth of
- *                               them under repairs
+ *                               them under repairs, and every other of these of damaged journals
  *   POWER_SEED=n                repeats a run's operations, if not its timing
  *   POWER_KEEP=dir              where to copy a store that failed the check, for whoever looks at
  * it
@@ -62,7 +62,7 @@ struct bench {
 	struct model lane[LANES];
 	unsigned skip; /* syncs the workers leave out */
 	unsigned cuts, acks;
-	bool repairing;
+	bool repairing, harming;
 	struct worker w[LANES];
 };
 
@@ -249,14 +249,32 @@ _Noreturn static void work(struct bench *b, unsigned lane, int out)
 		pause();
 }
 
-/* Repairs of a store that needs none: they build its index anew all the same. */
+/* A byte of a record, so that a repair replaces the journal, too. */
+static bool harm_journal(struct bench *b)
+{
+	struct stat st;
+	char path[200];
+	uint8_t byte;
+
+	snprintf(path, sizeof(path), "%s/journal", b->d.store);
+	cleanup_fd int fd = open(path, O_RDWR | O_CLOEXEC);
+	if (fd < 0 || fstat(fd, &st) < 0 || st.st_size <= 100)
+		return false;
+	uint64_t at = 64 + rnd(&b->rnd) % (uint64_t)(st.st_size - 64);
+	if (pread_full(fd, &byte, 1, at) < 0)
+		return false;
+	byte ^= 16;
+	return pwrite_full(fd, &byte, 1, at) == 0;
+}
+
+/* Repairs also of a store that needs none: they build its index anew all the same. */
 _Noreturn static void repair_always(struct bench *b, int out)
 {
 	struct smfs_fsck k = {0};
 	struct err err = ERR_INIT;
 
-	while (smfs_repair(b->d.store, &k, &err) == 0 && smfs_repair_done(b->d.store, &err) == 0 &&
-	       write(out, "", 1) == 1)
+	while ((!b->harming || harm_journal(b)) && smfs_repair(b->d.store, &k, &err) == 0 &&
+	       k.guesses == 0 && smfs_repair_done(b->d.store, &err) == 0 && write(out, "", 1) == 1)
 		;
 	for (;;)
 		pause();
@@ -314,14 +332,16 @@ static int verify(struct bench *b, const uint64_t lo[LANES], const uint64_t hi[L
 	if (pid == 0) {
 		uint8_t *buf = malloc(MODEL_BYTES);
 		struct err err = ERR_INIT;
-		struct smfs_store *s;
-		int r = smfs_store_open(b->d.store, 0, &s, &err);
+		struct smfs_store *s = NULL;
+		int r = b->harming ? -1 : smfs_store_open(b->d.store, 0, &s, &err);
 
 		/* A repair that was cut short may have to be begun again before anything else. */
 		if (r < 0 && b->repairing) {
 			struct smfs_fsck k = {0};
 
 			r = smfs_repair(b->d.store, &k, &err);
+			if (r == 0 && k.guesses)
+				r = err_set(&err, EBADMSG, "the repair had to guess");
 			if (r == 0)
 				r = smfs_store_open(b->d.store, 0, &s, &err);
 		}
@@ -362,6 +382,7 @@ static int cut_once(struct bench *b)
 	struct pollfd first;
 
 	b->repairing = !b->skip && b->cuts % REPAIRS_EACH == REPAIRS_EACH - 1;
+	b->harming = b->repairing && b->cuts / REPAIRS_EACH % 2;
 	unsigned n = b->repairing ? 1 : LANES;
 	memset(lo, 0, sizeof(lo));
 	memset(hi, 0, sizeof(hi));

@@ -10,8 +10,8 @@
  * process that dies.
  *
  *   test_store_sweep            a sample
- *   SWEEP=all                   every byte, of equal slots of memory some; SWEEP_PROCS (2)
- * processes share them
+ *   SWEEP=all                   every byte (of equal slots some); SWEEP_PROCS (2) processes
+ *   SWEEP_FILE=index/data.mdb   only files with that in their path
  */
 #include "store_util.h"
 
@@ -27,7 +27,9 @@
 #include <xxhash.h>
 
 #define CHUNKS	  8
-#define RAM_LEN	  (CHUNKS * 65536u - 1000)
+#define CHUNK	  4096u
+#define SPAN	  (4 * CHUNK) /* a chunk, and a hole */
+#define RAM_LEN	  (CHUNKS * SPAN)
 #define NAMES_MAX 8
 #define FILES_MAX 16
 #define SAMPLE	  40 /* bytes of each file, unless all */
@@ -35,16 +37,34 @@
 
 /* ---- the store ---- */
 
-/* Sixteen bytes again and again, others in each chunk: maps of some size, packs of none. */
+/* Small chunks, so that maps are of some size and little is read. */
 static void fill_ram(uint8_t *p)
 {
 	for (size_t i = 0; i < CHUNKS; i++) {
 		uint8_t unit[16];
 
 		fill_random(unit, sizeof(unit), 500 + i);
-		for (size_t at = 0; at < 65536; at += sizeof(unit))
-			memcpy(p + i * 65536 + at, unit, sizeof(unit));
+		for (size_t at = 0; at < CHUNK; at += sizeof(unit))
+			memcpy(p + i * CHUNK + at, unit, sizeof(unit));
 	}
+}
+
+static int stage_ram(struct smfs_ingest *ing, const uint8_t *ram, struct smfs_content *c,
+		     struct err *err)
+{
+	struct smfs_stream *st;
+	int r = smfs_stream_open(ing, 0, &st, err);
+
+	if (r < 0)
+		return r;
+	for (size_t i = 0; i < CHUNKS && r == 0; i++)
+		if ((r = smfs_stream_cut(st, err)) == 0 &&
+		    (r = smfs_stream_write(st, ram + i * CHUNK, CHUNK, err)) == 0)
+			r = smfs_stream_hole(st, SPAN - CHUNK, err);
+	if (r == 0)
+		return smfs_stream_finish(st, c, err);
+	smfs_stream_abort(st);
+	return r;
 }
 
 static int stage_base(struct smfs_ingest *ing, const uint8_t *ram, struct smfs_content *c,
@@ -81,14 +101,14 @@ static int stage_base(struct smfs_ingest *ing, const uint8_t *ram, struct smfs_c
 	if ((r = smfs_ingest_mem(ing, small, sizeof(small), &sub[0].content, err)) < 0)
 		return r;
 	sub[1].content = sub[0].content;
-	if ((r = smfs_ingest_mem(ing, ram, RAM_LEN, c, err)) < 0 ||
+	if ((r = stage_ram(ing, ram, c, err)) < 0 ||
 	    (r = smfs_ingest_dir(ing, sub, ARRAY_SIZE(sub), &top[1].dir, err)) < 0)
 		return r;
 	top[0].content = *c;
 	return smfs_ingest_dir(ing, top, ARRAY_SIZE(top), root, err);
 }
 
-/* A page of the base changed, and one made zero: a delta leaf. */
+/* A page of the base changed, and one that is zero before and after: a delta leaf. */
 static int stage_child(struct smfs_ingest *ing, const struct smfs_content *base,
 		       struct smfs_id *root, struct err *err)
 {
@@ -101,10 +121,10 @@ static int stage_child(struct smfs_ingest *ing, const struct smfs_content *base,
 		return r;
 	fill_random(page, sizeof(page), 900);
 	memset(page, 'x', 3500);
-	if ((r = smfs_stream_same(st, 65536, err)) < 0 ||
+	if ((r = smfs_stream_same(st, SPAN, err)) < 0 ||
 	    (r = smfs_stream_write(st, page, sizeof(page), err)) < 0 ||
 	    (r = smfs_stream_hole(st, sizeof(page), err)) < 0 ||
-	    (r = smfs_stream_same(st, RAM_LEN - 65536 - 8192, err)) < 0) {
+	    (r = smfs_stream_same(st, RAM_LEN - SPAN - 8192, err)) < 0) {
 		smfs_stream_abort(st);
 		return r;
 	}
@@ -115,7 +135,7 @@ static int stage_child(struct smfs_ingest *ing, const struct smfs_content *base,
 /* Both trees under names made of `suffix`, or just the one. */
 static void put_all(struct fixture *f, const char *suffix)
 {
-	cleanup_free uint8_t *ram = malloc(CHUNKS * 65536u);
+	cleanup_free uint8_t *ram = malloc(CHUNKS * CHUNK);
 	struct smfs_entry attr = {.mode = S_IFDIR | 0750, .uid = 8, .mtime_sec = 99};
 	struct smfs_ingest *ing;
 	struct smfs_content c;
@@ -616,6 +636,7 @@ static bool shared_memory(const struct file *file)
 /* Worker `me` of `all`: every all-th flip. */
 static void work(struct sweep *w, unsigned me, unsigned all, bool every, struct tally *t)
 {
+	const char *only = getenv("SWEEP_FILE");
 	unsigned turn = 0;
 
 	snprintf(w->f.dir, sizeof(w->f.dir), "/dev/shm/smfs-sweep.XXXXXX");
@@ -625,6 +646,8 @@ static void work(struct sweep *w, unsigned me, unsigned all, bool every, struct 
 		size_t step = every ? 1 : w->files[i].len / SAMPLE | 1;
 
 		w->hit = &w->files[i];
+		if (only && !strstr(w->hit->path, only))
+			continue;
 		if (every && me == 0)
 			fprintf(stderr, "# %s\n", w->hit->path);
 		for (w->at = 0; w->at < w->hit->len; w->at += step) {
