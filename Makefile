@@ -155,7 +155,7 @@ $(BUILD)/unit/%: $(BUILD)/obj/tests/unit/%.o $(LIBPULL) $(LIBAGENT) $(LIBSMVM) $
 	$(Q)$(CC) $(LDFLAGS) -o $@ $< $(LIBPULL) $(LIBAGENT) $(LIBSMVM) $(LIBSMFS) $(ALL_LIBS) $$($(PKGCONF) --libs cmocka)
 
 # With ids and page hashes that collide: what the store makes of that.
-$(BUILD)/unit/test_store_collide: LDFLAGS += -Wl,--wrap=frame_id,--wrap=XXH3_64bits
+$(BUILD)/unit/test_store_collide: LDFLAGS += -Wl,--wrap=frame_id,--wrap=chunk_ids,--wrap=XXH3_64bits
 
 $(BUILD)/guest/%: tests/guest/%.S tests/guest/guest.ld $(wildcard tests/guest/*.inc)
 	@mkdir -p $(@D)

@@ -116,6 +116,11 @@ void frame_id(uint8_t kind, const void *raw, size_t len, struct smfs_id *out)
 	sha256_final(&h, out->b);
 }
 
+void chunk_ids(struct sha256_msg *chunks, size_t n)
+{
+	sha256_many(chunks, n);
+}
+
 char *smfs_id_hex(const struct smfs_id *id, char *out)
 {
 	return hex_encode(id->b, SMFS_ID_LEN, out);

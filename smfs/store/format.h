@@ -78,6 +78,9 @@ static inline uint64_t frame_disk_len(uint32_t stored_len)
  * prefix naming its type and its bytes.
  */
 void frame_id(uint8_t kind, const void *raw, size_t len, struct smfs_id *out);
+/* Those of several chunks, faster than one by one. */
+struct sha256_msg;
+void chunk_ids(struct sha256_msg *chunks, size_t n);
 
 /* ---- content references ---- */
 

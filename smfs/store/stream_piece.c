@@ -1,6 +1,7 @@
 /* A worker's part of a stream: the pieces of a job into the store. */
 #include "smfs/store/stream.h"
 
+#include "smfs/base/sha256.h"
 #include "smfs/store/object.h"
 #include "smfs/store/zero.h"
 
@@ -37,11 +38,9 @@ static void look_at(struct smfs_stream *st, struct piece *pc)
 	l->settled = false;
 	l->plan.nruns = 0;
 	l->plan.origin = NULL;
-	l->len = (uint32_t)zero_trim(pc->p, pc->len);
 	l->there = 0;
 	if (l->len == 0)
 		return;
-	frame_id(FRAME_CHUNK, pc->p, l->len, &l->id);
 	l->there = ingest_find_chunk(st->ing, &l->id, &l->loc);
 	if (l->there || (l->settled = known_region(st, pc->p, l)))
 		return;
@@ -51,13 +50,23 @@ static void look_at(struct smfs_stream *st, struct piece *pc)
 
 void pieces_look(struct smfs_stream *st, struct job *j)
 {
+	struct sha256_msg hash[JOB_LOOKS];
+	size_t n = 0;
+
 	for (unsigned i = 0; i < j->n; i++) {
 		struct piece *pc = &j->piece[i];
+		struct look *l = pc->look = new_look(j, pc);
 
-		pc->look = new_look(j, pc);
-		if (pc->look)
-			look_at(st, pc);
+		if (!l)
+			continue;
+		l->len = (uint32_t)zero_trim(pc->p, pc->len);
+		if (l->len)
+			hash[n++] = (struct sha256_msg){pc->p, l->len, l->id.b};
 	}
+	chunk_ids(hash, n);
+	for (unsigned i = 0; i < j->n; i++)
+		if (j->piece[i].look)
+			look_at(st, &j->piece[i]);
 }
 
 /* ---- plan ---- */

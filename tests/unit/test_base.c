@@ -128,6 +128,37 @@ static void sha256_known_answer(void **state)
 			    "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
 }
 
+/* Any number of messages, of any lengths, beginning anywhere. */
+static void sha256_of_many_at_once(void **state)
+{
+	static uint8_t buf[200000], out[40][SHA256_LEN];
+	struct sha256_msg m[40];
+	uint8_t want[SHA256_LEN];
+	uint32_t x = 1;
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(buf); i++)
+		buf[i] = (uint8_t)((x = x * 1664525 + 1013904223) >> 24);
+	for (size_t round = 0; round < 60; round++) {
+		size_t n = round % 41;
+
+		for (size_t i = 0; i < n; i++) {
+			x = x * 1664525 + 1013904223;
+			m[i].p = buf + (x >> 8) % 100000;
+			/* Mostly of one length, then around it, then any. */
+			m[i].len = round < 20 || i % 3 ? 65536
+				   : round < 40	       ? 65536 - (x >> 16) % 200
+						       : (x >> 12) % 100000;
+			m[i].out = out[i];
+		}
+		sha256_many(m, n);
+		for (size_t i = 0; i < n; i++) {
+			sha256(m[i].p, m[i].len, want);
+			assert_memory_equal(out[i], want, SHA256_LEN);
+		}
+	}
+}
+
 static void files_replace_whole(void **state)
 {
 	char dir[] = "/tmp/smfs-base.XXXXXX", path[64];
@@ -181,6 +212,7 @@ int main(void)
 		cmocka_unit_test(reader_stays_in_bounds),
 		cmocka_unit_test(hex_round_trip),
 		cmocka_unit_test(sha256_known_answer),
+		cmocka_unit_test(sha256_of_many_at_once),
 		cmocka_unit_test(files_replace_whole),
 		cmocka_unit_test(workers_run_every_job),
 	};

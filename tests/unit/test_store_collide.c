@@ -1,16 +1,18 @@
 /*
- * Hashes that collide: this program is linked with frame_id() and the hash of pages replaced (see
- * the Makefile), so that ids and proposals meet as those of an attacker would who can make
- * them meet. Two contents never become one: each is read as it was given, or was refused.
+ * Hashes that collide: this program is linked with frame_id(), chunk_ids() and the hash of pages
+ * replaced (see the Makefile), so that ids and proposals meet as those of an attacker would who can
+ * make them meet. Two contents never become one: each is read as it was given, or was refused.
  */
 #include "store_util.h"
 
 #include <xxhash.h>
 
+#include "smfs/base/sha256.h"
 #include "smfs/store/format.h"
 
 void __real_frame_id(uint8_t kind, const void *raw, size_t len, struct smfs_id *out);
 void __wrap_frame_id(uint8_t kind, const void *raw, size_t len, struct smfs_id *out);
+void __wrap_chunk_ids(struct sha256_msg *chunks, size_t n);
 XXH64_hash_t __real_XXH3_64bits(const void *p, size_t len);
 XXH64_hash_t __wrap_XXH3_64bits(const void *p, size_t len);
 
@@ -25,6 +27,16 @@ void __wrap_frame_id(uint8_t kind, const void *raw, size_t len, struct smfs_id *
 		memset(out->b + 1, 0x77, SMFS_ID_LEN - 1);
 	if (ids == ALL_EQUAL)
 		out->b[0] = 0x77;
+}
+
+void __wrap_chunk_ids(struct sha256_msg *chunks, size_t n)
+{
+	for (size_t i = 0; i < n; i++) {
+		struct smfs_id id;
+
+		__wrap_frame_id(FRAME_CHUNK, chunks[i].p, chunks[i].len, &id);
+		memcpy(chunks[i].out, id.b, SMFS_ID_LEN);
+	}
 }
 
 /* Of checksums, which are not of a page's length, nothing changes. */
