@@ -70,6 +70,8 @@ live() {
 	line "live-pause-$1M-fork" "$forked" us "$floor" "fork(2) of the same memory" -
 	line "live-pause-$1M-to-full" "$pause" us "$(jq .pause_us "$T/full")" 'the pause of a full one' '<=0.05'
 	line "live-async-return-$1M" "$(jq .total_us "$T/async")" us "$((pause + 5000))" 'the pause and 5 ms' '<=1'
+	line "diff-pause-$1M" "$pause" us "$((2000 + 20 * $1))" '2 ms and 20 us a MiB written, live' '<=1'
+	line "diff-pause-$1M-not-live" "$(jq .pause_us "$T/full")" us "$((2000 + 20 * $1))" '2 ms and 20 us a MiB written' '<=1'
 	line "diff-$1M-bytes" "$(jq .data_bytes "$T/live.1")" B "$(($1 * 1048576))" 'bytes written' '<=1.01'
 }
 

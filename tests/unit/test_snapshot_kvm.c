@@ -14,6 +14,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 #include <xxhash.h>
@@ -367,6 +368,38 @@ static void a_section_too_short_is_refused(void **state)
 	}
 }
 
+/* Where KVM scales, the guest gets its frequency; where it does not, it is told why it cannot run.
+ */
+static void a_tsc_that_cannot_be_matched_is_refused(void **state)
+{
+	struct fixture *f = kvm(state);
+	cleanup_fd int kvm_fd = open("/dev/kvm", O_RDWR | O_CLOEXEC);
+	const bool scales = ioctl(kvm_fd, KVM_CHECK_EXTENSION, KVM_CAP_TSC_CONTROL) > 0;
+	struct restore_timing t;
+	struct snapshot *snap;
+	struct machine m;
+	struct err err = ERR_INIT;
+	int ret;
+
+	/* 1 kHz more or less is within what clocks drift. */
+	rewrite(f, SECTION_VCPU_TSC_KHZ, 0, 1, 0);
+	for (int far = 0; far < 2; far++) {
+		must(snapshot_open(f->files, "/", &snap, &err), &err);
+		ret = snapshot_restore(snap, &(struct restore_opts){0}, &m, &t, &err);
+		snapshot_close(snap);
+		if (ret == 0)
+			machine_free(&m);
+		if (far && !scales) {
+			assert_int_equal(ret, -ENOTSUP);
+			assert_non_null(strstr(err.msg, "TSC runs at"));
+		} else {
+			must(ret, &err);
+		}
+		rewrite(f, SECTION_VCPU_TSC_KHZ, 2, 0x20, 0); /* 2 GHz more or less */
+	}
+	as_saved(f);
+}
+
 /*
  * A restored machine runs before KVM has all of its RAM (memory.h, LATER): whatever the guest does
  * first in the part that is missing, it is memory. r12 tells tests/guest/reach.S what to do.
@@ -394,6 +427,7 @@ int main(void)
 		cmocka_unit_test(registers_come_back),
 		cmocka_unit_test(a_changed_register_is_noticed),
 		cmocka_unit_test(a_section_too_short_is_refused),
+		cmocka_unit_test(a_tsc_that_cannot_be_matched_is_refused),
 	};
 	const struct CMUnitTest reach[] = {
 		cmocka_unit_test(untouched_memory_is_memory_at_once),
