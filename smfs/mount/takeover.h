@@ -19,8 +19,9 @@
  * one too low. A handle is entered before the kernel is told of it; it remembers the request that
  * opened it, and if that is sent again the handle is found and replaced.
  *
- * FULL. An inode or handle that finds no room is served as ever; it is only not known to the next
- * server, which answers ESTALE. It is counted and logged.
+ * FULL. An inode that finds no room is served as ever; it is only not known to the next server,
+ * which answers ESTALE, and neither are those below it. It is counted and logged. An open file that
+ * finds no room is refused: there are a million.
  *
  * THREADS. Nodes: under the node table's lock. Handles: under the mount's handles_lock. One
  * process at a time writes; which one is the keeper's to see to.

@@ -175,6 +175,75 @@ static void another_version_is_refused(void **state)
 	assert_int_equal(takeover_map(f->fd, &f->t, NULL), 0);
 }
 
+/* ---- full ---------------------------------------------------------------------------------- */
+
+/* As if all but `left` entries of each kind had been used. */
+static void nearly_fill(struct fixture *f, uint32_t left)
+{
+	struct takeover_area *a = takeover_area(f->t);
+
+	a->nodes_high = TAKEOVER_NODES - left;
+	a->handles_high = TAKEOVER_HANDLES - left;
+	a->cells_high = TAKEOVER_CELLS - left;
+}
+
+static void without_room_an_inode_is_not_written_down(void **state)
+{
+	struct fixture *f = *state;
+	struct node a = node(100, NULL);
+
+	nearly_fill(f, 2);
+	uint32_t first = takeover_add_node(f->t, &a, NULL, 0);
+	uint32_t second = takeover_add_node(f->t, &a, NULL, 0);
+	assert_int_equal(first, TAKEOVER_NODES - 2);
+	assert_int_equal(second, TAKEOVER_NODES - 1);
+	assert_int_equal(takeover_area(f->t)->unprotected, 0);
+	for (int i = 0; i < 3; i++) {
+		uint32_t none = takeover_add_node(f->t, &a, NULL, 0);
+
+		assert_int_equal(none, TAKEOVER_NONE);
+		/* It is served like any other. */
+		takeover_set_lookups(f->t, none, 5);
+		takeover_set_backing(f->t, none, 5);
+		takeover_drop_node(f->t, none);
+	}
+	assert_int_equal(takeover_area(f->t)->unprotected, 3);
+	takeover_drop_node(f->t, first);
+	assert_int_equal(takeover_add_node(f->t, &a, NULL, 0), first);
+}
+
+static void without_room_for_its_text_an_inode_is_not_written_down(void **state)
+{
+	struct fixture *f = *state;
+	struct node a = node(100, NULL);
+	uint8_t text[TAKEOVER_TEXT_MAX] = {1}, out[TAKEOVER_TEXT_MAX];
+	uint32_t at = 0;
+
+	nearly_fill(f, 2);
+	/* Of the two cells it found it gives back both. */
+	for (int i = 0; i < 3; i++)
+		assert_int_equal(takeover_add_node(f->t, &a, text, 150), TAKEOVER_NONE);
+	assert_int_not_equal(takeover_add_node(f->t, &a, text, 120), TAKEOVER_NONE);
+	assert_int_equal(takeover_add_node(f->t, &a, text, 1), TAKEOVER_NONE);
+	assert_int_not_equal(takeover_add_node(f->t, &a, NULL, 0), TAKEOVER_NONE);
+	assert_int_equal(takeover_area(f->t)->unprotected, 4);
+	at = TAKEOVER_NODES - 2;
+	assert_int_equal(takeover_text(f->t, takeover_next_node(f->t, &at), out), 120);
+	assert_memory_equal(out, text, 120);
+}
+
+static void without_room_an_open_file_is_refused(void **state)
+{
+	struct fixture *f = *state;
+
+	nearly_fill(f, 1);
+	uint64_t last = takeover_add_handle(f->t, 100, 0, 1);
+	assert_int_equal(takeover_handle_slot(last), TAKEOVER_HANDLES - 1);
+	assert_true(takeover_add_handle(f->t, 100, 0, 1) == TAKEOVER_NO_HANDLE);
+	takeover_drop_handle(f->t, last);
+	assert_true(takeover_add_handle(f->t, 100, 0, 1) != TAKEOVER_NO_HANDLE);
+}
+
 /* ---- killed -------------------------------------------------------------------------------- */
 
 #define SET 64
@@ -295,6 +364,12 @@ int main(void)
 		cmocka_unit_test_setup_teardown(a_file_handle_is_never_given_twice, setup,
 						teardown),
 		cmocka_unit_test_setup_teardown(another_version_is_refused, setup, teardown),
+		cmocka_unit_test_setup_teardown(without_room_an_inode_is_not_written_down, setup,
+						teardown),
+		cmocka_unit_test_setup_teardown(
+			without_room_for_its_text_an_inode_is_not_written_down, setup, teardown),
+		cmocka_unit_test_setup_teardown(without_room_an_open_file_is_refused, setup,
+						teardown),
 		cmocka_unit_test_setup_teardown(a_kill_at_any_moment_leaves_whole_entries, setup,
 						teardown),
 		cmocka_unit_test_setup_teardown(
