@@ -2,6 +2,7 @@
 
 #include "smfs/base/cleanup.h"
 #include "smfs/base/io.h"
+#include "smfs/store/page_index.h"
 
 #include <fcntl.h>
 #include <inttypes.h>
@@ -117,7 +118,8 @@ static int measure(struct smfs_store *s, uint64_t *used, struct err *err)
 
 	if (!d)
 		return err_errno(err, "read directory %s/packs", s->dir);
-	*used = disk_of(s->dirfd, "journal") + disk_of(s->dirfd, "index/data.mdb");
+	*used = disk_of(s->dirfd, "journal") + disk_of(s->dirfd, "index/data.mdb") +
+		disk_of(s->dirfd, PAGE_INDEX_FILE);
 	while ((e = readdir(d)))
 		if (e->d_name[0] != '.')
 			*used += disk_of(fd, e->d_name);
