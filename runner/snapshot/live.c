@@ -199,7 +199,7 @@ int live_finish(struct live *l, struct save_stats *stats, struct err *err)
 		/* Which of the two nobody can tell where SIGCHLD is ignored. */
 		ret = err_set(err, EIO,
 			      "the process that wrote the snapshot was killed, or ended without a "
-			      "result");
+			      "result; `smfs ls snapshots` tells whether it had done all but that");
 		give_up(l, err);
 		return ret;
 	}

@@ -96,6 +96,38 @@ for r in r1 r2 r3 r4 r5; do
 	smvm-runner stop -f back
 done
 
+# ---- no room: it fails for that reason, which is kept; nothing is forgotten, the next one is right
+failed() { grep -q "^$1	failed	.*$2" "$SMFS_MOUNT/.smfs/pending"; }
+until_failed() { until_true 10 failed "$1" "$2"; }
+refused_for_room() { ! take "$@" && grep -q 'limit' "$T/err"; }
+# churn writes 32 MiB that do not compress, all the time
+boot big churn 64M && until_true 20 said big '^up'
+check "a machine that writes much" take big bigbase
+smvm-runner stop -f big
+bignonce=$(restore bigbase big2 && until_true 20 said big2 '^whole' && log big2 | sed -n 's/^whole [0-9a-f]* //p')
+check "is restored, and has written all of it" [ -n "$bignonce" ]
+smfs limit 1M >/dev/null
+check "no room for a diff" refused_for_room big2 room1
+check "no room for a full one" refused_for_room --full big2 room2
+check "no room for a live one" refused_for_room --live big2 room3
+check "one that is not waited for" take --live --no-wait big2 room4
+for r in room1 room2 room3 room4; do
+	check "the store keeps that $r failed, and why" until_failed $r limit
+	check_not "it is not to be seen" [ -e "$SMFS_MOUNT/snapshots/$r" ]
+	check_not "nor to be restored" smvm-runner restore $r
+done
+check "the machine runs on" ask big2 '?' '^pass'
+smfs limit none >/dev/null
+for r in room1 room2 room3 room4; do
+	case $r in room2) kind=--full ;; room[34]) kind=--live ;; *) kind= ;; esac
+	check "$r is taken now" take $kind big2 $r
+	check "restores" restore $r back
+	check "as the guest it was" until_true 20 said back "^whole [0-9a-f]* $bignonce\$"
+	smvm-runner stop -f back
+done
+smvm-runner stop -f big2
+check "and no failure is left" [ -z "$(cat "$SMFS_MOUNT/.smfs/pending")" ]
+
 # ---- the server is killed while one is taken, of each kind: its keeper has another take over
 kill_server() { # kill_server NAME ARGUMENTS...
 	kill_name=$1
