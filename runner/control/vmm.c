@@ -290,16 +290,19 @@ static void restore_info(struct vmm *v, const struct snapshot_meta *m)
 			 m->image.rootfs);
 }
 
+/* first_us: until the guest first left for the host, which it may not have done yet: null. */
 static json_t *timings_json(const struct restore_timing *t, const struct vmm_moments *at,
-			    const struct agent_results *results)
+			    uint64_t first_exit, const struct agent_results *results)
 {
-	return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o*}", "open_us",
-			 (json_int_t)(at->opened - at->began), "identity_us",
-			 (json_int_t)t->identity_us, "machine_us", (json_int_t)t->machine_us,
-			 "devices_us", (json_int_t)t->devices_us, "vcpu_us", (json_int_t)t->vcpu_us,
-			 "running_us", (json_int_t)(at->running - at->began), "agent_us",
-			 (json_int_t)(at->answered - at->published), "identity",
-			 identity_results_json(results));
+	return json_pack(
+		"{s:o, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o*}", "first_us",
+		first_exit ? json_integer((json_int_t)(first_exit - at->began)) : json_null(),
+		"map_us", (json_int_t)t->map_us, "open_us", (json_int_t)(at->opened - at->began),
+		"identity_us", (json_int_t)t->identity_us, "machine_us", (json_int_t)t->machine_us,
+		"devices_us", (json_int_t)t->devices_us, "vcpu_us", (json_int_t)t->vcpu_us,
+		"running_us", (json_int_t)(at->running - at->began), "agent_us",
+		(json_int_t)(at->answered - at->published), "identity",
+		identity_results_json(results));
 }
 
 /* The guest runs from vmm_start() on; what follows is for its observers and its identity. */
@@ -331,8 +334,12 @@ static int bring_up(struct vmm *v, struct snapshot *s, enum clock_policy clock,
 	if (v->has_agent)
 		r = identity_give(v, clock, &results, err);
 	at->answered = monotonic_us();
+	/* A guest that can tell nothing else proves by its first exit that it lives. */
+	if (!v->has_agent)
+		vm_await_guest(v->machine.vm);
 	if (r == 0)
-		v->restored = timings_json(&t, at, results);
+		v->restored =
+			timings_json(&t, at, atomic_load(&v->machine.vm->guest_ran_us), results);
 	free(results);
 	if (r == 0 && timings)
 		*timings = json_incref(v->restored);

@@ -534,6 +534,7 @@ int snapshot_restore(struct snapshot *s, const struct restore_opts *o, struct ma
 	if ((ret = machine_new(&cfg, out, err)) < 0)
 		return err_wrap(err, ret, "restore %s", s->dir);
 	t->machine_us = monotonic_us() - t0;
+	t->map_us = out->vm->map_us;
 	memcpy(out->ram_used, used, sizeof(out->ram_used));
 	out->ram_copied = s->ram_copied;
 	ret = load(s, o->clock, out, t, err);

@@ -49,6 +49,7 @@ struct restore_opts {
 
 struct restore_timing {	     /* microseconds */
 	uint64_t machine_us; /* the KVM VM, RAM mapped, devices made */
+	uint64_t map_us;     /* of it: RAM and the image mapped, their slots set */
 	uint64_t vcpu_us, devices_us, identity_us;
 };
 

@@ -2,6 +2,7 @@
 
 #include "runner/vm/vm.h"
 #include "smfs/base/cleanup.h"
+#include "smfs/base/clock.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -206,6 +207,14 @@ static void handle_exit(struct vcpu *c)
 	}
 }
 
+static void note_first_exit(struct vm *vm)
+{
+	uint64_t never = 0;
+
+	if (!atomic_load_explicit(&vm->guest_ran_us, memory_order_relaxed))
+		atomic_compare_exchange_strong(&vm->guest_ran_us, &never, monotonic_us());
+}
+
 static void tell_guest_ran(struct vm *vm)
 {
 	pthread_mutex_lock(&vm->park_lock);
@@ -218,6 +227,7 @@ static void tell_guest_ran(struct vm *vm)
 static bool run_once(struct vcpu *c)
 {
 	if (ioctl(c->fd, KVM_RUN, 0) == 0) {
+		note_first_exit(c->vm);
 		handle_exit(c);
 		if (!atomic_load_explicit(&c->vm->guest_ran, memory_order_relaxed))
 			tell_guest_ran(c->vm);

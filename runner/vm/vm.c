@@ -6,6 +6,7 @@
 #include "runner/x86/layout.h"
 #include "runner/x86/state.h"
 #include "smfs/base/cleanup.h"
+#include "smfs/base/clock.h"
 #include "smfs/base/num.h"
 
 #include <errno.h>
@@ -137,8 +138,10 @@ static int build(struct vm *vm, const struct vm_config *cfg, struct err *err)
 {
 	int r = open_kvm(vm, err);
 
+	const uint64_t start = monotonic_us();
 	if (r == 0)
 		r = map_memory(vm, cfg, err);
+	vm->map_us = monotonic_us() - start;
 	if (r == 0 && cfg->irqchip)
 		r = create_irqchip(vm, err);
 	if (r == 0)

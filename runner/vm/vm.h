@@ -103,8 +103,10 @@ struct vm {
 	pthread_cond_t park_cond;
 	_Atomic bool stop_vcpus; /* they shall park, or end once `end` is set */
 	unsigned parked, alive;
-	_Atomic bool slots_set; /* all of RAM is KVM's: memory_set_later() is done */
-	_Atomic bool guest_ran; /* a vCPU has left the guest; with park_lock and park_cond */
+	_Atomic bool slots_set;	       /* all of RAM is KVM's: memory_set_later() is done */
+	_Atomic bool guest_ran;	       /* a vCPU has left the guest; with park_lock and park_cond */
+	_Atomic uint64_t guest_ran_us; /* monotonic_us() of that first exit; 0: not yet */
+	uint64_t map_us;	       /* what mapping memory and setting its slots took */
 };
 
 #define VM_MMIO_BASE  0xd0000000ull
