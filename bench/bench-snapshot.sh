@@ -1,7 +1,10 @@
 #!/bin/sh
-# make bench-snapshot: restore of a tiny guest against the bare floor (bench/floor.c), for 256 MiB
-# and 4 GiB of RAM, warm cache; live snapshots of a guest that writes all the time, and forks, against bare
-# fork(2)s of the same memory (bench/forkfloor.c). QUICK=1: fewer iterations.
+# make bench-snapshot: restore of a tiny guest against the bare floor (bench/floor.c), for 512 MiB
+# and 4 GiB of RAM and at the end of 16 diffs, warm cache; faults with and without a working set; live snapshots of a
+# guest that writes all the time, and forks, against bare fork(2)s of the same memory (bench/forkfloor.c); memory of
+# children, and of two large machines of one snapshot. QUICK=1: fewer iterations. Every machine that is timed says
+# the nonce of its first boot, which only its RAM knows, or the bench ends with status 2. With gnuplot: plots beside
+# the figures (bench/plot-snapshot.sh).
 set -u
 cd "$(dirname "$0")/.." || exit 2
 BUILD=$(cd "${BUILD:-build}" && pwd) || exit 2
@@ -26,6 +29,14 @@ mkdir "$SMFS_MOUNT" "$SMVM_RUN_DIR" && smfs init "$SMFS_STORE" >/dev/null &&
 
 . bench/lib.sh
 
+until_said() { # until_said VM PATTERN: in its console's log, within a minute
+	left=1200
+	until smvm-runner console -l "$1" | grep -q "$2"; do
+		left=$((left - 1))
+		[ $left -gt 0 ] || return 1
+		sleep 0.05
+	done
+}
 up() { # up NAME GUEST MEMORY: boots and waits for the guest; prints the nonce
 	smvm-runner boot --kernel "$BUILD/guest/$2" -m "$3" --name "$1" >/dev/null || return 1
 	left=1200
@@ -39,7 +50,14 @@ up() { # up NAME GUEST MEMORY: boots and waits for the guest; prints the nonce
 snapshot() { # snapshot NAME MEMORY: of the counter; prints the nonce
 	up "$1" counter "$2" && smvm-runner snapshot "$1" "$1" >/dev/null && smvm-runner stop -f "$1" >/dev/null
 }
-small=$(snapshot small 256M) && large=$(snapshot large 4G) || exit 2
+small=$(snapshot small 512M) && large=$(snapshot large 4G) || exit 2
+# The same guest, restored and snapshotted 16 times over.
+from=small
+for i in $(seq 16); do
+	smvm-runner restore --prefault none --name "d$i" "$from" >/dev/null && until_said "d$i" "^gen .*$small\$" &&
+		smvm-runner snapshot "d$i" "d$i" >/dev/null && smvm-runner stop -f "d$i" || exit 2
+	from=d$i
+done
 
 median() { sort -n | awk '{ v[NR] = $1 } END { print v[int((NR + 1) / 2)] }'; }
 
@@ -49,12 +67,7 @@ live() {
 		smvm-runner stop -f "churn$1" || return 1
 	smvm-runner restore --name "live$1" "base$1" >/dev/null || return 1
 	# It has written all of it once it has gone round.
-	left=1200
-	until smvm-runner console -l "live$1" | grep -q '^whole'; do
-		left=$((left - 1))
-		[ $left -gt 0 ] || return 1
-		sleep 0.05
-	done
+	until_said "live$1" '^whole' || return 1
 	smvm-runner snapshot --json "live$1" "full$1" >"$T/full" && smfs rm "snapshots/full$1" || return 1
 	for i in $(seq "$rounds"); do
 		smvm-runner snapshot --live --json "live$1" "l$i" >"$T/live.$i" && smfs rm "snapshots/l$i" || return 1
@@ -75,19 +88,100 @@ live() {
 	line "diff-$1M-bytes" "$(jq .data_bytes "$T/live.1")" B "$(($1 * 1048576))" 'bytes written' '<=1.01'
 }
 
-# forks N: children of a 512 MiB guest that has written 16 MiB, each alive
+# forks N ROUNDS: children of an idle 512 MiB guest that has written 16 MiB. A child's first exit is the first byte
+# it says; that line's end is the nonce.
 forks() {
-	for i in $(seq "$rounds"); do
-		smvm-runner fork -n "$1" --name "kid$i" --json parent >"$T/fork.$i" || return 1
+	rm -f "$T"/fork.*
+	for i in $(seq "$2"); do
+		smvm-runner fork -n "$1" --json parent >"$T/fork.$i" || return 1
 		[ "$(jq '.children | length' "$T/fork.$i")" -eq "$1" ] || return 1
+		for d in $(jq -r '.children[].dir' "$T/fork.$i"); do
+			left=600
+			until grep -q "^gen $nonce\$" "$d/console.log"; do
+				left=$((left - 1))
+				[ $left -gt 0 ] || return 1
+				sleep 0.05
+			done
+		done
+		for p in $(jq '.children[].pid' "$T/fork.$i"); do
+			awk '/^Private/ { s += $2 } END { print s }' "/proc/$p/smaps_rollup"
+		done >"$T/private"
 		# shellcheck disable=SC2046
 		smvm-runner stop -f $(jq -r '.children[].id' "$T/fork.$i")
 		sleep 0.2
 	done
-	"$BUILD/bench/forkfloor" "$SMFS_MOUNT/snapshots/parent/ram" 16 "$1" "$rounds" >"$T/floor" || return 1
-	line "fork-$1" "$(jq '[.children[].timings.running_us] | max' "$T"/fork.* | median)" us \
+	"$BUILD/bench/forkfloor" "$SMFS_MOUNT/snapshots/parent/ram" 16 "$1" "$2" >"$T/floor" || return 1
+	line "fork-$1" "$(jq '[.children[].timings.first_us] | max' "$T"/fork.* | median)" us \
 		"$(sed -n 's/^children //p' "$T/floor")" "bare VMs in forked processes" '<=2'
 	line "fork-$1-pause" "$(jq .pause_us "$T"/fork.* | median)" us - - -
+	line "fork-$1-private" "$(awk '{ s += $1 } END { print s / NR }' "$T/private")" KiB 512 'half a MiB a child, mean' '<=1'
+}
+
+# first_second SNAPSHOT POLICY: faults of a restored machine's vCPU in the first second
+first_second() {
+	smvm-runner restore --prefault "$2" --name faults --json "$1" >"$T/faults" || return 1
+	sleep 1
+	for t in /proc/"$(jq .pid "$T/faults")"/task/*; do
+		# The thread that prefaults has ended, so of those left the vCPU's has by far the most.
+		sed 's/.*) //' "$t/stat" | cut -d' ' -f8
+	done | sort -n | tail -n 1
+	until_said faults '^whole' && smvm-runner stop -f faults
+}
+working_set() {
+	nonce=$(up churn16 churn16 512M) && smvm-runner snapshot churn16 churn16 >/dev/null && smvm-runner stop -f churn16 &&
+		smvm-runner restore --name set churn16 >/dev/null && until_said set "^whole .*$nonce\$" &&
+		smvm-runner ws set churn16-ws >/dev/null && smvm-runner stop -f set || return 1
+	for i in $(seq 5); do
+		first_second churn16-ws none >>"$T/without" && first_second churn16-ws ws >>"$T/with" || return 1
+	done
+	line ws-faults-first-second "$(median <"$T/with")" faults "$(median <"$T/without")" 'without a working set' '<=0.2'
+}
+
+# Two machines of 4 GiB of one snapshot with 1 GiB in it; both read it, one writes it.
+two_large() {
+	nonce=$(up reader reader1024 4G) && smvm-runner snapshot reader reader >/dev/null && smvm-runner stop -f reader || return 1
+	for v in reads writes; do
+		smvm-runner restore --prefault none --name $v reader >/dev/null && until_said $v "^gen $nonce\$" || return 1
+	done
+	# The console keeps what is typed until the guest asks for it; its end is the end of the attachment.
+	{ printf w; sleep 0.2; } | timeout 3 smvm-runner console writes >/dev/null
+	until_said writes "^wrote $nonce\$" || return 1
+	for v in reads writes; do
+		cat "/proc/$(smvm-runner info $v | jq .pid)/smaps_rollup"
+	done | awk '/^Pss:/ { s += $2 } END { printf "%.0f\n", s / 1024 }' >"$T/pss"
+	smvm-runner stop -f reads writes
+	line two-4096M "$(cat "$T/pss")" MiB 2048 '1 GiB shared and 1 GiB written' '<=1.05'
+}
+
+answers() { smvm-runner console -l "$1" | grep -c '^pass '; }
+passes() { # passes VM: how often it has gone through its memory, in hexadecimal, once it has said so
+	n=$(answers "$1")
+	{ printf '?'; sleep 0.2; } | timeout 2 smvm-runner console "$1" >/dev/null
+	left=1200
+	until [ "$(answers "$1")" -gt "$n" ]; do
+		left=$((left - 1))
+		[ $left -gt 0 ] || return 1
+		sleep 0.05
+	done
+	smvm-runner console -l "$1" | sed -n 's/^pass \([0-9a-f]*\)$/\1/p' | tail -n 1
+}
+# A guest that rewrites 256 MiB: passes a second alone, and while a live snapshot of it is being written.
+slow_down() {
+	smvm-runner restore --name slow base256 >/dev/null && until_said slow '^whole' || return 1
+	a=$(passes slow) t=$(now_us)
+	sleep 3
+	b=$(passes slow) alone=$(since_us "$t")
+	smvm-runner snapshot --live --no-wait slow slow >/dev/null && c=$(passes slow) && t=$(now_us) || return 1
+	until smvm-runner info slow | jq -e '.snapshot.state == "ready"' >/dev/null; do sleep 0.05; done
+	during=$(since_us "$t")
+	d=$(passes slow)
+	smvm-runner stop -f slow
+	[ -n "$a" ] && [ -n "$b" ] && [ -n "$c" ] && [ -n "$d" ] || return 1
+	alone=$(awk -v n=$((0x$b - 0x$a)) -v us="$alone" 'BEGIN { print n * 1e6 / us }')
+	during=$(awk -v n=$((0x$d - 0x$c)) -v us="$during" 'BEGIN { print n * 1e6 / us }')
+	"$BUILD/bench/forkfloor" "$SMFS_MOUNT/snapshots/base256/ram" 256 1 5 >"$T/floor" || return 1
+	line live-guest-speed "$during" 'passes/s' "$alone" 'the same guest without a snapshot' -
+	line live-copy-floor "$(sed -n 's/^copy //p' "$T/floor")" 'ns/page' - - -
 }
 rounds=${ROUNDS:-21}
 [ -n "${QUICK:-}" ] && rounds=${ROUNDS:-7}
@@ -96,10 +190,21 @@ mkdir -p bench/results
 	echo "# $(uname -srm), $(sed -n 's/^model name.*: //p' /proc/cpuinfo | head -n 1), $(nproc) CPUs, $(date -u +%Y-%m-%dT%H:%MZ)"
 	echo "# smvm-runner $(smvm-runner --version | head -n 1) against bench/floor.c; $iterations iterations, alternating; load $(cut -d' ' -f1-3 /proc/loadavg)"
 	"$BUILD/bench/restore" "$BUILD/smvm-runner" "$BUILD/bench/floor" "$SMFS_MOUNT" "$iterations" \
-		"$small=$SMFS_MOUNT/snapshots/small" "$large=$SMFS_MOUNT/snapshots/large"
+		"512M=$small=$SMFS_MOUNT/snapshots/small" "4096M=$large=$SMFS_MOUNT/snapshots/large" \
+		"depth16=$small=$SMFS_MOUNT/snapshots/d16"
 } | tee "$T/out"
 [ "$(grep -c '^restore-' "$T/out")" -gt 0 ] || exit 2
 say "live snapshots and forks: $rounds rounds, medians"
-live 256 384M && live 1024 1536M || exit 2
-up parent churn16 512M >/dev/null && smvm-runner snapshot parent parent >/dev/null && forks 1 && forks 10 || exit 2
+working_set || cannot "the working set could not be measured"
+nonce=$(up parent idle16 512M) && smvm-runner snapshot parent parent >/dev/null && forks 1 "$rounds" && forks 10 "$rounds" &&
+	forks 100 3 || cannot "forks could not be measured"
+smvm-runner stop -f parent
+live 256 384M && live 1024 1536M || cannot "live snapshots could not be measured"
+slow_down || cannot "a guest beside its live snapshot could not be measured"
+two_large || cannot "two large machines could not be measured"
 cp "$T/out" bench/results/bench-snapshot.tsv
+if command -v gnuplot >/dev/null; then
+	sh bench/plot-snapshot.sh
+else
+	say "no plots: gnuplot is not installed"
+fi
