@@ -216,7 +216,7 @@ static void make(struct page_index *px, uint32_t buckets)
 	}
 	if (px->t.head)
 		copy_entries(&px->t, &t);
-	if (renameat(px->dirfd, name, px->dirfd, PAGE_INDEX_FILE) < 0) {
+	if (renameat2(px->dirfd, name, px->dirfd, PAGE_INDEX_FILE, 0) < 0) {
 		unlinkat(px->dirfd, name, 0);
 		unmap(&t);
 		return;

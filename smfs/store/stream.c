@@ -220,12 +220,12 @@ int stream_pack(struct smfs_stream *st, const uint8_t *p, uint32_t len, const st
 	int r = packed ? need_job(st, true, err) : err_set(err, ENOMEM, "ingest: out of memory");
 
 	if (r < 0) {
+		for (unsigned i = 0; i < n; i++)
+			leaf_put(places[i].leaf);
 		free(packed);
 		return r;
 	}
 	memcpy(packed, places, n * sizeof(*packed));
-	for (unsigned i = 0; i < n; i++)
-		atomic_fetch_add(&packed[i].leaf->refs, 1);
 	struct job *j = st->job;
 	uint8_t *to = j->buf + j->used;
 	memcpy(to, p, len);

@@ -147,7 +147,7 @@ int stream_filled(struct smfs_stream *st, size_t len, struct err *err);
 
 /* `len` bytes at `p`, copied, are the next chunk. */
 int stream_chunk(struct smfs_stream *st, const uint8_t *p, uint32_t len, struct err *err);
-/* They are a chunk whose parts belong at these places. */
+/* They are a chunk whose parts belong at these places, whose references to leaves it takes over. */
 int stream_pack(struct smfs_stream *st, const uint8_t *p, uint32_t len, const struct place *places,
 		unsigned n, struct err *err);
 /* The file gets `len` more bytes: may it? */

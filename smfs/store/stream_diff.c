@@ -312,8 +312,6 @@ static int flush_pack(struct smfs_stream *st, struct err *err)
 
 	if (d->nplaces)
 		r = stream_pack(st, d->pack, d->pack_fill, d->place, d->nplaces, err);
-	for (unsigned i = 0; i < d->nplaces; i++)
-		leaf_put(d->place[i].leaf);
 	d->nplaces = 0;
 	d->pack_fill = 0;
 	return r;
