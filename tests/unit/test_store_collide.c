@@ -242,14 +242,46 @@ static void pages_that_hash_alike(void **state)
 	clean(f);
 }
 
+/* So do those of files that came earlier, in this commit and in others. */
+static void pages_of_other_files_that_hash_alike(void **state)
+{
+	struct fixture *f = *state;
+	const size_t len = 2 * MIB;
+	cleanup_free uint8_t *buf = malloc(len);
+	struct smfs_content c[4];
+	char name[16];
+
+	pages_equal = true;
+	for (unsigned i = 0; i < ARRAY_SIZE(c); i++) {
+		snprintf(name, sizeof(name), "ram%u", i);
+		fill_random(buf, len, i);
+		/* Half of it is the first file's, a page further on. */
+		fill_random(buf + 4096, len / 2, 0);
+		put_snapshot(f, name, buf, len, &c[i]);
+		assert_true(hashed_pages > 100);
+		hashed_pages = 0;
+		reopen(f, 0);
+	}
+	for (unsigned i = 0; i < ARRAY_SIZE(c); i++) {
+		fill_random(buf, len, i);
+		fill_random(buf + 4096, len / 2, 0);
+		read_equals(f, &c[i], buf, len);
+	}
+	clean(f);
+}
+
 #define CASE(t) cmocka_unit_test_setup_teardown(t, setup, fixture_teardown)
 
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		CASE(chunk_and_node_of_one_id),	     CASE(map_and_directory_of_one_id),
-		CASE(lengths_are_always_compared),   CASE(contents_of_one_length_and_id),
-		CASE(collision_between_two_ingests), CASE(pages_that_hash_alike),
+		CASE(chunk_and_node_of_one_id),
+		CASE(map_and_directory_of_one_id),
+		CASE(lengths_are_always_compared),
+		CASE(contents_of_one_length_and_id),
+		CASE(collision_between_two_ingests),
+		CASE(pages_that_hash_alike),
+		CASE(pages_of_other_files_that_hash_alike),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
