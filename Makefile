@@ -56,7 +56,7 @@ LIBPULL := $(BUILD)/libpull.a
 LIBAGENT := $(BUILD)/libagent.a
 
 .SECONDARY:
-.PHONY: all deps check check-long check-san quickstart bench bench-store bench-snapshot install clean tidy format fuzz tests help
+.PHONY: all deps check check-long check-san quickstart bench bench-store bench-snapshot plots install clean tidy format fuzz tests help
 .DELETE_ON_ERROR:
 
 all: $(BUILD)/smfs $(BUILD)/smvm-pull $(BUILD)/smvm-runner $(BUILD)/smvm-init \
@@ -70,6 +70,7 @@ help:
 	@echo 'make check-long   what takes longer: long tests, sanitizers, fuzzing, clang-tidy'
 	@echo 'make check-san    the unit and mount tests under AddressSanitizer and UBSan'
 	@echo 'make bench        every figure, tab-separated; QUICK=1 for a few minutes'
+	@echo 'make plots        the last bench-snapshot as bench/results/snapshot-*.svg, by gnuplot'
 	@echo 'make tidy         clang-tidy over the tree; make format: clang-format'
 	@echo 'make install      PREFIX=$(PREFIX) DESTDIR=$(DESTDIR)'
 	@echo 'SAN=address,undefined makes a sanitized build in $(BUILD)-san/'
@@ -192,6 +193,8 @@ quickstart: deps
 bench: bench-store bench-snapshot
 bench-store bench-snapshot: tests
 	BUILD=$(BUILD) sh bench/$@.sh
+plots:
+	sh bench/plot-snapshot.sh
 
 # libFuzzer: FUZZ_SECONDS each, findings kept in $(BUILD)/fuzz.
 FUZZ_SECONDS ?= 60

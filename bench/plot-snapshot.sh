@@ -25,12 +25,13 @@ bars() { # bars DATA OUT LABEL MARK
 	gnuplot <<END || exit 2
 set terminal svg size 1000,$((120 + 22 * $(wc -l <"$1"))) font 'sans,12' background 'white'
 set output '$2'
-set title "$title"
+set title "$title" noenhanced font ',10'
 set datafile separator '\t'
 set logscale x
 set xlabel '$3'
 set grid x
 set key off
+set ytics noenhanced
 set style fill solid 0.7
 set yrange [-0.5:*] reverse
 set lmargin 30
