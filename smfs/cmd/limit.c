@@ -61,7 +61,10 @@ const struct command cmd_limit = {
 	.help = "SIZE bounds what the store takes on disk, such as 500G. What would exceed it is "
 		"refused\n"
 		"before anything of it is visible. A limit below what the store has removes "
-		"nothing.\n\n"
+		"nothing.\n"
+		"Files being copied into a mount count as they are; what is kept warm fits beside "
+		"the\n"
+		"store or gives way to it.\n\n"
 		"  --reserve SIZE   what is left free on the file system, so that names can be "
 		"removed\n"
 		"                   and space given back: 1 %, 64 MiB at most, by default\n",

@@ -18,6 +18,7 @@
 #include "smfs/base/log.h"
 #include "smfs/base/num.h"
 #include "smfs/mount/hot_make.h"
+#include "smfs/store/spare.h"
 
 #define LIMIT_FILE "limit"
 #define LIMIT_TEXT 32
@@ -178,13 +179,6 @@ static int mark_used(int fd)
 	return fcntl(fd, F_OFD_SETLK, &l) < 0 ? -errno : 0;
 }
 
-static bool is_used(int fd)
-{
-	struct flock l = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
-
-	return fcntl(fd, F_OFD_GETLK, &l) == 0 && l.l_type != F_UNLCK;
-}
-
 static int open_file(const struct hot_cache *c, const char *name)
 {
 	int fd = openat(c->dirfd, name, O_RDONLY | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK | O_NOATIME);
@@ -236,26 +230,13 @@ int hot_cache_get(struct hot_cache *c, const struct smfs_content *content, struc
 	return steal_fd(&fd);
 }
 
-/* Remove unless in use: 0, -EBUSY, -errno. */
-static int remove_unused(const struct hot_cache *c, const char *name)
-{
-	cleanup_fd int fd = open_file(c, name);
-
-	if (fd < 0)
-		return fd;
-	/* Who marks it between these two has a file without a name: whole, and soon gone. */
-	if (is_used(fd))
-		return -EBUSY;
-	return unlinkat(c->dirfd, name, 0) < 0 ? -errno : 0;
-}
-
 int hot_cache_drop(struct hot_cache *c, const struct smfs_content *content, struct err *err)
 {
 	char name[HOT_NAME_LEN];
 
 	if (c->rdonly)
 		return err_set(err, EROFS, "drop from the cache: it is read-only");
-	int r = remove_unused(c, hot_file_name(content, name));
+	int r = spare_drop(c->dirfd, hot_file_name(content, name));
 	if (r < 0 && r != -ENOENT)
 		err_set(err, -r, "drop cache/%.12s: %s", name,
 			r == -EBUSY ? "in use; it goes when its last user has gone, by eviction"
@@ -264,11 +245,6 @@ int hot_cache_drop(struct hot_cache *c, const struct smfs_content *content, stru
 }
 
 /* ---- what there is ------------------------------------------------------------------------- */
-
-static bool is_entry_name(const char *name)
-{
-	return strlen(name) > 65 && name[64] == '-';
-}
 
 int hot_cache_list(struct hot_cache *c, struct hot_entry **out, size_t *n, struct err *err)
 {
@@ -284,7 +260,7 @@ int hot_cache_list(struct hot_cache *c, struct hot_entry **out, size_t *n, struc
 		struct hot_entry e = {0};
 		struct stat st;
 
-		if (!is_entry_name(de->d_name))
+		if (!spare_is_file(de->d_name))
 			continue;
 		cleanup_fd int fd = open_file(c, de->d_name);
 		if (fd < 0)
@@ -295,7 +271,7 @@ int hot_cache_list(struct hot_cache *c, struct hot_entry **out, size_t *n, struc
 		}
 		e.bytes = (uint64_t)st.st_blocks * 512;
 		e.used = (int64_t)st.st_atim.tv_sec * 1000000000 + st.st_atim.tv_nsec;
-		e.in_use = is_used(fd);
+		e.in_use = spare_is_used(fd);
 		if (count == cap) {
 			cap = cap ? cap * 2 : 64;
 			struct hot_entry *more = reallocarray(v, cap, sizeof(*v));
@@ -333,29 +309,45 @@ static int by_use(const void *a, const void *b)
 	return (x->used > y->used) - (x->used < y->used);
 }
 
-/* What the file system can give without the reserve; the limit of the limits. */
-static int fs_room(const struct hot_cache *c, uint64_t *room, struct err *err)
+static uint64_t minus(uint64_t a, uint64_t b)
 {
-	struct statvfs st;
+	return a > b ? a - b : 0;
+}
 
+/*
+ * What all of the cache may take, and what the file system can give it. The store comes first: its
+ * limit is for both, and what it keeps free is not for the cache either.
+ */
+static int bounds(const struct hot_cache *c, struct smfs_store *s, uint64_t *limit, uint64_t *room,
+		  struct err *err)
+{
+	struct smfs_room store;
+	struct statvfs st;
+	int r = smfs_store_room(s, &store, err);
+
+	if (r < 0)
+		return r;
 	if (fstatvfs(c->dirfd, &st) < 0)
 		return err_errno(err, "statfs of the cache");
+	*limit = hot_cache_limit(c);
+	if (store.limit)
+		*limit = MIN(*limit, minus(store.limit, store.used));
 	uint64_t reserve = MIN((uint64_t)st.f_blocks * st.f_frsize / 20, HOT_RESERVE_MAX);
-	uint64_t avail = (uint64_t)st.f_bavail * st.f_frsize;
-	*room = avail > reserve ? avail - reserve : 0;
+	*room = minus((uint64_t)st.f_bavail * st.f_frsize, MAX(reserve, store.reserve));
 	return 0;
 }
 
-int hot_cache_room(struct hot_cache *c, uint64_t need, uint64_t *evicted, struct err *err)
+int hot_cache_room(struct hot_cache *c, struct smfs_store *s, uint64_t need, uint64_t *evicted,
+		   struct err *err)
 {
 	cleanup_free struct hot_entry *v = NULL;
-	uint64_t total = 0, room = 0, limit = hot_cache_limit(c);
+	uint64_t total = 0, room = 0, limit = 0;
 	char name[HOT_NAME_LEN];
 	size_t n;
 	int r = hot_cache_list(c, &v, &n, err);
 
 	if (r == 0)
-		r = fs_room(c, &room, err);
+		r = bounds(c, s, &limit, &room, err);
 	if (r < 0)
 		return r;
 	for (size_t i = 0; i < n; i++)
@@ -364,7 +356,7 @@ int hot_cache_room(struct hot_cache *c, uint64_t need, uint64_t *evicted, struct
 		qsort(v, n, sizeof(*v), by_use);
 	/* Nothing is sacrificed for what will not fit anyway. */
 	for (size_t i = 0; need <= limit && i < n && (total > limit - need || room < need); i++) {
-		if (remove_unused(c, hot_file_name(&v[i].content, name)) < 0)
+		if (spare_drop(c->dirfd, hot_file_name(&v[i].content, name)) < 0)
 			continue;
 		total -= v[i].bytes;
 		room += v[i].bytes;
@@ -375,7 +367,7 @@ int hot_cache_room(struct hot_cache *c, uint64_t need, uint64_t *evicted, struct
 		return err_set(
 			err, ENOSPC,
 			"the cache may take %s, and %s more do not fit beside what is in use; "
-			"raise --cache-size",
+			"raise --cache-size, or the store's limit",
 			format_size(limit, have), format_size(need, want));
 	if (room < need)
 		return err_set(err, ENOSPC,

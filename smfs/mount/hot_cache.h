@@ -20,8 +20,9 @@
  *     hot_cache_check() compares with the store and removes what differs.
  *   - A file in use bears a read lock of the open file hot_cache_get() gives, and is not evicted.
  *     Removing it would harm nobody, only free nothing.
- *   - Bytes of all files stay within the limit, and a part of the file system stays free
- *     (HOT_RESERVE): the store comes first.
+ *   - Bytes of all files stay within the limit, and within what the store leaves of its own; and a
+ *     part of the file system stays free (HOT_RESERVE, or the store's reserve where that is more).
+ *     The store comes first: who ingests removes files here before it is refused (limit.h).
  *
  * LRU by access time, which hot_cache_get() sets: it is shared by all processes, and survives them.
  *

@@ -165,14 +165,14 @@ static int publish(struct hot_cache *c, int fd, const struct smfs_content *conte
 	return 0;
 }
 
-static int make(struct hot_cache *c, struct smfs_file *file, const struct smfs_content *content,
-		struct hot_progress *p, struct err *err)
+static int make(struct hot_cache *c, struct smfs_store *s, struct smfs_file *file,
+		const struct smfs_content *content, struct hot_progress *p, struct err *err)
 {
 	uint64_t data, stored;
 	int r = smfs_file_usage(file, &data, &stored, err);
 
 	if (r == 0)
-		r = hot_cache_room(c, data, &p->evicted, err);
+		r = hot_cache_room(c, s, data, &p->evicted, err);
 	if (r < 0)
 		return r;
 	cleanup_free uint8_t *buf = malloc(BLOCK);
@@ -220,7 +220,7 @@ int hot_cache_make(struct hot_cache *c, struct smfs_store *s, const struct smfs_
 	r = smfs_file_open(s, content, &file, err);
 	if (r < 0)
 		return r;
-	r = make(c, file, content, p, err);
+	r = make(c, s, file, content, p, err);
 	smfs_file_close(file);
 	if (r < 0)
 		return r;

@@ -21,7 +21,8 @@ uint64_t hot_cache_limit(const struct hot_cache *c);
 /* Mark an open file as the whole of `c`. Before its fsync. 0 or -errno. */
 int hot_seal(int fd, const struct smfs_content *c);
 
-/* Evict until `need` more bytes fit. With the lock held. -ENOSPC. */
-int hot_cache_room(struct hot_cache *c, uint64_t need, uint64_t *evicted, struct err *err);
+/* Evict until `need` more bytes fit beside the store `s`. With the lock held. -ENOSPC. */
+int hot_cache_room(struct hot_cache *c, struct smfs_store *s, uint64_t need, uint64_t *evicted,
+		   struct err *err);
 
 #endif

@@ -138,7 +138,7 @@ static void op_init(void *userdata, struct fuse_conn_info *conn)
 static void op_statfs(fuse_req_t req, fuse_ino_t ino)
 {
 	struct smfs_mount *m = mount_of(req);
-	uint64_t limit, left;
+	struct smfs_room room;
 	struct statvfs st;
 
 	if (statvfs(m->store_dir, &st) < 0) {
@@ -146,10 +146,10 @@ static void op_statfs(fuse_req_t req, fuse_ino_t ino)
 		return;
 	}
 	/* The store's file system, as far as the store may fill it. */
-	if (smfs_store_room(m->store, &limit, &left, NULL) == 0) {
-		st.f_bavail = MIN(st.f_bavail, left / st.f_frsize);
-		if (limit) {
-			st.f_blocks = MIN(st.f_blocks, limit / st.f_frsize);
+	if (smfs_store_room(m->store, &room, NULL) == 0) {
+		st.f_bavail = MIN(st.f_bavail, room.left / st.f_frsize);
+		if (room.limit) {
+			st.f_blocks = MIN(st.f_blocks, room.limit / st.f_frsize);
 			st.f_bfree = MIN(st.f_bfree, st.f_bavail);
 		}
 	}

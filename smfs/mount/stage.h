@@ -53,6 +53,7 @@ struct stage_area {
 	struct stage *stages[STAGES_MAX];
 	size_t count;
 	uint64_t serial;
+	uint64_t room; /* bytes that may be written before the store is asked again */
 	int tmp_fd;
 	bool closed;	      /* the mount ends: what is not complete will never be */
 	size_t next_imported; /* in takeover_area.imported: seqs, round robin */
@@ -65,6 +66,13 @@ void stage_put(struct stage_area *a, struct stage *st);
 void stage_remove(struct stage_area *a, struct stage *st);
 
 extern const struct inode_ops stage_file_ops;
+
+/*
+ * May `len` more bytes be written to staged files? They are as large as what is copied, until the
+ * ingest has compressed them, and within the store's limit and outside its reserve as long as they
+ * are there. -EDQUOT, -ENOSPC. Not with the lock held.
+ */
+int stage_take_room(struct stage_area *a, uint64_t len, struct err *err);
 /* With the lock held: -EROFS once it is on its way to be a snapshot. */
 int stage_check_writing(const struct stage *st, struct err *err);
 

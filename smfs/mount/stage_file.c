@@ -106,6 +106,8 @@ static ssize_t file_write(struct smfs_mount *m, struct handle *h, const void *bu
 {
 	int r = begin_write(m, h, err);
 
+	if (r == 0)
+		r = stage_take_room(m->stages, len, err);
 	if (r < 0)
 		return r;
 	r = pwrite_full(h->inode->stage_file->fd, buf, len, off);
@@ -120,6 +122,8 @@ static int file_fallocate(struct smfs_mount *m, struct handle *h, int mode, uint
 {
 	int r = begin_write(m, h, err);
 
+	if (r == 0 && !(mode & FALLOC_FL_PUNCH_HOLE))
+		r = stage_take_room(m->stages, len, err);
 	if (r < 0)
 		return r;
 	if (fallocate(h->inode->stage_file->fd, mode, (off_t)off, (off_t)len) < 0)

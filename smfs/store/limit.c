@@ -3,6 +3,7 @@
 #include "smfs/base/cleanup.h"
 #include "smfs/base/io.h"
 #include "smfs/store/page_index.h"
+#include "smfs/store/spare.h"
 
 #include <fcntl.h>
 #include <inttypes.h>
@@ -131,12 +132,12 @@ static uint64_t minus(uint64_t a, uint64_t b)
 	return a > b ? a - b : 0;
 }
 
-int limit_room(struct smfs_store *s, bool want_used, struct room *out, struct err *err)
+int limit_room(struct smfs_store *s, bool want_used, struct smfs_room *out, struct err *err)
 {
 	struct bounds bounds;
 	struct statvfs vfs;
 
-	*out = (struct room){0};
+	*out = (struct smfs_room){0};
 	int r = bounds_read(s, &bounds, err);
 	if (r < 0)
 		return r;
@@ -144,19 +145,38 @@ int limit_room(struct smfs_store *s, bool want_used, struct room *out, struct er
 	if (fstatvfs(s->dirfd, &vfs) < 0)
 		return err_errno(err, "statvfs %s", s->dir);
 	uint64_t size = (uint64_t)vfs.f_blocks * vfs.f_frsize;
-	out->free = (uint64_t)vfs.f_bavail * vfs.f_frsize;
+	/* A file system that does not tell its size has no end. */
+	out->free = size ? (uint64_t)vfs.f_bavail * vfs.f_frsize : INT64_MAX;
 	out->reserve =
 		bounds.reserve == RESERVE_DEFAULT ? MIN(size / 100, RESERVE_MAX) : bounds.reserve;
-	/* A file system that does not tell its size has no end. */
-	out->left = size ? minus(out->free, out->reserve) : INT64_MAX;
+	out->left = minus(out->free, out->reserve);
 	if (out->limit || want_used)
 		r = measure(s, &out->used, err);
-	if (out->limit)
+	if (out->limit) {
 		out->left = MIN(out->left, minus(out->limit, out->used));
+		out->cache = spare_bytes(s->dirfd);
+	}
 	return r;
 }
 
-static int over_limit(struct smfs_store *s, const struct room *room, uint64_t mine, struct err *err)
+int smfs_store_make_room(struct smfs_store *s, uint64_t need, uint64_t beside,
+			 struct smfs_room *out, struct err *err)
+{
+	int r = limit_room(s, false, out, err);
+
+	if (r < 0)
+		return r;
+	uint64_t short_of = minus(need, minus(out->free, out->reserve));
+	/* What does not fit without the cache either is refused: nothing is given up for it. */
+	if (out->limit && out->used + beside + need <= out->limit)
+		short_of = MAX(short_of, minus(out->used + beside + need + out->cache, out->limit));
+	if (!short_of || spare_free(s->dirfd, short_of) == 0)
+		return 0;
+	return limit_room(s, false, out, err);
+}
+
+static int over_limit(struct smfs_store *s, const struct smfs_room *room, uint64_t mine,
+		      struct err *err)
 {
 	char limit[SIZE_STR_MAX], has[SIZE_STR_MAX], left[SIZE_STR_MAX];
 	uint64_t before = minus(room->used, mine);
@@ -173,9 +193,12 @@ int limit_check(struct smfs_store *s, uint64_t need, uint64_t mine, uint64_t *bu
 		struct err *err)
 {
 	char left[SIZE_STR_MAX], reserve[SIZE_STR_MAX];
-	struct room room;
-	int r = limit_room(s, false, &room, err);
+	struct smfs_room room;
+	int r = smfs_store_make_room(s, MAX(need, LIMIT_STEP), 0, &room, err);
 
+	/* The step does not fit, what is needed may. */
+	if (r == 0 && room.left < MAX(need, LIMIT_STEP))
+		r = smfs_store_make_room(s, need, 0, &room, err);
 	if (r < 0)
 		return r;
 	if (room.limit && room.used + need > room.limit)
@@ -186,13 +209,17 @@ int limit_check(struct smfs_store *s, uint64_t need, uint64_t mine, uint64_t *bu
 			"the file system of store %s has %s left, of which %s are kept so that "
 			"snapshots can be removed; remove some and run `smfs gc`, or free space",
 			s->dir, format_size(room.free, left), format_size(room.reserve, reserve));
-	*budget = MIN(room.left, MAX(MAX(LIMIT_STEP, room.left / 64), need));
+	uint64_t room_left = room.left;
+	/* The cache gave way for a step, not for more. */
+	if (room.limit)
+		room_left = MIN(room_left, minus(room.limit, room.used + room.cache));
+	*budget = MAX(need, MIN(room.left, MAX(LIMIT_STEP, room_left / 64)));
 	return 0;
 }
 
 int limit_check_commit(struct smfs_store *s, uint64_t need, uint64_t mine, struct err *err)
 {
-	struct room room;
+	struct smfs_room room;
 	int r = limit_room(s, false, &room, err);
 
 	if (r < 0)
@@ -200,12 +227,7 @@ int limit_check_commit(struct smfs_store *s, uint64_t need, uint64_t mine, struc
 	return room.limit && room.used + need > room.limit ? over_limit(s, &room, mine, err) : 0;
 }
 
-int smfs_store_room(struct smfs_store *s, uint64_t *size, uint64_t *left, struct err *err)
+int smfs_store_room(struct smfs_store *s, struct smfs_room *out, struct err *err)
 {
-	struct room room;
-	int r = limit_room(s, false, &room, err);
-
-	*size = room.limit;
-	*left = room.left;
-	return r;
+	return limit_room(s, false, out, err);
 }

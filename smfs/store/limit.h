@@ -13,6 +13,11 @@
  * still take what makes room again, the index pages and journal record of a removal and a gc's copy
  * of what it keeps of a pack. 64 MiB are some thousand removals, or a good part of a pack. So
  * whoever removes or compacts appends without asking here.
+ *
+ * THE CACHE of materialised files (spare.h) is within both, and gives way: before an ingest is
+ * refused, and when packs, index, journal and cache together would exceed the limit, files of it
+ * that nobody has in use are removed. Those in use stay and do not count against an ingest. Whoever
+ * adds to the cache stays within what all of it leaves of the limit, and outside the reserve.
  */
 #ifndef SMFS_STORE_LIMIT_H
 #define SMFS_STORE_LIMIT_H
@@ -21,14 +26,8 @@
 
 #define LIMIT_STEP (8 * MIB)
 
-struct room {
-	uint64_t limit;	  /* 0 = none */
-	uint64_t used;	  /* disk bytes; measured only if there is a limit or `measure` */
-	uint64_t reserve; /* of the file system, bytes */
-	uint64_t free;	  /* available to the store's file system */
-	uint64_t left;	  /* what may still be written */
-};
-int limit_room(struct smfs_store *s, bool measure, struct room *out, struct err *err);
+/* used: measured only if there is a limit or `measure`. */
+int limit_room(struct smfs_store *s, bool measure, struct smfs_room *out, struct err *err);
 
 /*
  * May `need` bytes be written, by an ingest that has written `mine`? EDQUOT or ENOSPC if not.

@@ -345,7 +345,7 @@ int smfs_store_stat(struct smfs_store *s, struct smfs_store_stat *out, struct er
 {
 	cleanup_free struct index_pack *packs = NULL;
 	struct index_meta m;
-	struct room room;
+	struct smfs_room room;
 	size_t npacks;
 	int r;
 

@@ -107,8 +107,24 @@ SMFS_API int smfs_store_stat(struct smfs_store *s, struct smfs_store_stat *out, 
  */
 SMFS_API int smfs_store_set_limit(struct smfs_store *s, const uint64_t *limit,
 				  const uint64_t *reserve, struct err *err);
-/* The limit and what is left, without counting anything else: `size` 0 = no limit. */
-SMFS_API int smfs_store_room(struct smfs_store *s, uint64_t *size, uint64_t *left, struct err *err);
+
+/* Bytes, without counting anything else of smfs_store_stat(). */
+struct smfs_room {
+	uint64_t limit;	  /* 0 = none */
+	uint64_t used;	  /* disk_bytes; 0 unless there is a limit */
+	uint64_t cache;	  /* materialised files, which are beside disk_bytes; 0 likewise */
+	uint64_t reserve; /* of `free`, what ingests leave */
+	uint64_t free;	  /* available to the store's file system */
+	uint64_t left;	  /* what an ingest may still write */
+};
+SMFS_API int smfs_store_room(struct smfs_store *s, struct smfs_room *out, struct err *err);
+/*
+ * The same for one who is about to write `need` bytes to the store's file system and has `beside`
+ * there already, of which the store does not know: where they and the cache are not both within
+ * limit and reserve, unused files of the cache are removed.
+ */
+SMFS_API int smfs_store_make_room(struct smfs_store *s, uint64_t need, uint64_t beside,
+				  struct smfs_room *out, struct err *err);
 
 /* ---- content ------------------------------------------------------------------------------ */
 

@@ -109,7 +109,13 @@ check "and the store is clean" smfs fsck --read-data
 if [ "$(id -u)" = 0 ] && truncate -s 100M "$T/img" && mkfs.ext4 -qF -m 0 "$T/img" 2>/dev/null && mkdir "$T/fs" &&
 	mount -o loop "$T/img" "$T/fs" 2>/dev/null; then
 	at_exit 'umount "$T/fs"'
+	random_snapshot "$T/c" 20000000
 	random_snapshot "$T/q" 60000000
+	smfs init -q "$T/fs/cached" && smfs import -q --store "$T/fs/cached" c "$T/c"
+	check "a file of the cache" smfs warm -q --store "$T/fs/cached" --cache-size 50M c
+	check "goes before an ingest is refused for want of disk" smfs import -q --store "$T/fs/cached" q "$T/q"
+	check_not "so it is gone" test -e "$(echo "$T"/fs/cached/cache/*-20000000)"
+	rm -rf "$T/fs/cached"
 	smfs init -q "$T/fs/store"
 	check "on a small file system" smfs import -q --store "$T/fs/store" q "$T/q"
 	random_snapshot "$T/r" 60000000
@@ -137,6 +143,31 @@ check_not "cp into a store at its limit fails" cp -r "$T/w" "$M/snapshots/w"
 check "for its quota" grep -q "limited to 20.0 MiB" "$T/log"
 check_not "and there is no snapshot" test -n "$(smfs ls -q | grep w)"
 rm -rf "$M/snapshots/w"
+
+# Files being copied in count as they are, though all of this would compress away.
+smfs rm -q $(smfs ls -q) && smfs gc -q
+free=$(smfs limit --json | jq .left_bytes)
+mkdir "$M/snapshots/z" && head -c $((free - 3000000)) /dev/zero | tr '\0' z >"$M/snapshots/z/ram"
+check "what fits beside the store is copied in" test $? = 0
+check_not "more is refused while it is being written" dd if=/dev/zero of="$M/snapshots/z/more" bs=1M count=4 status=none
+check "for its quota, with advice" grep -q "files being copied in take .*smfs import" "$T/log"
+check "never was there more than the limit" test $(($(value disk_bytes) + $(stat -c '%b * 512' "$M/snapshots/z"/* | paste -sd +))) -le 20971520
+rm "$M/snapshots/z/more"
+check "room that was given back is used again" sh -c "head -c 1000000 /dev/zero | tr '\\0' z >$M/snapshots/z/vcpu"
+rm -rf "$M/snapshots/z"
+random_snapshot "$T/w" 9000000
+check "and a whole snapshot that fits goes in" cp -r "$T/w" "$M/snapshots/w"
 stop_mount
+
+# ---- the cache --------------------------------------------------------------------------------
+smfs limit -q 21M
+check "the cache takes what the store leaves of the limit" smfs warm w
+random_snapshot "$T/v" 5000000
+check "and gives way to what goes in" smfs import -q v "$T/v"
+check "so both are within it" test $(($(value disk_bytes) + $(du -sB1 "$S/cache" | cut -f1))) -le $((21 << 20))
+check "more than is left it does not take" says 1 "limit" smfs warm w
+check "the smaller one it does" smfs warm v
+random_snapshot "$T/u" 15000000
+check "what does not fit even without it is refused" says 1 "limited to" smfs import u "$T/u"
 check "no sanitizer complained in the server" log_clean
 tap_done
