@@ -81,7 +81,8 @@ package_closure() {
 
 root_recipe() { # everything the root image depends on
 	echo "$kver"
-	cat "$here/tests/vm/outer.sh" "$here/tests/vm/qemu.sh" "$here/tests/vm/outer_init.c"
+	cat "$here/tests/vm/outer.sh" "$here/tests/vm/qemu.sh" "$here/tests/vm/outer_init.c" \
+		"$here/tests/vm/vmrun.c"
 	stat -c '%n %s %Y' "$kernel" "/lib/modules/$kver/modules.dep"
 	stat -c %Y /var/lib/dpkg/status
 }
@@ -149,6 +150,7 @@ trap 'exit 143' TERM HUP
 		mv "$work/root.erofs" "$cache/root.erofs"
 		mv "$work/initramfs.cpio" "$cache/initramfs.cpio"
 		rm -rf "$work/root" "$work/initramfs"
+		qemu_mend "$here/tests/vm/vmrun.c" "$cache/vmrun.so" || die "building vmrun.so failed"
 		qemu_fetch "$cache/qemu" ||
 			echo "outer: no newer QEMU to be had ($(tail -n 1 "$cache/qemu/apt/log")): expect nested guests to fail now" \
 				"and then under $(qemu-system-x86_64 --version | head -n 1)" >&2
@@ -213,7 +215,8 @@ fi
 console=$work/console.log
 # A standard input that never ends: at its end QEMU would take the port's host side for gone.
 mkfifo "$work/stdin"
-setpriv --pdeathsig TERM timeout -k 5 "$seconds" setpriv --pdeathsig KILL "$(qemu_command "$cache/qemu")" \
+setpriv --pdeathsig TERM timeout -k 5 "$seconds" setpriv --pdeathsig KILL \
+	env "LD_PRELOAD=$cache/vmrun.so" "$(qemu_command "$cache/qemu")" \
 	-nodefaults -no-user-config -no-reboot -display none \
 	-machine pc,hpet=off -accel tcg,thread=multi,tb-size=1024 -cpu max,-la57 -smp 2 -m "$memory" \
 	-kernel "$kernel" -initrd "$cache/initramfs.cpio" \

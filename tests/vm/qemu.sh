@@ -1,12 +1,16 @@
 # qemu.sh - sourced by outer.sh: which QEMU emulates the outer machine.
 #
 #   qemu_fetch DIR     make DIR hold a QEMU fit for nested guests, if the installed one is not and Debian has one
+#   qemu_mend C SO     build what is to be preloaded into it (vmrun.c)
 #   qemu_command DIR   print the command: $OUTER_QEMU, what qemu_fetch left in DIR, or the installed one
 #
 # Debian 12's QEMU 7.2 runs nested guests, but not for long: in some runs of several minutes a guest stops for ever,
 # triple faults, or the outer kernel goes on with a guest's GS base and panics. Debian's own backport for the same
 # release has years of fixes to that code, and is faster. It is downloaded by apt, signatures checked as ever, and
 # unpacked beside the tests' other files: nothing on the host is installed or changed.
+#
+# It still has two faults of VMRUN that can kill guests, which vmrun.c describes and mends in QEMU's memory (7.2 exports too
+# little for that): an injected interrupt can be delivered twice, and another processor's interrupt request be lost.
 
 qemu_fit() { # the installed one is new enough
 	qemu_version=$(qemu-system-x86_64 --version | sed -n '1s/.*version \([0-9]*\).*/\1/p')
@@ -43,6 +47,10 @@ qemu_fetch() {
 		export LD_LIBRARY_PATH="$usr/lib/x86_64-linux-gnu"
 		exec "$usr/bin/qemu-system-x86_64" -L "$usr/share/qemu" -L "$usr/share/seabios" "$@"
 	SH
+}
+
+qemu_mend() {
+	cc -std=gnu11 -D_GNU_SOURCE -O2 -Wall -Wextra -Werror -shared -fPIC -o "$2" "$1"
 }
 
 qemu_command() {

@@ -2,6 +2,7 @@
 # The outer machine does what its head promises: a working /dev/kvm, the status, the output, the deadline.
 . tests/lib/tap.sh
 . tests/vm/machine.sh
+. tests/vm/qemu.sh
 
 outer() { BUILD=$B tests/vm/outer.sh "$@"; }
 says() { grep -qxF "$1" "$T/out"; }
@@ -20,6 +21,16 @@ check 'a kernel and its modules are there to be booted' says 'a kernel to boot i
 check 'the tools run' says 'the tools run'
 check 'arguments arrive word for word' sh -c "grep -qxF 'argument <two words>' $T/out && grep -qxF \"argument <it's>\" $T/out"
 check 'what is written to a data disk stays' sh -c "debugfs -R 'cat /file' $T/disk 2>/dev/null | grep -qx kept"
+
+# vmrun.c speaks only where it could not.
+vmrun_of() { LD_PRELOAD=$B/vm/vmrun.so "$1" --version 2>&1; }
+if qemu_fit || [ -x "$B/vm/qemu/qemu-system-x86_64" ]; then
+	vmrun_of "$(qemu_command "$B/vm/qemu")" >"$T/version"
+	check 'the QEMU in use runs with vmrun.so' grep -q '^QEMU emulator version' "$T/version"
+	check_not 'which could mend its VMRUN' grep -Eq '^vmrun:|preload' "$T/version"
+else
+	skip 'the QEMU in use runs with vmrun.so' 'there is none that exports enough'
+fi
 
 OUTER_QEMU=qemu-system-x86_64 outer --timeout 120 --disk "$T/disk" tests/vm/outer_job.sh facts >"$T/out" 2>&1
 check 'where there is no newer QEMU the installed one will do' [ $? -eq 7 ]
