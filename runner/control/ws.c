@@ -7,11 +7,13 @@
 
 #include "smfs/base/cleanup.h"
 
+#include <limits.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 /* "" where the VM's snapshot is not in the mount. */
-static const char *name_in_mount(const struct vmm *v, char *dir)
+static const char *name_in_mount(const struct vmm *v, char dir[PATH_MAX])
 {
 	cleanup_free char *top = NULL, *real = realpath(v->dir->info.snapshot, NULL);
 	cleanup_free char *snapshots = NULL;
@@ -23,9 +25,9 @@ static const char *name_in_mount(const struct vmm *v, char *dir)
 	snapshots = realpath(top, NULL);
 	const size_t n = snapshots ? strlen(snapshots) : 0;
 	if (!real || !n || strncmp(real, snapshots, n) != 0 || real[n] != '/' ||
-	    strlen(real + n + 1) >= PATH_MAX)
+	    snprintf(dir, PATH_MAX, "%s", real + n + 1) >= PATH_MAX)
 		return "";
-	return strcpy(dir, real + n + 1);
+	return dir;
 }
 
 int ws_request(void *arg, struct control_request *rq, const json_t *body, json_t *reply,

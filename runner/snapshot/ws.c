@@ -35,7 +35,7 @@ static int add(struct recording *rec, uint64_t page, uint64_t pages, bool writte
 		w->full = true;
 		return 0;
 	}
-	if (w->n == rec->room) {
+	if (!w->range || w->n == rec->room) {
 		const uint32_t room = rec->room ? 2 * rec->room : FIRST_ROOM;
 		struct ws_range *p = reallocarray(w->range, room, sizeof(*p));
 

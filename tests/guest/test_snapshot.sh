@@ -101,7 +101,8 @@ check "restore of both" restore m1 mem1b
 check "restore of both" restore m2 mem2
 check "the first is as it was" until_true 10 said mem1b "^sum $sum\$"
 check "the second is as dirtied" until_true 10 said mem2 "^sum $dirty\$"
-check "a diff of a diff" sh -c 'smvm-runner snapshot --json mem2 m4 | jq -e ".diff and .data_bytes < 100000"'
+# m2 has a working set: what was copied in advance is read, but it is no change.
+check "a diff of a diff" sh -c 'smvm-runner snapshot --json mem2 m4 | jq -e ".diff and .new_bytes < 100000"'
 smfs rm snapshots/m1 snapshots/m2
 check "is whole when both are gone" restore m4 mem4
 check "and as it was" until_true 10 said mem4 "^sum $dirty\$"
