@@ -50,9 +50,9 @@ static const uint16_t allowed[] = {
 	SYS_statfs, SYS_fstatfs, SYS_access, SYS_faccessat, SYS_faccessat2, SYS_readlink,
 	SYS_readlinkat, SYS_getdents64, SYS_getxattr, SYS_fgetxattr, SYS_listxattr, SYS_flistxattr,
 	SYS_fadvise64, SYS_mkdir, SYS_mkdirat, SYS_rmdir, SYS_unlink, SYS_unlinkat, SYS_rename,
-	SYS_renameat2, SYS_link, SYS_linkat, SYS_chmod, SYS_fchmod, SYS_fchmodat, SYS_utimensat,
-	SYS_ftruncate, SYS_fallocate, SYS_fsync, SYS_fdatasync, SYS_msync, SYS_sync_file_range,
-	SYS_copy_file_range,
+	SYS_renameat, SYS_renameat2, SYS_link, SYS_linkat, SYS_chmod, SYS_fchmod, SYS_fchmodat,
+	SYS_utimensat, SYS_ftruncate, SYS_fallocate, SYS_fsync, SYS_fdatasync, SYS_msync,
+	SYS_sync_file_range, SYS_copy_file_range,
 	/* waiting */
 	SYS_poll, SYS_ppoll, SYS_epoll_create1, SYS_epoll_ctl, SYS_epoll_wait, SYS_epoll_pwait,
 	SYS_eventfd2, SYS_pipe, SYS_pipe2, SYS_timerfd_create, SYS_timerfd_settime,
