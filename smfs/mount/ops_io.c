@@ -291,9 +291,13 @@ void op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse
 				   ? h->inode->ops->lend(m, h, &len, (uint64_t)off)
 				   : NULL;
 	if (lent) {
+		/* Once answered, the handle may be closed: only what is really lent keeps it. */
+		void (*take_back)(struct smfs_mount *, struct handle *, const void *, uint64_t) =
+			h->inode->ops->take_back;
+
 		count_read(m, len);
 		fuse_reply_buf(req, lent, len);
-		h->inode->ops->take_back(m, h, lent, (uint64_t)off);
+		take_back(m, h, lent, (uint64_t)off);
 		return;
 	}
 	if (buf && off >= 0)
