@@ -363,8 +363,8 @@ static int file_of(size_t bytes)
 
 	assert_true(fd >= 0);
 	for (size_t i = 0; i < bytes; i += 4096)
-		assert_int_equal(pwrite(fd, "page", MIN(4, bytes - i), (off_t)i),
-				 MIN(4, bytes - i));
+		assert_int_equal(pwrite(fd, "page", MIN((size_t)4, bytes - i), (off_t)i),
+				 MIN((size_t)4, bytes - i));
 	return fd;
 }
 
