@@ -28,7 +28,7 @@ measured() { # measured PROGRAM ARG...: its lines are ours
 	tee -a "$T/out" <"$T/program"
 }
 
-smfs mount -q "$T/smfs" "$T/mnt" || exit 2
+smfs mount -q --hot never "$T/smfs" "$T/mnt" || exit 2
 cmp "$ram" "$T/python/ram" || exit 2
 run=0
 while [ $run -lt "$runs" ]; do

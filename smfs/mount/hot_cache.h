@@ -60,7 +60,7 @@ bool hot_cache_takes(const struct smfs_content *c);
 int hot_cache_get(struct hot_cache *c, const struct smfs_content *content, struct err *err);
 
 /*
- * Materialise and give the descriptor as hot_cache_get() does; at once if it is there already.
+ * Materialise, have it in the page cache, and give the descriptor as hot_cache_get() does.
  * `go_on` (may be NULL) is asked every few MiB, and while another process makes something.
  * -ECANCELED: go_on said no. -ENOSPC: the limit, or the file system, has no room even after
  * evicting all that is unused. -EROFS: a read-only cache.

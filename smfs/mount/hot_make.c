@@ -194,6 +194,18 @@ static int make(struct hot_cache *c, struct smfs_store *s, struct smfs_file *fil
 	return r;
 }
 
+/* The file that is there, loaded again: the page cache may have lost it, or hold it in crumbs. */
+static int again(int fd, const struct smfs_content *content, struct hot_progress *p,
+		 struct err *err)
+{
+	int r = load_huge(fd, content->size, p, err);
+
+	if (r == 0)
+		return fd;
+	close(fd);
+	return r;
+}
+
 int hot_cache_make(struct hot_cache *c, struct smfs_store *s, const struct smfs_content *content,
 		   struct hot_progress *p, struct err *err)
 {
@@ -208,7 +220,7 @@ int hot_cache_make(struct hot_cache *c, struct smfs_store *s, const struct smfs_
 		return err_set(err, EINVAL, "materialise: content of this size is served as it is");
 	int fd = hot_cache_get(c, content, NULL);
 	if (fd >= 0)
-		return fd;
+		return again(fd, content, p, err);
 	if (c->rdonly)
 		return err_set(err, EROFS, "materialise: the cache is read-only");
 	int r = lock_cache(c, p, &lock, err);
@@ -216,7 +228,7 @@ int hot_cache_make(struct hot_cache *c, struct smfs_store *s, const struct smfs_
 		return r;
 	fd = hot_cache_get(c, content, NULL);
 	if (fd >= 0)
-		return fd;
+		return again(fd, content, p, err);
 	r = smfs_file_open(s, content, &file, err);
 	if (r < 0)
 		return r;
