@@ -53,10 +53,10 @@ int memory_layout(struct memory *m, uint64_t ram_bytes, struct err *err);
  * guest that has written 256 MiB: 131 faults instead of 65,543, and fork(2), which is what a live
  * snapshot or a fork pauses it for, takes 0.5 ms instead of 69 the first time. What it writes
  * afterwards is split and copied in pages of 4 KiB: a later fork takes 1 to 40 ms, 28 to 67
- * without. A guest that has touched little takes up to 2
- * MiB for each place it touched. Children are not given any (memory_inherit()): an idle one
- * would otherwise be made 2 MiB of its own, in time, for each page it has written. A restored
- * machine has none to be given: copies of a file's pages are small ones.
+ * without. A guest that has touched little takes up to 2 MiB for each place it touched. Children
+ * are not given any (memory_inherit()): an idle one would otherwise be made 2 MiB of its own, in
+ * time, for each page it has written. A restored machine has none to be given: copies of a file's
+ * pages are small ones.
  */
 int memory_map_anon(struct memory *m, struct err *err);
 
