@@ -7,7 +7,6 @@
 
 #include <linux/audit.h>
 #include <linux/filter.h>
-#include <linux/fs.h>
 #include <linux/kvm.h>
 #include <linux/seccomp.h>
 #include <sched.h>
@@ -124,8 +123,6 @@ static void by_argument(struct program *p, uint32_t nr)
 		allow_equal(p, TCSETS);
 		allow_equal(p, TCSETSW);
 		allow_equal(p, TCSETSF);
-		/* Its own memory's state only: the descriptor is one of /proc/self/pagemap. */
-		allow_equal(p, _IOWR('f', 16, uint8_t[96]));
 		emit(p, BPF_ALU | BPF_AND | BPF_K, 0xff00, 0, 0);
 		allow_equal(p, KVMIO << 8);
 		break;

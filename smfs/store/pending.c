@@ -523,6 +523,8 @@ int smfs_pending_remove(struct smfs_store *s, const char *name, struct err *err)
 	if (p.state == SMFS_PENDING_WRITING)
 		return err_set(err, EBUSY, "snapshot %s is being written by %s, process %d", name,
 			       p.by, (int)p.pid);
-	pending_forget(s, name);
+	if (!pending_forget(s, name) && look(s, path, &p, NULL) > 0)
+		return err_set(err, EIO, "snapshot %s: its record in %s/%s cannot be removed", name,
+			       s->dir, path);
 	return 0;
 }

@@ -24,3 +24,14 @@ survive_mount() { # the cache has room for the one file
 children() {
 	cat "/proc/$1/task/$1/children"
 }
+
+within() { # within TENTHS COMMAND...: succeeds before the time is over
+	n=$1
+	shift
+	while [ "$n" -gt 0 ]; do
+		"$@" 2>/dev/null && return 0
+		n=$((n - 1))
+		sleep 0.1
+	done
+	return 1
+}

@@ -7,16 +7,6 @@
 need_fuse
 N=$M/snapshots
 
-within() { # within TENTHS COMMAND...: succeeds before the time is over
-	n=$1
-	shift
-	while [ "$n" -gt 0 ]; do
-		"$@" 2>/dev/null && return 0
-		n=$((n - 1))
-		sleep 0.1
-	done
-	return 1
-}
 worker() { cat "$M/.smfs/pid"; }
 changed_from() { [ "$(worker)" != "$1" ]; }
 gone() { ! kill -0 "$1"; }

@@ -4,7 +4,7 @@
  * pool of shared content, each with a plain map of what its names should hold; and collections
  * killed at random moments. SMFS_GC_SECONDS: how long the random tests go on (3).
  */
-#include "tests/unit/store_util.h"
+#include "tests/unit/gc_util.h"
 
 #include <pthread.h>
 #include <signal.h>
@@ -12,52 +12,6 @@
 #include <sys/mman.h>
 #include <sys/wait.h>
 #include <time.h>
-
-#define BLOCK 65536u
-
-static int collect(struct fixture *f, struct smfs_gc *g, unsigned percent)
-{
-	*g = (struct smfs_gc){.compact_percent = percent};
-	return smfs_gc(f->s, 0, g, &f->err);
-}
-
-static void fsck_line(void *arg, const char *line)
-{
-	fprintf(stderr, "# fsck: %s\n", line);
-}
-
-static void fsck_clean(struct fixture *f)
-{
-	struct smfs_fsck c = {.report = fsck_line};
-
-	ok(f, smfs_fsck(f->s, SMFS_FSCK_READ_DATA, &c, &f->err));
-}
-
-static uint8_t *content(uint64_t seed, size_t len)
-{
-	uint8_t *p = malloc(len);
-
-	assert_non_null(p);
-	fill_random(p, len, seed);
-	return p;
-}
-
-static void put(struct fixture *f, const char *name, uint64_t seed, size_t len)
-{
-	cleanup_free uint8_t *p = content(seed, len);
-	struct smfs_content c;
-
-	put_snapshot(f, name, p, len, &c);
-}
-
-static void holds(struct fixture *f, const char *name, uint64_t seed, size_t len)
-{
-	cleanup_free uint8_t *p = content(seed, len);
-	struct smfs_content c;
-
-	ok(f, get_snapshot(f, name, &c));
-	read_equals(f, &c, p, len);
-}
 
 static uint64_t disk(struct fixture *f)
 {
