@@ -282,7 +282,16 @@ add_up:
 	jne	off
 	jmp	listen
 
+/* One speaks: two at once would spell no word. */
+silent:
+	pause
+	jmp	silent
+
 apart:
+	mov	$1, %al
+	xchg	%al, speaking(%rip)
+	test	%al, %al
+	jnz	silent
 	lea	apart_text(%rip), %rsi
 	call	say
 	mov	tickets(%rip), %rax
@@ -290,6 +299,10 @@ apart:
 	mov	%rbx, %rax
 	jmp	last_words
 torn:
+	mov	$1, %al
+	xchg	%al, speaking(%rip)
+	test	%al, %al
+	jnz	silent
 	push	%rsi
 	lea	torn_text(%rip), %rsi
 	call	say
@@ -324,6 +337,7 @@ counts:		.fill	VCPUS, 8, 0
 told:		.fill	VCPUS, 8, 0
 added_up:	.quad	0
 quitting:	.byte	0
+speaking:	.byte	0
 
 	.bss
 	.balign	4096

@@ -104,6 +104,8 @@ until_true 60 grep -q ready "$T/open"
 step 'snapshot' smvm-runner snapshot origin frozen
 step 'restore' smvm-runner restore --name copy frozen
 smvm-runner info copy >"$T/copy"
+# One that has died says why in its log.
+[ "$(smvm-runner ps -q | wc -l)" -eq 2 ] || job_state
 result() { field "$T/copy" ".restored.identity[] | select(.item == \"$1\") | $2"; }
 check 'the copy has the next generation' [ "$(field "$T/copy" .guest.generation)" = 2 ]
 check 'as its mailbox says' [ "$(field "$T/copy" .guest.mailbox_generation)" = 2 ]
