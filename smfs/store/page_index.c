@@ -1,6 +1,7 @@
 #include "smfs/store/page_index.h"
 
 #include "smfs/base/cleanup.h"
+#include "smfs/base/io.h"
 
 #include <fcntl.h>
 #include <pthread.h>
@@ -15,10 +16,11 @@
 
 /* The file: a head of one page, then buckets of WAYS entries. */
 #define MAGIC	 "SMFSPAGE"
-#define VERSION	 1u
+#define VERSION	 2u
 #define HEAD_LEN 4096u
 
 #define WAYS	    64u
+#define LINE	    8u /* entries in a line of the processor's cache, where a search begins */
 #define BUCKET_LEN  (WAYS * sizeof(uint64_t))
 #define BUCKETS_MIN 256u /* 128 KiB */
 #define BUCKETS_MAX ((uint32_t)(PAGE_INDEX_MAX / BUCKET_LEN))
@@ -30,6 +32,15 @@
  */
 #define TAG_BITS 24u /* 2^32 / BUCKETS_MIN keys in a bucket */
 
+/*
+ * Of 2^24 pages one in 256 has the key of any new page. So that it is not taken for that page, a
+ * place is kept with the hash's other 32 bits over those it shares with a frame's id: under a hash
+ * that is another's it reads as the place of a frame that hardly ever exists.
+ */
+#define VEIL_SHIFT (PLACE_BITS - 32u)
+_Static_assert(VEIL_SHIFT >= PLACE_REGION && VEIL_SHIFT >= PLACE_PAGE, "numbers stay as they are");
+#define PLACE_MASK (((uint64_t)1 << PLACE_BITS) - 1)
+
 struct head {
 	char magic[8];
 	uint32_t version, buckets;
@@ -38,11 +49,11 @@ struct head {
 	_Atomic uint64_t used; /* entries, about */
 };
 
-/* A mapped table. */
+/* A mapped table, or a window of one being made, from bucket `first` on. */
 struct table {
 	struct head *head;
 	_Atomic uint64_t *entry;
-	uint32_t buckets;
+	uint32_t buckets, first;
 	size_t len;
 	dev_t dev;
 	ino_t ino;
@@ -127,20 +138,32 @@ static void keep(_Atomic uint64_t *e, uint64_t v)
 	atomic_store_explicit(e, htole64(v), memory_order_relaxed);
 }
 
+static _Atomic uint64_t *bucket(const struct table *t, uint32_t key)
+{
+	return t->entry + (size_t)(bucket_of(key, t->buckets) - t->first) * WAYS;
+}
+
+/* Where the search for a key begins; it goes on to the bucket's end, and from its beginning. */
+static unsigned first_way(uint32_t key)
+{
+	return key % (WAYS / LINE) * LINE;
+}
+
 /* The way with this key's entry, or a free one, or (full) one to replace. */
 static _Atomic uint64_t *way(const struct table *t, uint32_t key, uint64_t *tag)
 {
-	uint32_t b = bucket_of(key, t->buckets);
-	_Atomic uint64_t *e = t->entry + (size_t)b * WAYS;
+	_Atomic uint64_t *e = bucket(t, key);
+	unsigned first = first_way(key);
 
-	*tag = key - first_key(b, t->buckets);
+	*tag = key - first_key(bucket_of(key, t->buckets), t->buckets);
 	for (unsigned i = 0; i < WAYS; i++) {
-		uint64_t v = load(&e[i]);
+		_Atomic uint64_t *w = &e[(first + i) % WAYS];
+		uint64_t v = load(w);
 
 		if (v == 0 || v >> PLACE_BITS == *tag)
-			return &e[i];
+			return w;
 	}
-	return &e[key % WAYS];
+	return &e[first + key / (WAYS / LINE) % LINE];
 }
 
 static uint32_t key_of(uint64_t hash)
@@ -148,23 +171,79 @@ static uint32_t key_of(uint64_t hash)
 	return (uint32_t)(hash >> 32);
 }
 
-static void put(const struct table *t, uint32_t key, uint64_t place)
+/* Put on, or taken off. */
+static uint64_t veil(uint64_t hash, uint64_t place)
+{
+	return place ^ (hash & UINT32_MAX) << VEIL_SHIFT;
+}
+
+static void put(const struct table *t, uint32_t key, uint64_t veiled)
 {
 	uint64_t tag;
 	_Atomic uint64_t *w = way(t, key, &tag);
+	uint64_t v = tag << PLACE_BITS | veiled;
 
-	if (load(w) == 0)
+	if (v && load(w) == 0)
 		atomic_fetch_add_explicit(&t->head->used, 1, memory_order_relaxed);
-	keep(w, tag << PLACE_BITS | place);
+	/* The one that would be no entry is not found. */
+	if (v)
+		keep(w, v);
+}
+
+static void fetch(const struct table *t, uint64_t hash)
+{
+	uint32_t key = key_of(hash);
+
+	__builtin_prefetch(bucket(t, key) + first_way(key));
 }
 
 /* ---- the file ---- */
 
-/*
- * A new file in tmp/, locked so that it is no dead writer's, all its blocks allocated. `name` is
- * its path.
+/* Buckets that are filled in memory before they are written: 1 MiB. */
+#define WINDOW 2048u
+
+/* What `from` has for the `n` buckets of the window. */
+static void copy_entries(const struct table *from, const struct table *to, uint32_t n)
+{
+	uint64_t end = ((uint64_t)(to->first + n) << 32) / to->buckets;
+	uint32_t b = bucket_of(first_key(to->first, to->buckets), from->buckets);
+
+	for (; b < from->buckets && first_key(b, from->buckets) <= end; b++) {
+		for (unsigned i = 0; i < WAYS; i++) {
+			uint64_t e = load(&from->entry[(size_t)b * WAYS + i]);
+			uint32_t key = first_key(b, from->buckets) + (uint32_t)(e >> PLACE_BITS);
+
+			if (e && bucket_of(key, to->buckets) - to->first < n)
+				put(to, key, e & PLACE_MASK);
+		}
+	}
+}
+
+/* By write(2): to map a table that is not in the page cache yet would take a fault for each page.
  */
-static int make_file(const struct page_index *px, uint32_t buckets, char name[40])
+static bool write_entries(const struct table *from, int fd, struct head *h)
+{
+	uint32_t buckets = le32toh(h->buckets), n;
+	cleanup_free void *window = malloc(BUCKET_LEN * WINDOW);
+
+	for (uint32_t first = 0; window && first < buckets; first += n) {
+		struct table to = {.head = h, .entry = window, .buckets = buckets, .first = first};
+
+		n = MIN(buckets - first, WINDOW);
+		memset(window, 0, BUCKET_LEN * n);
+		copy_entries(from, &to, n);
+		if (pwrite_full(fd, window, BUCKET_LEN * n, table_len(first)) < 0)
+			return false;
+	}
+	return window;
+}
+
+/*
+ * A new file in tmp/ with what is in `from`, locked so that it is no dead writer's, all its blocks
+ * allocated. `name` is its path.
+ */
+static int make_file(const struct page_index *px, const struct table *from, uint32_t buckets,
+		     char name[40])
 {
 	struct head h = {.version = htole32(VERSION), .buckets = htole32(buckets)};
 	uint64_t n;
@@ -180,43 +259,22 @@ static int make_file(const struct page_index *px, uint32_t buckets, char name[40
 	h.sum = htole64(head_sum(&h));
 	if (flock(fd, LOCK_EX | LOCK_NB) == 0 &&
 	    posix_fallocate(fd, 0, (off_t)table_len(buckets)) == 0 &&
-	    pwrite(fd, &h, sizeof(h), 0) == (ssize_t)sizeof(h))
+	    (!from->head || write_entries(from, fd, &h)) && pwrite_full(fd, &h, sizeof(h), 0) == 0)
 		return steal_fd(&fd);
 	unlinkat(px->dirfd, name, 0);
 	return -1;
 }
 
-static void copy_entries(const struct table *from, const struct table *to)
-{
-	for (uint32_t b = 0; b < from->buckets; b++) {
-		uint32_t first = first_key(b, from->buckets);
-
-		for (unsigned i = 0; i < WAYS; i++) {
-			uint64_t e = load(&from->entry[(size_t)b * WAYS + i]);
-
-			if (e)
-				put(to, first + (uint32_t)(e >> PLACE_BITS),
-				    e & (((uint64_t)1 << PLACE_BITS) - 1));
-		}
-	}
-}
-
 /* The table becomes one of so many buckets, with what is in it. The lock is held. */
 static void make(struct page_index *px, uint32_t buckets)
 {
-	struct table t;
+	struct table t = {0};
 	char name[40];
-	cleanup_fd int fd = make_file(px, buckets, name);
+	cleanup_fd int fd = make_file(px, &px->t, buckets, name);
 
 	if (fd < 0)
 		return;
-	if (!map(px, fd, &t)) {
-		unlinkat(px->dirfd, name, 0);
-		return;
-	}
-	if (px->t.head)
-		copy_entries(&px->t, &t);
-	if (renameat2(px->dirfd, name, px->dirfd, PAGE_INDEX_FILE, 0) < 0) {
+	if (!map(px, fd, &t) || renameat2(px->dirfd, name, px->dirfd, PAGE_INDEX_FILE, 0) < 0) {
 		unlinkat(px->dirfd, name, 0);
 		unmap(&t);
 		return;
@@ -284,32 +342,47 @@ void page_index_follow(struct page_index *px)
 	pthread_rwlock_unlock(&px->lock);
 }
 
-uint64_t page_index_find(struct page_index *px, uint64_t hash)
+static uint64_t find(const struct table *t, uint64_t hash)
 {
-	uint64_t place = 0;
+	uint64_t tag, e = load(way(t, key_of(hash), &tag));
 
+	return e && e >> PLACE_BITS == tag ? veil(hash, e & PLACE_MASK) : 0;
+}
+
+void page_index_find(struct page_index *px, const uint64_t *hash, unsigned n, uint64_t *place)
+{
+	memset(place, 0, n * sizeof(*place));
 	pthread_rwlock_rdlock(&px->lock);
-	if (px->t.head) {
-		uint64_t tag, e = load(way(&px->t, key_of(hash), &tag));
-
-		if (e >> PLACE_BITS == tag)
-			place = e & (((uint64_t)1 << PLACE_BITS) - 1);
-	}
+	for (unsigned i = 0; px->t.head && i < n; i++)
+		fetch(&px->t, hash[i]);
+	for (unsigned i = 0; px->t.head && i < n; i++)
+		if (hash[i])
+			place[i] = find(&px->t, hash[i]);
 	pthread_rwlock_unlock(&px->lock);
-	return place;
 }
 
 /* Between two looks at how full the table is. */
 #define BATCH 1024u
+/* Notes whose entries are on their way from memory. */
+#define AHEAD 16u
+
+static void add(const struct table *t, const struct page_note *notes, size_t n)
+{
+	for (size_t i = 0; i < n; i++) {
+		if (i + AHEAD < n)
+			fetch(t, notes[i + AHEAD].hash);
+		put(t, key_of(notes[i].hash), veil(notes[i].hash, notes[i].place));
+	}
+}
 
 void page_index_add(struct page_index *px, const struct page_note *notes, size_t n)
 {
-	for (size_t i = 0; i < n;) {
+	for (size_t done = 0, some; done < n; done += some) {
+		some = MIN(n - done, (size_t)BATCH);
 		make_room(px);
 		pthread_rwlock_rdlock(&px->lock);
-		for (size_t end = MIN(n, i + BATCH); i < end; i++)
-			if (px->t.head)
-				put(&px->t, key_of(notes[i].hash), notes[i].place);
+		if (px->t.head)
+			add(&px->t, notes + done, some);
 		pthread_rwlock_unlock(&px->lock);
 	}
 }

@@ -54,8 +54,9 @@ void page_index_free(struct page_index *px);
 /* Use the table that has the name by now. */
 void page_index_follow(struct page_index *px);
 
-/* 0: nothing. */
-uint64_t page_index_find(struct page_index *px, uint64_t hash);
+/* Where `n` pages may be, 0: nothing. A hash of 0 is none's. What is proposed for another page's
+ * hash is, but for one in some 10,000, the place of no frame at all. */
+void page_index_find(struct page_index *px, const uint64_t *hash, unsigned n, uint64_t *place);
 
 struct page_note {
 	uint64_t hash, place;

@@ -31,15 +31,14 @@ static bool frame_at(struct smfs_stream *st, uint8_t kind, uint64_t place, unsig
 void known_pages(struct smfs_stream *st, struct look *look)
 {
 	struct page_facts *f = &look->facts;
-	uint64_t place, last = 0;
+	uint64_t places[CHUNK_PAGES], last = 0;
 
+	page_index_find(st->ing->s->page_index, f->hash, CHUNK_PAGES, places);
 	for (unsigned i = 0; i < CHUNK_PAGES; i++) {
 		struct origin *o = &f->found[f->nfound];
+		uint64_t place = places[i];
 		struct frame_loc loc;
 
-		if (!f->hash[i])
-			continue;
-		place = page_index_find(st->ing->s->page_index, f->hash[i]);
 		if (!place)
 			continue;
 		/* Mostly the same chunk as the page before. */
@@ -101,10 +100,11 @@ bool known_region(struct smfs_stream *st, const uint8_t *p, struct look *look)
 {
 	struct smfs_store *s = st->ing->s;
 	cleanup_entry struct cache_entry *leaf = NULL;
-	uint64_t place = page_index_find(s->page_index, region_hash(&look->id));
+	uint64_t hash = region_hash(&look->id), place;
 	struct frame_loc loc;
 	struct smfs_id id;
 
+	page_index_find(s->page_index, &hash, 1, &place);
 	if (!frame_at(st, FRAME_MAP, place, PLACE_REGION, &id, &loc) ||
 	    object_map(s, &id, 0, &leaf, NULL) < 0)
 		return false;

@@ -227,6 +227,14 @@ static void many_writers_at_once(void **state)
 
 /* ---- the table by itself ---- */
 
+static uint64_t find(struct page_index *px, uint64_t hash)
+{
+	uint64_t place;
+
+	page_index_find(px, &hash, 1, &place);
+	return place;
+}
+
 static void the_table_grows_and_keeps(void **state)
 {
 	struct fixture *f = *state;
@@ -242,10 +250,10 @@ static void the_table_grows_and_keeps(void **state)
 	for (size_t i = 0; i < N; i++)
 		v[i] = (struct page_note){rnd(&x) << 32 ^ rnd(&x), 1 + i};
 	assert_int_equal(page_index_new(fd, uuid, &px), 0);
-	assert_int_equal(page_index_find(px, v[0].hash), 0);
+	assert_int_equal(find(px, v[0].hash), 0);
 	page_index_add(px, v, N);
 	for (size_t i = 0; i < N; i++)
-		found += page_index_find(px, v[i].hash) == v[i].place;
+		found += find(px, v[i].hash) == v[i].place;
 	assert_true(found > N / 100 * 99);
 	/* 11 bytes for a page, about. */
 	assert_int_equal(stat(index_path(f), &st), 0);
@@ -254,14 +262,45 @@ static void the_table_grows_and_keeps(void **state)
 	page_index_free(px);
 	assert_int_equal(page_index_new(fd, another, &other), 0);
 	page_index_follow(other);
-	assert_int_equal(page_index_find(other, v[N - 1].hash), 0);
+	assert_int_equal(find(other, v[N - 1].hash), 0);
 	page_index_free(other);
 	assert_int_equal(page_index_new(fd, uuid, &px), 0);
 	page_index_follow(px);
 	found = 0;
 	for (size_t i = 0; i < N; i++)
-		found += page_index_find(px, v[i].hash) == v[i].place;
+		found += find(px, v[i].hash) == v[i].place;
 	assert_true(found > N / 100 * 99);
+	page_index_free(px);
+}
+
+/* What a table tells pages apart by is short, and the frame a wrong page leads to was read. */
+static void a_page_is_not_taken_for_another(void **state)
+{
+	struct fixture *f = *state;
+	enum { N = 1000 };
+	struct page_index *px;
+	uint8_t uuid[UUID_LEN] = {1};
+	cleanup_fd int fd = open(f->dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	struct page_note v[N];
+	uint64_t hash[N], place[N], x = 1;
+	size_t frames = 0;
+
+	for (size_t i = 0; i < N; i++)
+		v[i] = (struct page_note){rnd(&x) << 32 | rnd(&x) >> 32,
+					  (rnd(&x) >> (64 - PLACE_BITS)) | 1};
+	assert_int_equal(page_index_new(fd, uuid, &px), 0);
+	page_index_add(px, v, N);
+	for (size_t i = 0; i < N; i++)
+		hash[i] = i % 2 ? v[i].hash ^ (1 + (rnd(&x) & 0x7fffffff)) : v[i].hash;
+	page_index_find(px, hash, N, place);
+	for (size_t i = 0; i < N; i++) {
+		if (i % 2 == 0)
+			assert_int_equal(place[i], v[i].place);
+		else
+			for (size_t k = 0; k < N; k++)
+				frames += place[i] >> PLACE_REGION == v[k].place >> PLACE_REGION;
+	}
+	assert_int_equal(frames, 0);
 	page_index_free(px);
 }
 
@@ -277,6 +316,7 @@ int main(void)
 		store_test(collected_and_moved_frames),
 		store_test(many_writers_at_once),
 		store_test(the_table_grows_and_keeps),
+		store_test(a_page_is_not_taken_for_another),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
