@@ -213,7 +213,8 @@ int rundir_create(const char *name, struct rundir **out, struct err *err)
 	/* One that lists may just be trying the lock; it lets go at once, and cannot sweep. */
 	if (d->lock_fd < 0 || flock(d->lock_fd, LOCK_EX) < 0)
 		r = err_errno(err, "lock %s", path);
-	if (r == 0)
+	/* It is told of once it runs; until then there is only a name to keep from others. */
+	if (r == 0 && name)
 		r = rundir_publish(d, err);
 	if (r < 0) {
 		rundir_remove(d);

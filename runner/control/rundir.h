@@ -53,7 +53,7 @@ int rundir_name_check(const char *name, struct err *err);
 /*
  * Make a directory for a new VM and take its lock. `name` NULL: the id is the name. The lock
  * belongs to the open descriptor and so survives fork(2) in the child. EEXIST when a running VM
- * has that name.
+ * has that name. Only one with a name is listed before rundir_publish().
  */
 int rundir_create(const char *name, struct rundir **out, struct err *err);
 /* Write vm.json from d->info: when the VM is up, and whenever info changes. */

@@ -327,6 +327,12 @@ static int bring_up(struct vmm *v, struct snapshot *s, enum clock_policy clock,
 	if (prefault_start(&v->machine, prefault, snapshot_take_ws(s), &v->prefault, err) < 0)
 		log_warn("%s; the guest faults by itself", err->msg);
 	v->has_agent = vm_find_device(v->machine.vm, "vsock0") != NULL;
+	/*
+	 * A guest that can tell nothing else proves by its first exit that it lives. Waiting for it
+	 * first also leaves the processor to it.
+	 */
+	if (!v->has_agent)
+		vm_await_guest(v->machine.vm);
 	restore_info(v, snapshot_meta(s));
 	if ((r = vmm_publish(v, err)) < 0)
 		return r;
@@ -334,9 +340,6 @@ static int bring_up(struct vmm *v, struct snapshot *s, enum clock_policy clock,
 	if (v->has_agent)
 		r = identity_give(v, clock, &results, err);
 	at->answered = monotonic_us();
-	/* A guest that can tell nothing else proves by its first exit that it lives. */
-	if (!v->has_agent)
-		vm_await_guest(v->machine.vm);
 	if (r == 0)
 		v->restored =
 			timings_json(&t, at, atomic_load(&v->machine.vm->guest_ran_us), results);
