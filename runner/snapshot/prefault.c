@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -220,6 +221,7 @@ static void *prefault_main(void *arg)
 {
 	struct prefault *p = arg;
 
+	prctl(PR_SET_NAME, "prefault");
 	vm_await_guest(p->m->vm);
 	const uint64_t start = monotonic_us();
 

@@ -11,6 +11,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 
 int vcpu_new(struct vm *vm, unsigned index, size_t run_len, struct vcpu **out, struct err *err)
 {
@@ -283,8 +284,12 @@ static void *vcpu_main(void *arg)
 {
 	struct vcpu *c = arg;
 	struct vm *vm = c->vm;
+	char name[16];
 	sigset_t set;
 
+	/* For whoever looks at a host's threads. */
+	snprintf(name, sizeof(name), "vcpu %u", c->index);
+	prctl(PR_SET_NAME, name);
 	sigemptyset(&set);
 	sigaddset(&set, VCPU_SIGNAL);
 	pthread_sigmask(SIG_UNBLOCK, &set, NULL);

@@ -20,6 +20,7 @@
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
+#include <sys/prctl.h>
 #include <time.h>
 
 #define LATER_WAIT_MS 10
@@ -297,6 +298,7 @@ static void *loop_main(void *arg)
 	struct vm *vm = arg;
 	struct err e = ERR_INIT;
 
+	prctl(PR_SET_NAME, "devices");
 	if (loop_run(vm->loop, &e) < 0)
 		vm_fail(vm, "I/O thread: %s", e.msg);
 	return NULL;

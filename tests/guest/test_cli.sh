@@ -28,11 +28,13 @@ gone() { # gone NAME: within 5 s
 	done
 	return 1
 }
+threads_are_named() { grep -qx 'vcpu 0' /proc/"$(smvm-runner info one | jq .pid)"/task/*/comm; }
 
 check "a guest boots in the background and prints its id" \
 	sh -c 'smvm-runner boot --name one -m 64M --kernel "$1" | grep -qx "[0-9a-f]\{12\}"' sh "$guest"
 check "ps lists it" running one
 check "info knows its devices" sh -c 'smvm-runner info one | jq -e ".devices[0].id == \"serial0\""'
+check "its vCPU's thread is called so" threads_are_named
 check "its name is taken" status 4 smvm-runner boot --name one -m 64M --kernel "$guest"
 check "which the error says" error_says "is running already"
 check "its console log holds its first words" sh -c 'for _ in $(seq 100); do
