@@ -45,6 +45,18 @@ threads_of() { # threads_of PID
 		sed 's/^/    /' "$state_task/stack"
 	done 2>/dev/null
 }
+# What a VM's vCPUs do, as KVM sees it: the last of a fifth of a second.
+kvm_trace() { # kvm_trace PID
+	state_t=/sys/kernel/tracing
+	mountpoint -q $state_t || mount -t tracefs tracefs $state_t || return 0
+	echo 0 >$state_t/tracing_on
+	echo >$state_t/trace
+	ls "/proc/$1/task" >$state_t/set_event_pid && echo 1 >$state_t/events/kvm/enable && echo 1 >$state_t/tracing_on
+	sleep 0.2
+	echo 0 >$state_t/tracing_on
+	echo 0 >$state_t/events/kvm/enable
+	grep -v '^#' $state_t/trace | tail -n 60
+}
 job_state() {
 	for state_pid in $(pgrep -x smvm-runner); do
 		tr '\0' '\n' <"/proc/$state_pid/environ" 2>/dev/null | grep -qx "SMVM_RUN_DIR=$SMVM_RUN_DIR" || continue
@@ -54,6 +66,7 @@ job_state() {
 		sleep 1
 		echo 'a second later'
 		kvm_counters "$state_pid"
+		kvm_trace "$state_pid"
 	done | sed 's/^/# /'
 	for state_dir in "$SMVM_RUN_DIR"/*/; do
 		[ -d "$state_dir" ] || continue
@@ -62,6 +75,16 @@ job_state() {
 		[ -z "$state_vm" ] || timeout 10 smvm-runner info "$state_vm" || echo "smvm-runner info: status $?"
 		tail -n 25 "$state_dir/vmm.log" "$state_dir/console.log" 2>/dev/null
 	done | sed 's/^/# /'
+	# Of those that are gone, with their directories, another name of each log was kept.
+	for state_log in "$T"/logs/*; do
+		[ "$(stat -c %h "$state_log" 2>/dev/null)" = 1 ] && tail -v -n 25 "$state_log"
+	done | sed 's/^/# /'
+}
+keep_logs() {
+	mkdir -p "$T/logs"
+	for state_log in "$SMVM_RUN_DIR"/*/*.log; do
+		[ ! -e "$state_log" ] || ln -f "$state_log" "$T/logs/$(echo "${state_log#"$SMVM_RUN_DIR/"}" | tr / .)"
+	done
 }
 # watched COMMAND...: run it; if it fails, and took longer than 40 s, show job_state of its 40th second: a restore
 # that gives up on its guest takes the guest with it.
@@ -93,6 +116,7 @@ step() {
 		exit 1
 	fi
 	echo "$step_t $(seconds_now) $step_what" >>"$T/steps"
+	keep_logs
 	[ -z "${JOB_VERBOSE:-}" ] || echo "# $step_what" >&2
 }
 
