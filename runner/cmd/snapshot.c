@@ -13,8 +13,8 @@
 
 static const char usage[] =
 	"Usage: smvm-runner snapshot [OPTIONS] VM NAME\n"
-	"Store a snapshot of VM as snapshots/NAME. The VM pauses while it is written and runs on\n"
-	"afterwards; the snapshot appears complete or not at all.\n\n"
+	"Store a snapshot of VM as snapshots/NAME. The VM pauses to copy its state; a copy-on-write image\n"
+	"of its memory is written while it runs on. The snapshot appears complete or not at all.\n\n"
 	"      --diff             store only what differs from an earlier snapshot of this VM: what it "
 	"was\n"
 	"                         restored from or, after a cold boot, the latest one. The snapshot is "
@@ -22,12 +22,12 @@ static const char usage[] =
 	"                         whole as any. Without it, so where that is cheap\n"
 	"      --base NAME        a diff of this snapshot; of another than that, all of RAM is compared\n"
 	"      --full             store all of RAM\n"
-	"      --live             pause only to copy the state; a copy-on-write image of the memory is\n"
-	"                         written while the guest runs on\n"
+	"      --still            pause until all is written: takes no memory for copies\n"
+	"      --live             the opposite, which is the default\n"
 	"      --no-wait          with --live: return as soon as the guest runs again; `info` tells when\n"
 	"                         the snapshot is ready\n"
-	"      --copy-limit SIZE  with --live: pause the guest again when it may have changed this much\n"
-	"                         memory meanwhile (default: half of what the host has available)\n"
+	"      --copy-limit SIZE  pause the guest again when it may have changed this much memory while it\n"
+	"                         is written (default: half of what the host has available)\n"
 	"      --no-agent         do not ask the guest's agent to freeze the workload first. A restored\n"
 	"                         copy then runs for an instant before it learns that it is one\n"
 	"      --json             print sizes and times as JSON\n";
@@ -53,14 +53,19 @@ static void print_result(const json_t *j)
 
 int cmd_snapshot(int argc, char **argv)
 {
-	static const struct option options[] = {
-		{"diff", no_argument, NULL, 'd'},     {"base", required_argument, NULL, 'b'},
-		{"full", no_argument, NULL, 'f'},     {"live", no_argument, NULL, 'l'},
-		{"no-wait", no_argument, NULL, 'w'},  {"copy-limit", required_argument, NULL, 'c'},
-		{"no-agent", no_argument, NULL, 'n'}, {"json", no_argument, NULL, 'j'},
-		{"help", no_argument, NULL, 'h'},     {0}};
-	bool diff = false, full = false, live = false, no_wait = false, no_agent = false;
-	bool json = false;
+	static const struct option options[] = {{"diff", no_argument, NULL, 'd'},
+						{"base", required_argument, NULL, 'b'},
+						{"full", no_argument, NULL, 'f'},
+						{"live", no_argument, NULL, 'l'},
+						{"no-wait", no_argument, NULL, 'w'},
+						{"copy-limit", required_argument, NULL, 'c'},
+						{"no-agent", no_argument, NULL, 'n'},
+						{"json", no_argument, NULL, 'j'},
+						{"still", no_argument, NULL, 's'},
+						{"help", no_argument, NULL, 'h'},
+						{0}};
+	bool diff = false, full = false, live = false, still = false, no_wait = false;
+	bool no_agent = false, json = false;
 	const char *base = NULL;
 	char path[RUNDIR_PATH_MAX];
 	uint64_t copy_limit = 0;
@@ -83,6 +88,9 @@ int cmd_snapshot(int argc, char **argv)
 		case 'l':
 			live = true;
 			break;
+		case 's':
+			still = true;
+			break;
 		case 'w':
 			no_wait = true;
 			break;
@@ -104,9 +112,11 @@ int cmd_snapshot(int argc, char **argv)
 	}
 	if (argc - optind != 2)
 		return usage_error("snapshot", "takes a VM and a name");
-	if (!live && (no_wait || copy_limit))
-		return usage_error("snapshot", "%s needs --live",
-				   no_wait ? "--no-wait" : "--copy-limit");
+	if (still && (live || copy_limit))
+		return usage_error("snapshot", "--still and %s contradict each other",
+				   live ? "--live" : "--copy-limit");
+	if (!live && no_wait)
+		return usage_error("snapshot", "--no-wait needs --live");
 	if (full && (diff || base))
 		return usage_error("snapshot", "--full and %s contradict each other",
 				   diff ? "--diff" : "--base");
@@ -119,7 +129,7 @@ int cmd_snapshot(int argc, char **argv)
 	r = control_call(rundir_file(d, "control.sock", path),
 			 json_pack("{s:s, s:s, s:b, s:s*, s:b, s:b, s:b, s:b, s:I}", "op",
 				   "snapshot", "name", argv[optind + 1], "diff", diff, "base", base,
-				   "full", full, "no_agent", no_agent, "live", live, "no_wait",
+				   "full", full, "no_agent", no_agent, "still", still, "no_wait",
 				   no_wait, "copy_limit", (json_int_t)copy_limit),
 			 SNAPSHOT_WAIT_MS, &reply, NULL, &err);
 	rundir_release(d);

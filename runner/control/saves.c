@@ -20,7 +20,7 @@
 struct request {
 	struct save_info info;
 	char by[160];
-	bool live, use_agent;
+	bool still, use_agent;
 };
 
 /* ---- what is told --------------------------------------------------------------------------- */
@@ -72,8 +72,8 @@ static int take(void *arg, struct err *err)
 	const struct taking *t = arg;
 	struct saves *s = &t->v->save;
 
-	return t->rq->live ? live_start(&t->v->machine, &t->rq->info, &s->live, &s->stats, err)
-			   : snapshot_save(&t->v->machine, &t->rq->info, &s->stats, err);
+	return t->rq->still ? snapshot_save(&t->v->machine, &t->rq->info, &s->stats, err)
+			    : live_start(&t->v->machine, &t->rq->info, &s->live, &s->stats, err);
 }
 
 /* ---- the one being written ------------------------------------------------------------------ */
@@ -162,12 +162,12 @@ static int parse(struct vmm *v, const json_t *body, struct request *rq, char sto
 	const bool diff = base || json_is_true(json_object_get(body, "diff"));
 	json_int_t limit = json_integer_value(json_object_get(body, "copy_limit"));
 
-	rq->live = json_is_true(json_object_get(body, "live"));
+	rq->still = json_is_true(json_object_get(body, "still"));
 	rq->use_agent = v->has_agent && !json_is_true(json_object_get(body, "no_agent"));
 	if (!name)
 		return err_set(err, EPROTO, "control request: snapshot without a name");
-	if (!rq->live && json_is_true(json_object_get(body, "no_wait")))
-		return err_set(err, EPROTO, "control request: no_wait without live");
+	if (rq->still && json_is_true(json_object_get(body, "no_wait")))
+		return err_set(err, EPROTO, "control request: still and no_wait");
 	if (full && diff)
 		return err_set(err, EPROTO, "control request: full and diff");
 	if (diff && !base && v->machine.ram_fd < 0 && v->save.ready[0])

@@ -1,15 +1,17 @@
 /*
  * saves.h - snapshots of this process's VM: the control request, and the one that is being written.
  *
- * A full snapshot is written within the request. A live one (snapshot/live.h) is written by a
- * child; the request is answered when the child is done, or, with "no_wait", when the guest runs
- * again. A diff without a named base is one of what the VM was restored from or, after a cold boot,
- * of its latest snapshot. One at a time: another request meanwhile is refused (EBUSY), since each
- * copy of the guest's memory costs memory of the host's.
+ * A snapshot is written by a child, beside the running guest (snapshot/live.h); the request is
+ * answered when the child is done, or, with "no_wait", when the guest runs again. One with "still"
+ * is written within the request, the guest standing still: that takes no memory for copies. A diff
+ * without a named base is one of what the VM was restored from or, after a cold boot, of its latest
+ * snapshot. One at a time: another request meanwhile is refused (EBUSY), since each copy of the
+ * guest's memory costs memory of the host's.
  *
  * THE COPY LIMIT. While the child writes, each page the guest changes is copied. The process's
  * count of minor faults since the fork bounds those copies from above, at no cost. Past the limit
- * the guest is paused until the child is done: it is then as slow as a full snapshot, and as right.
+ * the guest is paused until the child is done: it then waits as for one with "still", and the
+ * snapshot is as right.
  */
 #ifndef RUNNER_CONTROL_SAVES_H
 #define RUNNER_CONTROL_SAVES_H

@@ -114,8 +114,7 @@ static int fork_paused(const struct machine *m, const struct save_info *info,
 	if (pid == 0)
 		child(m, info, meta, vcpu, fd[1], out->record);
 	if (pid < 0)
-		ret = err_errno(err, "fork the VM's process (%u vCPUs, RAM not copied yet)",
-				m->vm->nvcpus);
+		ret = err_errno(err, "fork the VM's process; with --still none is forked");
 	pthread_mutex_unlock(&m->vm->dev_lock);
 	pthread_sigmask(SIG_SETMASK, &old, NULL);
 	close(fd[1]);

@@ -1,5 +1,5 @@
 /*
- * save.h - a full snapshot of a running machine into the store.
+ * save.h - a snapshot into the store of a machine that stands still while it is written.
  *
  * Name and store are checked before the guest is paused. Then: pause (vCPUs out, devices quiet),
  * capture state, write `ram`, `vcpu` and `meta` as one ingest, resume, commit. The guest runs again

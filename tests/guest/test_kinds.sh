@@ -1,5 +1,5 @@
 #!/bin/sh
-# The kinds of snapshot a user may ask for: full, diff of this or that base, live, in every combination; what contradicts
+# The kinds of snapshot a user may ask for: full, diff of this or that base, live, still, combined; what contradicts
 # itself is refused by the command line, what cannot be done by the VM, each in one line.
 . tests/lib/tap.sh
 . tests/guest/tiny.sh
@@ -35,7 +35,9 @@ check "--full and --diff" usage 'contradict' --full --diff vm x
 check "--full and --base" usage 'contradict' --full --base y vm x
 check "--no-wait without --live" usage 'needs --live' --no-wait vm x
 check "--no-wait and --diff without --live" usage 'needs --live' --no-wait --diff vm x
-check "--copy-limit without --live" usage 'needs --live' --copy-limit 1M vm x
+check "--copy-limit and --still" usage 'contradict' --still --copy-limit 1M vm x
+check "--live and --still" usage 'contradict' --live --still vm x
+check "--no-wait and --still" usage 'needs --live' --still --no-wait vm x
 check "a snapshot as its own base" usage 'its own base' --base x vm x
 check "no name" usage 'takes a VM and a name' --live vm
 
@@ -69,6 +71,9 @@ check "a full one" take --full origin full
 check "reads as much as the first" is ".diff == false and .data_bytes >= $whole"
 check "a live full one" take --live --full origin livefull
 check "is full" is '.diff == false'
+check "a diff of a machine that stands still" take --still --diff origin still
+check "is a diff" is '.diff == true and .new_bytes < 100000 and .fork_us == 0'
+check "the machine of its instant" comes_back still
 check "a base may go" smfs rm first second
 check "what differs from it stays" restore third back
 check "whole" until_true 5 said back "^gen .* $nonce\$"
@@ -110,16 +115,17 @@ smfs limit 1M >/dev/null
 check "no room for a diff" refused_for_room big2 room1
 check "no room for a full one" refused_for_room --full big2 room2
 check "no room for a live one" refused_for_room --live big2 room3
-check "one that is not waited for" take --live --no-wait big2 room4
-for r in room1 room2 room3 room4; do
+check "no room for one for which it stands still" refused_for_room --still big2 room4
+check "one that is not waited for" take --live --no-wait big2 room5
+for r in room1 room2 room3 room4 room5; do
 	check "the store keeps that $r failed, and why" until_failed $r limit
 	check_not "it is not to be seen" [ -e "$SMFS_MOUNT/snapshots/$r" ]
 	check_not "nor to be restored" smvm-runner restore $r
 done
 check "the machine runs on" ask big2 '?' '^pass'
 smfs limit none >/dev/null
-for r in room1 room2 room3 room4; do
-	case $r in room2) kind=--full ;; room[34]) kind=--live ;; *) kind= ;; esac
+for r in room1 room2 room3 room4 room5; do
+	case $r in room2) kind=--full ;; room[35]) kind=--live ;; room4) kind=--still ;; *) kind= ;; esac
 	check "$r is taken now" take $kind big2 $r
 	check "restores" restore $r back
 	check "as the guest it was" until_true 20 said back "^whole [0-9a-f]* $bignonce\$"
@@ -140,7 +146,7 @@ kill_server() { # kill_server NAME ARGUMENTS...
 		[ "$(cat "$SMFS_MOUNT/.smfs/pid")" != "$old" ]
 }
 n=0
-for kind in '' --full --live '--live --full' '--live --no-wait'; do
+for kind in '' --full --still '--still --full' '--live --no-wait'; do
 	n=$((n + 1))
 	check "the server is killed, the snapshot ($kind) is taken" kill_server k$n $kind
 	check "it restores" restore k$n back

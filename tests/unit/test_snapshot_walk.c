@@ -387,10 +387,10 @@ static void step_snapshot(struct walk *w)
 
 	switch (below(w, 3)) {
 	case 0:
-		must(w, NULL, "$B/smvm-runner snapshot %s %s", v->name, s->name);
+		must(w, NULL, "$B/smvm-runner snapshot --still %s %s", v->name, s->name);
 		break;
 	case 1:
-		must(w, NULL, "$B/smvm-runner snapshot --live %s %s", v->name, s->name);
+		must(w, NULL, "$B/smvm-runner snapshot %s %s", v->name, s->name);
 		break;
 	default:
 		step_live_beside(w, v, s->name);
