@@ -58,7 +58,8 @@ static int resolve_disks(struct boot_options *o, struct err *err)
 		struct boot_disk *d = &o->disk[i];
 		struct bootconf_disk *b = &o->conf.disk[o->conf.ndisks++];
 
-		o->machine_disk[i] = (struct machine_disk){d->id, d->file, d->readonly};
+		o->machine_disk[i] = (struct machine_disk){
+			.id = d->id, .path = d->file, .readonly = d->readonly};
 		*b = (struct bootconf_disk){
 			.path = strdup(d->path), .fstype = strdup("ext4"), .readonly = d->readonly};
 		if (asprintf(&b->device, "/dev/vd%c", 'a' + (int)i) < 0)
@@ -161,8 +162,6 @@ int boot_options_resolve(struct boot_options *o, const char *image, char **args,
 		return r;
 	if (!image)
 		r = o->kernel ? 0 : err_set(err, EINVAL, "an image is needed (or --kernel)");
-	if (r == 0 && !image && o->boot.bare && o->ndisks)
-		r = err_set(err, EINVAL, "%s is an ELF test guest: it takes no disk", o->kernel);
 	if (r < 0 || !image)
 		return r < 0 ? r : resolve_disks(o, err);
 	if (o->boot.bare)

@@ -28,6 +28,7 @@ struct forking {
 	const char *name; /* of the one child, the stem of several, NULL: their ids */
 	struct snapshot_meta meta;
 	struct writer vcpu;
+	struct machine_disks disks;
 	int report[2]; /* the parent reads [0]; children send one message each on [1] */
 	uint64_t began_us, pause_us, capture_us, fork_us;
 };
@@ -44,7 +45,8 @@ static int child_body(struct spawn_child *c, struct rundir *d, void *arg, struct
 
 	snprintf(d->info.parent, sizeof(d->info.parent), "%s", parent->dir->info.name);
 	snprintf(d->info.snapshot, sizeof(d->info.snapshot), "%s", parent->dir->info.snapshot);
-	if (snapshot_of_copy(&parent->machine, &f->meta, &f->vcpu, parent->rootfs, &s, err) < 0)
+	if (snapshot_of_copy(&parent->machine, &f->meta, &f->vcpu, &f->disks, parent->rootfs, &s,
+			     err) < 0)
 		return EXIT_FAILED;
 	at.opened = monotonic_us();
 	if (vmm_from_snapshot(d, s, parent->mount, f->clock, PREFAULT_NONE, false, &at, &v,
@@ -63,18 +65,21 @@ static int child_body(struct spawn_child *c, struct rundir *d, void *arg, struct
 
 static _Noreturn void child(struct forking *f, unsigned index)
 {
-	const int ram_fd = f->v->machine.ram_fd, report = f->report[1];
+	const int report = f->report[1];
+	int keep[2 + MACHINE_DISKS_FDS] = {report, f->v->machine.ram_fd};
+	const unsigned nkeep = 2 + machine_disks_fds(&f->disks, keep + 2);
 	char name[VM_NAME_MAX + 16];
 	struct err err = ERR_INIT;
 	struct rundir *d;
 
 	/* First of all: the parent's lock and sockets are not to outlive it. */
-	close_fds_except((int[]){report, ram_fd}, 2);
+	close_fds_except(keep, nkeep);
 	if (f->name)
 		snprintf(name, sizeof(name), f->n > 1 ? "%s-%u" : "%s", f->name, index + 1);
 	if (rundir_create(f->name ? name : NULL, &d, &err) < 0)
 		spawn_fail(report, &err);
-	spawn_become(d, report, ram_fd, child_body, f);
+	_Static_assert(1 + MACHINE_DISKS_FDS <= SPAWN_KEEP_MAX, "a child keeps all of its disks");
+	spawn_become(d, report, keep + 1, nkeep - 1, child_body, f);
 }
 
 static _Noreturn void first_child(struct forking *f)
@@ -136,9 +141,13 @@ static int fork_machine(void *arg, struct err *err)
 	if (r < 0)
 		return r;
 	r = capture_machine(m, &f->meta, &f->vcpu, err);
+	if (r == 0)
+		r = machine_freeze_disks(m, &f->disks, err);
 	f->capture_us = monotonic_us() - start;
 	if (r == 0)
 		r = fork_paused(f, err);
+	/* The children have their own hold on them. */
+	machine_disks_put(&f->disks);
 	if (vm_resume(m->vm, &resume) < 0 && r == 0)
 		r = err_set(err, resume.code, "resume after the fork: %s", resume.msg);
 	f->pause_us = monotonic_us() - start;

@@ -65,9 +65,10 @@ _Noreturn void spawn_fail(int report_fd, const struct err *err)
 	_exit(EXIT_FAILED);
 }
 
-_Noreturn void spawn_become(struct rundir *d, int report_fd, int keep_fd, spawn_body body,
-			    void *arg)
+_Noreturn void spawn_become(struct rundir *d, int report_fd, const int *keep, size_t nkeep,
+			    spawn_body body, void *arg)
 {
+	int open_fds[2 + SPAWN_KEEP_MAX] = {report_fd, d->lock_fd};
 	struct spawn_child c = {.fd = report_fd};
 	struct err err = ERR_INIT;
 	int code = EXIT_FAILED, r = 0;
@@ -78,7 +79,9 @@ _Noreturn void spawn_become(struct rundir *d, int report_fd, int keep_fd, spawn_
 	 * What else the caller has open is not the VM's to keep: the other end of somebody's pipe,
 	 * a lock a script holds until its commands are done.
 	 */
-	close_fds_except((int[]){report_fd, d->lock_fd, keep_fd}, 3);
+	if (nkeep)
+		memcpy(open_fds + 2, keep, nkeep * sizeof(*keep));
+	close_fds_except(open_fds, 2 + nkeep);
 	r = redirect(d, &err);
 	if (r == 0)
 		code = body(&c, d, arg, &err);
@@ -149,7 +152,7 @@ int spawn_begin(struct rundir *d, bool attached, spawn_body body, void *arg, str
 			if (getppid() != parent)
 				_exit(EXIT_FAILED);
 		}
-		spawn_become(d, fd[1], -1, body, arg);
+		spawn_become(d, fd[1], NULL, 0, body, arg);
 	}
 	close(fd[1]);
 	/* The lock is the child's now. */

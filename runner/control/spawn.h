@@ -44,10 +44,11 @@ int spawn_finish(struct spawn *s, json_t **details, struct err *err);
 /*
  * The child's part alone, for a process forked by other means: takes on the identity of `d`'s VM,
  * runs `body`, reports through `report_fd` (one JSON object, in one write) and ends the process. Of
- * other descriptors only `keep_fd` (-1: none) stays open.
+ * other descriptors only the `nkeep` (at most SPAWN_KEEP_MAX) in `keep` stay open.
  */
-_Noreturn void spawn_become(struct rundir *d, int report_fd, int keep_fd, spawn_body body,
-			    void *arg);
+#define SPAWN_KEEP_MAX 256
+_Noreturn void spawn_become(struct rundir *d, int report_fd, const int *keep, size_t nkeep,
+			    spawn_body body, void *arg);
 /* Report a failure before there is a directory to become; the process then ends. */
 _Noreturn void spawn_fail(int report_fd, const struct err *err);
 /* What a report says: 0, its details in *details (may be NULL), or the error it tells. */

@@ -216,6 +216,8 @@ static int boot(struct vmm *v, const struct vmm_boot *b, struct err *err)
 				     .serial_arg = v->console};
 	int r;
 
+	for (; cfg.ndisks < b->conf->ndisks && cfg.ndisks < MACHINE_MAX_DISKS; cfg.ndisks++)
+		cfg.disk[cfg.ndisks] = b->disk[cfg.ndisks];
 	if (b->bare) {
 		struct boot_config bc = {.kernel = b->kernel, .cmdline = b->cmdline};
 
@@ -231,8 +233,6 @@ static int boot(struct vmm *v, const struct vmm_boot *b, struct err *err)
 		snprintf(v->rootfs, sizeof(v->rootfs), "%s/rootfs.erofs", b->image_dir);
 	cfg.linux_guest = true;
 	cfg.rootfs = b->image_dir ? v->rootfs : NULL;
-	for (; cfg.ndisks < b->conf->ndisks && cfg.ndisks < MACHINE_MAX_DISKS; cfg.ndisks++)
-		cfg.disk[cfg.ndisks] = b->disk[cfg.ndisks];
 	cfg.vsock_path = rundir_file(v->dir, "vsock.sock", vsock);
 	v->has_agent = true;
 	r = fill_conf(v, b, err);

@@ -31,7 +31,7 @@ struct vmm_boot {
 	const char *image_dir; /* NULL: no image */
 	const char *image_ref; /* its name below images/, "" if elsewhere */
 	const char *kernel;    /* bzImage or ELF; NULL: found in /boot */
-	bool bare;	       /* an ELF test guest: no agent, serial and power management only */
+	bool bare;	       /* an ELF test guest: no agent, devices but serial, power and disks */
 	const char *cmdline;   /* appended to the kernel's command line, NULL: nothing */
 	unsigned vcpus;
 	uint64_t ram_bytes;

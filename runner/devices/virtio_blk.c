@@ -2,8 +2,6 @@
 #include "runner/devices/virtio_blk.h"
 
 #include <endian.h>
-#include <fcntl.h>
-#include <linux/fs.h>
 #include <linux/virtio_blk.h>
 #include <linux/virtio_ids.h>
 #include <pthread.h>
@@ -11,17 +9,13 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
-#include <sys/file.h>
-#include <sys/ioctl.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "runner/devices/virtio_mmio.h"
-#include "smfs/base/io.h"
 #include "smfs/base/log.h"
 #include "smfs/base/workers.h"
 
-#define SECTOR	   512u
+#define SECTOR	   DISK_SECTOR
 #define QUEUE_SIZE 128u
 /* Of a request: its header, up to SEG_MAX pieces of data, the status byte. */
 #define SEG_MAX (QUEUE_SIZE - 2)
@@ -43,7 +37,7 @@ struct request {
 struct blk {
 	struct virtio_device v;
 	struct virtio_blk_config config;
-	int fd;
+	struct disk *disk;
 	struct workers *worker; /* NULL until the first request */
 	uint64_t life;
 	unsigned nflying;  /* requests with the worker or on the done list … */
@@ -74,11 +68,11 @@ static void run(void *arg)
 	struct blk *b = r->b;
 
 	if (r->type == VIRTIO_BLK_T_IN)
-		r->result = pread_full(b->fd, r->data, r->len, r->off);
+		r->result = disk_read(b->disk, r->data, r->len, r->off);
 	else if (r->type == VIRTIO_BLK_T_OUT)
-		r->result = pwrite_full(b->fd, r->data, r->len, r->off);
+		r->result = disk_write(b->disk, r->data, r->len, r->off);
 	else
-		r->result = fdatasync(b->fd) < 0 ? -errno : 0;
+		r->result = disk_flush(b->disk);
 	pthread_mutex_lock(&b->lock);
 	*b->done_tail = r;
 	b->done_tail = &r->next;
@@ -314,8 +308,7 @@ static void blk_free(struct virtio_device *v)
 	}
 	if (b->done_fd >= 0)
 		close(b->done_fd);
-	if (b->fd >= 0)
-		close(b->fd);
+	disk_free(b->disk);
 	pthread_mutex_destroy(&b->lock);
 	free(b);
 }
@@ -344,77 +337,55 @@ static const struct virtio_ops blk_ops = {
 
 /* ---- constructor ---------------------------------------------------------------------------- */
 
-static int medium_size(int fd, uint64_t *bytes)
+static void describe(struct blk *b)
 {
-	struct stat st;
-
-	if (fstat(fd, &st) < 0)
-		return -errno;
-	*bytes = (uint64_t)st.st_size;
-	if (S_ISBLK(st.st_mode))
-		return ioctl(fd, BLKGETSIZE64, bytes) < 0 ? -errno : 0;
-	return S_ISREG(st.st_mode) ? 0 : -EINVAL;
-}
-
-static int open_medium(struct blk *b, const char *path, bool readonly, struct err *err)
-{
-	const char *id = b->v.dev.id;
-	uint64_t bytes = 0;
-	int ret;
-
-	b->fd = open(path, (readonly ? O_RDONLY : O_RDWR) | O_CLOEXEC | O_NONBLOCK);
-	if (b->fd < 0)
-		return err_errno(err, "%s: open %s", id, path);
-	if (flock(b->fd, (readonly ? LOCK_SH : LOCK_EX) | LOCK_NB) < 0)
-		return err_errno(err, "%s: lock %s (is it another machine's disk?)", id, path);
-	ret = medium_size(b->fd, &bytes);
-	if (ret < 0 || bytes < SECTOR)
-		return err_set(err, ret < 0 ? -ret : EINVAL,
-			       "%s: %s cannot be a disk: needs a file or block device of 512 bytes "
-			       "or more",
-			       id, path);
 	/* A request is within VIRTIO_BLK_REQUEST even when each of its segments is full. */
-	b->config.capacity = htole64(bytes / SECTOR);
+	b->config.capacity = htole64(disk_bytes(b->disk) / SECTOR);
 	b->config.size_max = htole32(align_down(VIRTIO_BLK_REQUEST / SEG_MAX, 4096));
 	b->config.seg_max = htole32(SEG_MAX);
 	b->config.blk_size = htole32(SECTOR);
-	if (readonly)
+	if (disk_readonly(b->disk))
 		b->v.offered |= VIRTIO_BIT(VIRTIO_BLK_F_RO);
-	return 0;
 }
 
-static int set_up(struct blk *b, const char *path, bool readonly, struct err *err)
+static int set_up(struct blk *b, struct err *err)
 {
-	int ret = open_medium(b, path, readonly, err);
-
-	if (ret < 0)
-		return ret;
+	describe(b);
 	b->done_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
 	if (b->done_fd < 0)
 		return err_errno(err, "%s: create an eventfd", b->v.dev.id);
 	return loop_watch(b->v.dev.vm->loop, b->done_fd, EPOLLIN, on_done, b, &b->done_watch, err);
 }
 
-int virtio_blk_new(struct vm *vm, const char *id, const char *path, bool readonly, struct err *err)
+int virtio_blk_new(struct vm *vm, const char *id, struct disk *disk, struct err *err)
 {
 	struct blk *b = calloc(1, sizeof(*b));
 	int ret;
 
-	if (!b)
+	if (!b) {
+		disk_free(disk);
 		return err_set(err, ENOMEM, "%s: out of memory", id);
-	b->fd = b->done_fd = -1;
+	}
+	b->disk = disk;
+	b->done_fd = -1;
 	b->done_tail = &b->done;
 	pthread_mutex_init(&b->lock, NULL);
 	ret = virtio_device_init(&b->v, vm, id, &device_ops, &blk_ops, err);
 	if (ret < 0) {
+		disk_free(disk);
 		pthread_mutex_destroy(&b->lock);
 		free(b);
 		return ret;
 	}
-	ret = set_up(b, path, readonly, err);
+	ret = set_up(b, err);
 	if (ret < 0) {
 		virtio_mmio_free(&b->v.dev);
 		return ret;
 	}
 	return virtio_device_add(&b->v, err);
+}
+
+int virtio_blk_freeze(struct device *d, struct disk_view **out, struct err *err)
+{
+	return disk_freeze(blk_of((struct virtio_device *)d)->disk, d->id, out, err);
 }

@@ -22,12 +22,12 @@ int capture_check(const struct machine *m, struct err *err)
 				"device %s (%s): nothing says what becomes of it on a restore",
 				d->id, d->ops->type);
 	for (unsigned i = 0; i < m->ndisks; i++)
-		if (!m->disk[i].readonly)
+		if (!m->disk[i].readonly && !meta_content_name(m->disk[i].id))
 			return err_set(
 				err, ENOTSUP,
-				"disk %s (%s) is writable: its content is no part of a "
-				"snapshot, and restored or forked machines could not share it",
-				m->disk[i].id, m->disk[i].path);
+				"disk %s: no name for a file in a snapshot; \"disk-%s\" would "
+				"be one",
+				m->disk[i].id, m->disk[i].id);
 	return 0;
 }
 
@@ -93,6 +93,7 @@ static int capture_devices(const struct machine *m, struct snapshot_meta *meta, 
 				/* Both are of MACHINE_PATH_MAX. */
 				meta_text(md->source, sizeof(md->source), m->disk[i].path);
 				md->readonly = m->disk[i].readonly;
+				md->content = md->readonly ? 0 : m->disk[i].bytes;
 			}
 		at = section_open(w, SECTION_DEVICE, d->ops->version, 0, d->id);
 		if (d->ops->save)

@@ -26,8 +26,10 @@ struct result {
 
 /* ---- the child ----------------------------------------------------------------------------- */
 
-static void drop_inherited(const struct machine *m, int fd, int record)
+static void drop_inherited(const struct machine *m, const struct machine_disks *disks, int fd,
+			   int record)
 {
+	int keep[3 + MACHINE_DISKS_FDS] = {fd, m->ram_fd, record};
 	sigset_t none;
 
 	for (int sig = 1; sig < NSIG; sig++)
@@ -36,7 +38,7 @@ static void drop_inherited(const struct machine *m, int fd, int record)
 	signal(SIGPIPE, SIG_IGN);
 	sigemptyset(&none);
 	sigprocmask(SIG_SETMASK, &none, NULL);
-	close_fds_except((int[]){fd, m->ram_fd, record}, 3);
+	close_fds_except(keep, 3 + machine_disks_fds(disks, keep + 3));
 	if (setpriority(PRIO_PROCESS, 0, CHILD_NICE) < 0) {
 		/* Then it competes with the guest as an equal. */
 	}
@@ -44,17 +46,16 @@ static void drop_inherited(const struct machine *m, int fd, int record)
 
 static int child_write(struct smfs_store *store, const struct machine *m,
 		       const struct save_info *info, struct snapshot_meta *meta,
-		       const struct writer *vcpu, struct save_stats *stats, struct err *err)
+		       struct save_parts *parts, struct save_stats *stats, struct err *err)
 {
 	struct smfs_ingest *ing;
-	struct smfs_content ram;
 	int ret = smfs_ingest_begin(store, &ing, err);
 
 	if (ret < 0)
 		return ret;
-	ret = save_write_ram(store, m, info, meta, ing, &ram, stats, err);
+	ret = save_write_ram(store, m, info, meta, ing, &parts->ram, stats, err);
 	if (ret == 0)
-		ret = save_write_rest(m, info->name, meta, vcpu, &ram, ing, err);
+		ret = save_write_rest(m, info, meta, parts, ing, stats, err);
 	if (ret == 0)
 		return save_commit(ing, stats, err);
 	smfs_ingest_abort(ing);
@@ -62,14 +63,14 @@ static int child_write(struct smfs_store *store, const struct machine *m,
 }
 
 static int child_save(const struct machine *m, const struct save_info *info, int record,
-		      struct snapshot_meta *meta, const struct writer *vcpu,
+		      struct snapshot_meta *meta, struct save_parts *parts,
 		      struct save_stats *stats, struct err *err)
 {
 	struct smfs_store *store = NULL;
 	int ret = smfs_store_open(info->store, 0, &store, err);
 
 	if (ret == 0)
-		ret = child_write(store, m, info, meta, vcpu, stats, err);
+		ret = child_write(store, m, info, meta, parts, stats, err);
 	save_end(store, info, record, ret, err);
 	if (store)
 		smfs_store_close(store);
@@ -77,14 +78,14 @@ static int child_save(const struct machine *m, const struct save_info *info, int
 }
 
 static _Noreturn void child(const struct machine *m, const struct save_info *info,
-			    struct snapshot_meta *meta, const struct writer *vcpu, int fd,
+			    struct snapshot_meta *meta, struct save_parts *parts, int fd,
 			    int record)
 {
 	struct result r = {.err = ERR_INIT};
 	uint64_t start = monotonic_us();
 
-	drop_inherited(m, fd, record);
-	if (child_save(m, info, record, meta, vcpu, &r.stats, &r.err) < 0)
+	drop_inherited(m, parts->disks, fd, record);
+	if (child_save(m, info, record, meta, parts, &r.stats, &r.err) < 0)
 		err_wrap(&r.err, -r.err.code, "snapshot %s", info->name);
 	r.stats.save_us = monotonic_us() - start;
 	/* Too long for a pipe to take it whole, it would wait for a reader, or learn that there is
@@ -97,7 +98,7 @@ static _Noreturn void child(const struct machine *m, const struct save_info *inf
 /* ---- the parent ---------------------------------------------------------------------------- */
 
 static int fork_paused(const struct machine *m, const struct save_info *info,
-		       struct snapshot_meta *meta, const struct writer *vcpu, struct live *out,
+		       struct snapshot_meta *meta, struct save_parts *parts, struct live *out,
 		       struct save_stats *stats, struct err *err)
 {
 	uint64_t start = monotonic_us();
@@ -112,7 +113,7 @@ static int fork_paused(const struct machine *m, const struct save_info *info,
 	pthread_mutex_lock(&m->vm->dev_lock);
 	pid_t pid = fork();
 	if (pid == 0)
-		child(m, info, meta, vcpu, fd[1], out->record);
+		child(m, info, meta, parts, fd[1], out->record);
 	if (pid < 0)
 		ret = err_errno(err, "fork the VM's process; with --still none is forked");
 	pthread_mutex_unlock(&m->vm->dev_lock);
@@ -133,6 +134,8 @@ static int start(const struct machine *m, const struct save_info *info, struct l
 {
 	cleanup_free struct snapshot_meta *meta = calloc(1, sizeof(*meta));
 	cleanup_writer struct writer vcpu = WRITER_INIT;
+	struct machine_disks disks = {0};
+	struct save_parts parts = {.vcpu = &vcpu, .disks = &disks};
 	const bool pause = !m->vm->paused;
 	struct smfs_store *store;
 	int ret;
@@ -151,9 +154,13 @@ static int start(const struct machine *m, const struct save_info *info, struct l
 	if (pause && (ret = vm_pause(m->vm, err)) < 0)
 		return ret;
 	ret = capture_machine(m, meta, &vcpu, err);
+	if (ret == 0)
+		ret = machine_freeze_disks(m, &disks, err);
 	stats->capture_us = monotonic_us() - paused;
 	if (ret == 0)
-		ret = fork_paused(m, info, meta, &vcpu, out, stats, err);
+		ret = fork_paused(m, info, meta, &parts, out, stats, err);
+	/* The child has its own hold on them. */
+	machine_disks_put(&disks);
 	if (pause)
 		ret = save_resume(m, ret, err);
 	stats->pause_us = monotonic_us() - paused;
@@ -207,6 +214,8 @@ int live_finish(struct live *l, struct save_stats *stats, struct err *err)
 	stats->diff = r.stats.diff;
 	stats->new_bytes = r.stats.new_bytes;
 	stats->stored_bytes = r.stats.stored_bytes;
+	stats->disk_bytes = r.stats.disk_bytes;
+	stats->disk_data_bytes = r.stats.disk_data_bytes;
 	stats->save_us = r.stats.save_us;
 	if (r.err.code == 0)
 		return 0;

@@ -13,8 +13,9 @@
 #include "smfs/base/hex.h"
 #include "smfs/base/num.h"
 
-#define META_ARCH     "x86_64"
-#define CHECKSUM_ZERO "0000000000000000"
+#define META_ARCH      "x86_64"
+#define REQUIRED_DISKS "disks" /* there are files with disks' content */
+#define CHECKSUM_ZERO  "0000000000000000"
 /* The text's end, from the checksum's first digit: digits, quote, newline, brace, newline. */
 #define CHECKSUM_TAIL "\"\n}\n"
 
@@ -41,6 +42,19 @@ static uint64_t checksum_of(const char *text, size_t len, size_t at)
 }
 
 /* ---- encoding ----------------------------------------------------------------------------- */
+
+/* What a reader must know of: one that does not is not to restore a machine without its disk. */
+static json_t *encode_required(const struct snapshot_meta *m)
+{
+	json_t *a = json_array();
+
+	for (unsigned i = 0; i < m->ndevices; i++)
+		if (m->device[i].content) {
+			json_array_append_new(a, json_string(REQUIRED_DISKS));
+			break;
+		}
+	return a;
+}
 
 /* An empty string stands for "not known" and is written as null. */
 static json_t *string_or_null(const char *s)
@@ -100,10 +114,11 @@ static json_t *encode_devices(const struct snapshot_meta *m)
 		const struct meta_device *d = &m->device[i];
 
 		json_array_append_new(
-			a, json_pack("{s:s, s:s, s:i, s:o, s:o, s:i, s:o, s:b}", "id", d->id,
+			a, json_pack("{s:s, s:s, s:i, s:o, s:o, s:i, s:o, s:b, s:o*}", "id", d->id,
 				     "type", d->type, "version", d->version, "base",
 				     hex_json(d->base), "size", u64_json(d->size), "gsi", d->gsi,
-				     "source", string_or_null(d->source), "readonly", d->readonly));
+				     "source", string_or_null(d->source), "readonly", d->readonly,
+				     "content", d->content ? u64_json(d->content) : NULL));
 	}
 	return a;
 }
@@ -128,11 +143,11 @@ int meta_encode(const struct snapshot_meta *m, char **out, size_t *len, struct e
 	hex_encode(m->uuid, sizeof(m->uuid), uuid);
 	snprintf(xxh3, sizeof(xxh3), "%016" PRIx64, m->vcpu_xxh3);
 	j = json_pack(
-		"{s:i, s:[], s:s, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:{s:o, s:o}, s:o, s:b, s:o, "
+		"{s:i, s:o, s:s, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:{s:o, s:o}, s:o, s:b, s:o, "
 		"s:{s:o, s:s}, s:{s:o, s:s}, s:s}",
-		"format", META_FORMAT, "required", "arch", META_ARCH, "wall_clock_ns",
-		json_integer(m->wall_clock_ns), "cpu", encode_cpu(&m->cpu), "vcpus",
-		u64_json(m->vcpus), "tsc_khz", u64_json(m->tsc_khz), "ram_bytes",
+		"format", META_FORMAT, "required", encode_required(m), "arch", META_ARCH,
+		"wall_clock_ns", json_integer(m->wall_clock_ns), "cpu", encode_cpu(&m->cpu),
+		"vcpus", u64_json(m->vcpus), "tsc_khz", u64_json(m->tsc_khz), "ram_bytes",
 		u64_json(m->ram_bytes), "ram_regions", encode_regions(m), "image", encode_image(m),
 		"kernel", "path", string_or_null(m->kernel.path), "sha256",
 		string_or_null(m->kernel.sha256), "parent", string_or_null(m->parent), "ws",
@@ -327,6 +342,12 @@ static int decode_regions(const json_t *root, struct snapshot_meta *m, struct er
 	return 0;
 }
 
+bool meta_content_name(const char *id)
+{
+	return strncmp(id, "disk", 4) == 0 &&
+	       strspn(id, "abcdefghijklmnopqrstuvwxyz0123456789-") == strlen(id);
+}
+
 static int decode_device(const json_t *o, struct meta_device *d, struct err *err)
 {
 	const json_t *gsi = json_object_get(o, "gsi"), *ro = json_object_get(o, "readonly");
@@ -347,7 +368,13 @@ static int decode_device(const json_t *o, struct meta_device *d, struct err *err
 	if (!json_is_boolean(ro))
 		return bad(err, "devices", "readonly");
 	d->readonly = json_is_true(ro);
-	return 0;
+	if (!json_object_get(o, "content"))
+		return 0;
+	if ((ret = get_uint(o, "devices", "content", INT64_MAX, &d->content, err)) < 0)
+		return ret;
+	return d->content && !d->readonly && meta_content_name(d->id)
+		       ? 0
+		       : bad(err, "devices", "content");
 }
 
 static int decode_devices(const json_t *root, struct snapshot_meta *m, struct err *err)
@@ -434,13 +461,15 @@ static int check_header(const json_t *root, struct err *err)
 			       format, META_FORMAT);
 	if (!json_is_array(required))
 		return bad(err, "", "required");
-	if (json_array_size(required) > 0) {
-		const char *s = json_string_value(json_array_get(required, 0));
+	for (size_t i = 0; i < json_array_size(required); i++) {
+		const char *s = json_string_value(json_array_get(required, i));
 
-		return err_set(
-			err, ENOTSUP,
-			"snapshot requires feature \"%s\", unknown here; use a newer version",
-			s ? s : "?");
+		if (!s || strcmp(s, REQUIRED_DISKS) != 0)
+			return err_set(
+				err, ENOTSUP,
+				"snapshot requires feature \"%s\", unknown here; use a newer "
+				"version",
+				s ? s : "?");
 	}
 	if ((ret = get_string(root, "", "arch", false, arch, sizeof(arch), err)) < 0)
 		return ret;

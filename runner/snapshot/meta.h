@@ -47,6 +47,8 @@ struct meta_device {
 	int gsi;			  /* -1: none */
 	char source[META_SOURCE_MAX + 1]; /* host file behind it, "" if none */
 	bool readonly;
+	/* Of a writable disk: length of the file beside `meta` with its content, called as `id`. */
+	uint64_t content;
 };
 
 struct snapshot_meta {
@@ -92,6 +94,9 @@ int meta_encode(const struct snapshot_meta *m, char **out, size_t *len, struct e
  * another architecture. Says nothing about whether this host fits: hostcpu_fits() and restore.h do.
  */
 int meta_decode(const char *text, size_t len, struct snapshot_meta *m, struct err *err);
+
+/* A device of this id may have a file of that name in the snapshot's directory. */
+bool meta_content_name(const char *id);
 
 /* Copy a text into a member of `size` bytes: false, and nothing copied, if it does not fit. */
 bool meta_text(char *out, size_t size, const char *text);

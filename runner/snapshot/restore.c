@@ -148,13 +148,42 @@ static bool in_the_store(const struct snapshot *s)
 }
 
 /*
- * A disk is a file of the host that the snapshot names. Whoever has put the snapshot into the store
- * answers for that; a directory from elsewhere may name what its guest is not to read.
+ * The content of a writable disk is a file of the snapshot's own; as it says nothing about its
+ * name, a link would lead to any file of the host.
  */
-static int check_disk(struct snapshot *s, const struct meta_device *d, struct err *err)
+static int open_disk(struct snapshot *s, int dir, const struct meta_device *d, struct err *err)
 {
-	if (s->ndisks == MACHINE_MAX_DISKS || !d->source[0] || !d->readonly)
+	cleanup_fd int fd =
+		openat(dir, d->id, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY);
+	struct disk_view *v;
+	struct stat st;
+	int ret;
+
+	if (fd < 0)
+		return err_errno(err, "open %s", d->id);
+	if (fstat(fd, &st) < 0)
+		return err_errno(err, "stat %s", d->id);
+	if (!S_ISREG(st.st_mode) || (uint64_t)st.st_size != d->content ||
+	    d->content % DISK_SECTOR || !d->content)
+		return err_set(err, EBADMSG, "%s: %lld bytes, meta says %" PRIu64, d->id,
+			       (long long)st.st_size, d->content);
+	ret = disk_view_of_file(steal_fd(&fd), d->content, &v, err);
+	if (ret == 0)
+		s->disk[s->ndisks++] =
+			(struct machine_disk){.id = d->id, .path = d->source, .base = v};
+	return ret;
+}
+
+/*
+ * A read-only disk is a file of the host that the snapshot names. Whoever has put the snapshot into
+ * the store answers for that; a directory from elsewhere may name what its guest is not to read.
+ */
+static int check_disk(struct snapshot *s, int dir, const struct meta_device *d, struct err *err)
+{
+	if (s->ndisks == MACHINE_MAX_DISKS || (d->readonly ? !d->source[0] : !d->content))
 		return err_set(err, EBADMSG, "devices: disk %s cannot be made again", d->id);
+	if (!d->readonly)
+		return open_disk(s, dir, d, err);
 	if (!in_the_store(s))
 		return err_set(err, ENOTSUP,
 			       "disk %s is %s of this host, which only a snapshot in the store may "
@@ -169,7 +198,7 @@ static int check_disk(struct snapshot *s, const struct meta_device *d, struct er
  * From the list of devices to a configuration. That the machine made from it is the one that was
  * saved, device by device, is checked against the list again by check_machine().
  */
-static int check_devices(struct snapshot *s, struct err *err)
+static int check_devices(struct snapshot *s, int dir, struct err *err)
 {
 	const struct snapshot_meta *m = &s->meta;
 
@@ -180,15 +209,16 @@ static int check_devices(struct snapshot *s, struct err *err)
 			return err_set(err, EBADMSG, "vcpu: no section of device %s", d->id);
 		if (strcmp(d->type, "serial") == 0 || strcmp(d->type, "pm") == 0)
 			continue;
-		s->linux_guest = true;
-		if (strcmp(d->type, "virtio-vsock") == 0) {
-			s->has_vsock = true;
-		} else if (strcmp(d->type, "virtio-blk") == 0) {
-			int ret = check_disk(s, d, err);
+		if (strcmp(d->type, "virtio-blk") == 0) {
+			int ret = check_disk(s, dir, d, err);
 
 			if (ret < 0)
 				return ret;
+			continue;
 		}
+		s->linux_guest = true;
+		if (strcmp(d->type, "virtio-vsock") == 0)
+			s->has_vsock = true;
 	}
 	return 0;
 }
@@ -256,7 +286,7 @@ static int decode_states(struct snapshot *s, struct err *err)
 	return 0;
 }
 
-static int check_all(struct snapshot *s, struct err *err)
+static int check_all(struct snapshot *s, int dir, struct err *err)
 {
 	struct snapshot_cpu host;
 	int ret;
@@ -269,7 +299,7 @@ static int check_all(struct snapshot *s, struct err *err)
 			       s->meta.parent);
 	hostcpu_get(&host, NULL);
 	if ((ret = hostcpu_fits(&s->meta.cpu, &host, err)) < 0 ||
-	    (ret = check_memory(&s->meta, err)) < 0 || (ret = check_devices(s, err)) < 0 ||
+	    (ret = check_memory(&s->meta, err)) < 0 || (ret = check_devices(s, dir, err)) < 0 ||
 	    (ret = decode_states(s, err)) < 0)
 		return ret;
 	return check_image(s, err);
@@ -291,7 +321,7 @@ static int open_at(struct snapshot *s, int dir, struct err *err)
 
 	if ((ret = check_files(dir, err)) < 0 || (ret = read_meta(s, dir, err)) < 0 ||
 	    (ret = read_vcpu(s, dir, err)) < 0 || (ret = open_ram(s, dir, err)) < 0 ||
-	    (ret = check_all(s, err)) < 0)
+	    (ret = check_all(s, dir, err)) < 0)
 		return ret;
 	/* No part of the state, so whatever is wrong with it is no reason not to restore. */
 	s->ws_fd = openat(dir, "ws", O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOFOLLOW);
@@ -322,7 +352,8 @@ int snapshot_open(const char *dir, const char *mount, struct snapshot **out, str
 	return 0;
 }
 
-static int open_copy(struct snapshot *s, struct machine *m, const char *rootfs, struct err *err)
+static int open_copy(struct snapshot *s, struct machine *m, struct machine_disks *disks,
+		     const char *rootfs, struct err *err)
 {
 	int ret = sections_parse(s->vcpu, s->meta.vcpu_bytes, &s->sections, err);
 
@@ -330,10 +361,14 @@ static int open_copy(struct snapshot *s, struct machine *m, const char *rootfs, 
 	s->ram_copied = m->ram_copied;
 	s->linux_guest = m->vmgenid != NULL;
 	s->has_vsock = vm_find_device(m->vm, "vsock0") != NULL;
-	for (; s->ndisks < m->ndisks; s->ndisks++)
-		s->disk[s->ndisks] = (struct machine_disk){.id = m->disk[s->ndisks].id,
-							   .path = m->disk[s->ndisks].path,
-							   .readonly = true};
+	for (; s->ndisks < m->ndisks; s->ndisks++) {
+		const unsigned i = s->ndisks;
+
+		s->disk[i] = (struct machine_disk){.id = m->disk[i].id,
+						   .path = m->disk[i].path,
+						   .readonly = m->disk[i].readonly,
+						   .base = steal_ptr(&disks->view[i])};
+	}
 	for (unsigned i = 0; i < s->meta.nregions; i++)
 		s->meta.region[i].used = m->ram_used[i];
 	if (m->ram_fd >= 0) {
@@ -349,7 +384,8 @@ static int open_copy(struct snapshot *s, struct machine *m, const char *rootfs, 
 }
 
 int snapshot_of_copy(struct machine *m, const struct snapshot_meta *meta, struct writer *vcpu,
-		     const char *rootfs, struct snapshot **out, struct err *err)
+		     struct machine_disks *disks, const char *rootfs, struct snapshot **out,
+		     struct err *err)
 {
 	struct snapshot *s = calloc(1, sizeof(*s));
 	int ret;
@@ -363,7 +399,7 @@ int snapshot_of_copy(struct machine *m, const struct snapshot_meta *meta, struct
 	s->meta = *meta;
 	s->vcpu = (char *)vcpu->p;
 	*vcpu = WRITER_INIT;
-	ret = open_copy(s, m, rootfs, err);
+	ret = open_copy(s, m, disks, rootfs, err);
 	if (ret < 0) {
 		snapshot_close(s);
 		return err_wrap(err, ret, "fork");
@@ -400,6 +436,8 @@ void snapshot_close(struct snapshot *s)
 		close(s->ws_fd);
 	if (s->ram_fd >= 0)
 		close(s->ram_fd);
+	for (unsigned i = 0; i < s->ndisks; i++)
+		disk_view_put(s->disk[i].base);
 	free(s->dir);
 	free(s->mount);
 	free(s->rootfs);

@@ -27,11 +27,12 @@ struct snapshot;
 int snapshot_open(const char *dir, const char *mount, struct snapshot **out, struct err *err);
 /*
  * In a forked copy of the process of `m`, paused and captured before the fork (capture.h): the same
- * thing, without a file. `vcpu`'s bytes are taken over, `rootfs` ("" for none) is opened anew. m is
- * used for its RAM and disks and is of no use afterwards.
+ * thing, without a file. `vcpu`'s bytes and `disks` (frozen then) are taken over, `rootfs` ("" for
+ * none) is opened anew. m is used for its RAM and is of no use afterwards.
  */
 int snapshot_of_copy(struct machine *m, const struct snapshot_meta *meta, struct writer *vcpu,
-		     const char *rootfs, struct snapshot **out, struct err *err);
+		     struct machine_disks *disks, const char *rootfs, struct snapshot **out,
+		     struct err *err);
 const struct snapshot_meta *snapshot_meta(const struct snapshot *s);
 /* The generation the restored machine will have, and its fresh uuid (chosen by snapshot_open()). */
 uint64_t snapshot_next_generation(const struct snapshot *s);

@@ -143,37 +143,45 @@ static int write_ws(const struct machine *m, struct smfs_ingest *ing, struct smf
 	return ret < 0 ? ret : 1;
 }
 
-int save_write_rest(const struct machine *m, const char *name, struct snapshot_meta *meta,
-		    const struct writer *vcpu, const struct smfs_content *ram,
-		    struct smfs_ingest *ing, struct err *err)
+int save_write_rest(const struct machine *m, const struct save_info *info,
+		    struct snapshot_meta *meta, const struct save_parts *parts,
+		    struct smfs_ingest *ing, struct save_stats *stats, struct err *err)
 {
-	enum { META, RAM, VCPU, WS, N };
-	struct smfs_entry e[N] = {[META] = {.name = "meta"},
-				  [RAM] = {.name = "ram"},
-				  [VCPU] = {.name = "vcpu"},
-				  [WS] = {.name = "ws"}};
+	enum { META, RAM, VCPU, WS };
+	struct smfs_content disk[MACHINE_MAX_DISKS];
+	struct smfs_entry e[WS + 1 + MACHINE_MAX_DISKS] = {[META] = {.name = "meta"},
+							   [RAM] = {.name = "ram"},
+							   [VCPU] = {.name = "vcpu"},
+							   [WS] = {.name = "ws"}};
 	cleanup_free char *text = NULL;
 	struct smfs_id dir;
-	size_t len;
+	size_t len, n = WS;
 	int ret = write_ws(m, ing, &e[WS].content, err);
 
 	if (ret < 0)
 		return ret;
 	meta->has_ws = ret;
+	n += meta->has_ws;
+	if ((ret = save_write_disks(m, parts->disks, info, ing, disk, stats, err)) < 0)
+		return ret;
+	for (unsigned i = 0; i < m->ndisks; i++)
+		if (parts->disks->view[i])
+			e[n++] = (struct smfs_entry){.name = m->disk[i].id, .content = disk[i]};
 	if ((ret = meta_encode(meta, &text, &len, err)) < 0)
 		return ret;
-	for (int i = 0; i < N; i++) {
+	for (size_t i = 0; i < n; i++) {
 		e[i].mode = S_IFREG | 0400;
 		e[i].nlink = 1;
 		e[i].mtime_sec = meta->wall_clock_ns / 1000000000;
 		e[i].mtime_nsec = (uint32_t)(meta->wall_clock_ns % 1000000000);
 	}
-	e[RAM].content = *ram;
+	e[RAM].content = parts->ram;
 	if ((ret = smfs_ingest_mem(ing, text, len, &e[META].content, err)) < 0 ||
-	    (ret = smfs_ingest_mem(ing, vcpu->p, vcpu->len, &e[VCPU].content, err)) < 0 ||
-	    (ret = smfs_ingest_dir(ing, e, meta->has_ws ? N : WS, &dir, err)) < 0)
+	    (ret = smfs_ingest_mem(ing, parts->vcpu->p, parts->vcpu->len, &e[VCPU].content, err)) <
+		    0 ||
+	    (ret = smfs_ingest_dir(ing, e, n, &dir, err)) < 0)
 		return ret;
-	return smfs_ingest_name(ing, SMFS_SNAPSHOT, name, &dir, NULL, 0, err);
+	return smfs_ingest_name(ing, SMFS_SNAPSHOT, info->name, &dir, NULL, 0, err);
 }
 
 /* ---- all together ------------------------------------------------------------------------- */
@@ -186,20 +194,24 @@ static int save_paused(struct smfs_store *store, const struct machine *m,
 	cleanup_writer struct writer vcpu = WRITER_INIT;
 	const bool pause = !m->vm->paused;
 	const uint64_t start = monotonic_us();
-	struct smfs_content ram;
+	struct machine_disks disks = {0};
+	struct save_parts parts = {.vcpu = &vcpu, .disks = &disks};
 	int ret;
 
 	if (pause && (ret = vm_pause(m->vm, err)) < 0)
 		return ret;
 	ret = capture_machine(m, meta, &vcpu, err);
+	if (ret == 0)
+		ret = machine_freeze_disks(m, &disks, err);
 	stats->capture_us = monotonic_us() - start;
 	if (ret == 0)
-		ret = save_write_ram(store, m, info, meta, ing, &ram, stats, err);
+		ret = save_write_ram(store, m, info, meta, ing, &parts.ram, stats, err);
 	if (pause)
 		ret = save_resume(m, ret, err);
 	stats->pause_us = monotonic_us() - start;
 	if (ret == 0)
-		ret = save_write_rest(m, info->name, meta, &vcpu, &ram, ing, err);
+		ret = save_write_rest(m, info, meta, &parts, ing, stats, err);
+	machine_disks_put(&disks);
 	return ret;
 }
 

@@ -15,8 +15,9 @@
  * is forgotten when a snapshot fails, and every snapshot of one machine is a diff of what it was
  * restored from.
  *
- * A writable disk's content is no part of a snapshot, and two restored machines cannot share it:
- * such a machine is refused (ENOTSUP).
+ * A writable disk's content belongs to the instant of the pause, too, but is read after it: what
+ * the guest then overwrites is put aside first (devices/disk.h), so the pause does not grow with
+ * the disks.
  */
 #ifndef RUNNER_SNAPSHOT_SAVE_H
 #define RUNNER_SNAPSHOT_SAVE_H
@@ -54,6 +55,8 @@ struct save_info {
 struct save_stats {
 	/* Length of `ram`; what of it was read; new to the store; and what that takes there. */
 	uint64_t ram_bytes, data_bytes, new_bytes, stored_bytes;
+	/* Of the writable disks: their size, and what of it was read. */
+	uint64_t disk_bytes, disk_data_bytes;
 	bool recorded;	     /* the store knows that it was begun; false: refused before that */
 	bool diff;	     /* only pages the guest has written were read */
 	uint64_t pause_us;   /* guest stood still */

@@ -11,22 +11,25 @@
 
 /* ---- bases ---------------------------------------------------------------------------------- */
 
-/*
- * The content of the file behind the RAM, if that is in the mount; false if it is not. A file from
- * elsewhere may carry the attribute, too (cp -a keeps it), whatever has become of its bytes.
- */
-static bool origin_content(const struct machine *m, const char *mount, struct smfs_content *out)
+/* A file from elsewhere may carry the attribute, too (cp -a keeps it), whatever has become of its
+ * bytes. */
+bool save_origin(int fd, const char *mount, uint64_t size, struct smfs_content *out)
 {
 	uint8_t bytes[SMFS_CONTENT_LEN];
 	char text[2 * SMFS_CONTENT_LEN];
-	struct stat ram, top;
+	struct stat file, top;
 
-	return m->ram_fd >= 0 && fstat(m->ram_fd, &ram) == 0 && stat(mount, &top) == 0 &&
-	       ram.st_dev == top.st_dev &&
-	       fgetxattr(m->ram_fd, "user.smfs.content", text, sizeof(text)) == sizeof(text) &&
+	return fd >= 0 && fstat(fd, &file) == 0 && stat(mount, &top) == 0 &&
+	       file.st_dev == top.st_dev &&
+	       fgetxattr(fd, "user.smfs.content", text, sizeof(text)) == sizeof(text) &&
 	       hex_decode(text, sizeof(text), bytes, sizeof(bytes)) &&
-	       smfs_content_decode(bytes, sizeof(bytes), out, NULL) == 0 &&
-	       out->size == memory_ram_bytes(&m->vm->mem);
+	       smfs_content_decode(bytes, sizeof(bytes), out, NULL) == 0 && out->size == size;
+}
+
+/* What the RAM was restored from. */
+static bool origin_content(const struct machine *m, const char *mount, struct smfs_content *out)
+{
+	return save_origin(m->ram_fd, mount, memory_ram_bytes(&m->vm->mem), out);
 }
 
 static int named_content(struct smfs_store *store, const struct machine *m, const char *name,

@@ -28,10 +28,27 @@ int save_base_check(struct smfs_store *store, const struct machine *m, const str
 		    struct err *err);
 /* vm_resume(); a failure of it is returned unless `ret` is one already. */
 int save_resume(const struct machine *m, int ret, struct err *err);
-/* `meta`, `vcpu`, of a restored machine `ws`, the directory and its name. */
-int save_write_rest(const struct machine *m, const char *name, struct snapshot_meta *meta,
-		    const struct writer *vcpu, const struct smfs_content *ram,
-		    struct smfs_ingest *ing, struct err *err);
+/* The content of an open file of `size` bytes, if that is in the mount; false if it is not. */
+bool save_origin(int fd, const char *mount, uint64_t size, struct smfs_content *out);
+/*
+ * The disks of `m` as they were when it stood still, the machine may run: out[i] is of
+ * disks->view[i]. Of a disk that came with a snapshot of the same mount only what was written since
+ * is read.
+ */
+int save_write_disks(const struct machine *m, const struct machine_disks *disks,
+		     const struct save_info *info, struct smfs_ingest *ing,
+		     struct smfs_content out[MACHINE_MAX_DISKS], struct save_stats *stats,
+		     struct err *err);
+/* What is to be the snapshot's beside `meta`. */
+struct save_parts {
+	const struct writer *vcpu;
+	struct smfs_content ram;
+	const struct machine_disks *disks;
+};
+/* Disks, `meta`, `vcpu`, of a restored machine `ws`, the directory and its name. */
+int save_write_rest(const struct machine *m, const struct save_info *info,
+		    struct snapshot_meta *meta, const struct save_parts *parts,
+		    struct smfs_ingest *ing, struct save_stats *stats, struct err *err);
 /* Ends the ingest in every case. */
 int save_commit(struct smfs_ingest *ing, struct save_stats *stats, struct err *err);
 

@@ -36,7 +36,7 @@ const struct state_item state_items[] = {
 	DEVICE("i8042", STATE_DERIVED, "stateless: reset"),
 	DEVICE("vmgenid", STATE_IDENTIFIED, "a new identifier, and its interrupt"),
 	DEVICE("virtio-pmem", STATE_SHARED, "the image's rootfs.erofs, found by digest; queue positions kept"),
-	DEVICE("virtio-blk", STATE_KEPT, "queue positions; nothing is in flight. Its file is opened anew, read-only"),
+	DEVICE("virtio-blk", STATE_KEPT, "queue positions; nothing is in flight. A read-only one's file is opened anew; a writable one's content is that of the same instant, from then on its own"),
 	DEVICE("virtio-rng", STATE_KEPT, "queue positions; bytes come from this host"),
 	DEVICE("virtio-vsock", STATE_RESET, "no connection outlives it, and the guest is told; context id and queue positions kept"),
 
@@ -53,7 +53,8 @@ const struct state_item state_items[] = {
 	HOST("anon_inode:*timerfd*", STATE_DERIVED, "rate limits of rng and vsock, unarmed"),
 	HOST("socket:*", STATE_DERIVED, "listeners in the new VM's own directory; connections end"),
 	HOST("*/ram", STATE_SHARED, "the snapshot's, mapped MAP_PRIVATE"),
-	HOST("*/disk*", STATE_SHARED, "a read-only disk's file, by path"),
+	HOST("*/disk*", STATE_SHARED, "a read-only disk's file, by path; a writable one's as it was"),
+	HOST("*/#*", STATE_DERIVED, "a file without a name: what is written to a private disk"),
 
 	GUEST("entropy", STATE_IDENTIFIED, "64 bytes credited, generator reseeded"),
 	GUEST("clock", STATE_IDENTIFIED, "CLOCK_REALTIME is the host's, or as the clock policy says"),

@@ -17,12 +17,26 @@
 
 static int check(const struct machine_config *cfg, struct err *err)
 {
-	if (!cfg->linux_guest && (cfg->rootfs || cfg->ndisks || cfg->vsock_path))
-		return err_set(err, EINVAL, "machine: a bare guest has no virtio devices");
+	if (!cfg->linux_guest && (cfg->rootfs || cfg->vsock_path))
+		return err_set(err, EINVAL,
+			       "machine: a bare guest has no virtio devices but disks");
 	if (cfg->ndisks > MACHINE_MAX_DISKS)
 		return err_set(err, EINVAL, "machine: %u disks, at most %u", cfg->ndisks,
 			       MACHINE_MAX_DISKS);
 	return 0;
+}
+
+static int add_disk(struct machine *m, const struct machine_disk *d, uint64_t *bytes,
+		    struct err *err)
+{
+	struct disk *disk;
+	int ret = d->base ? disk_private(d->id, d->base, &disk, err)
+			  : disk_open(d->id, d->path, d->readonly, &disk, err);
+
+	if (ret < 0)
+		return ret;
+	*bytes = disk_bytes(disk);
+	return virtio_blk_new(m->vm, d->id, disk, err);
 }
 
 static int add_disks(struct machine *m, const struct machine_config *cfg, struct err *err)
@@ -38,7 +52,7 @@ static int add_disks(struct machine *m, const struct machine_config *cfg, struct
 				       d->path);
 		k->readonly = d->readonly;
 		m->ndisks++;
-		ret = virtio_blk_new(m->vm, d->id, d->path, d->readonly, err);
+		ret = add_disk(m, d, &k->bytes, err);
 		if (ret < 0)
 			return ret;
 	}
@@ -55,7 +69,7 @@ static int add_devices(struct machine *m, const struct machine_config *cfg, stru
 	    (ret = pm_new(vm, err)) < 0)
 		return ret;
 	if (!cfg->linux_guest)
-		return 0;
+		return add_disks(m, cfg, err);
 	if ((ret = i8042_new(vm, err)) < 0 || (ret = vmgenid_new(vm, &m->vmgenid, err)) < 0)
 		return ret;
 	if (cfg->rootfs && (ret = virtio_pmem_new(vm, "pmem-rootfs", 0, err)) < 0)
@@ -108,6 +122,40 @@ int machine_new(const struct machine_config *cfg, struct machine *out, struct er
 	}
 	*out = m;
 	return 0;
+}
+
+int machine_freeze_disks(const struct machine *m, struct machine_disks *out, struct err *err)
+{
+	memset(out, 0, sizeof(*out));
+	for (unsigned i = 0; i < m->ndisks; i++) {
+		int ret = m->disk[i].readonly
+				  ? 0
+				  : virtio_blk_freeze(vm_find_device(m->vm, m->disk[i].id),
+						      &out->view[i], err);
+
+		if (ret < 0) {
+			machine_disks_put(out);
+			return ret;
+		}
+	}
+	return 0;
+}
+
+void machine_disks_put(struct machine_disks *d)
+{
+	for (unsigned i = 0; i < MACHINE_MAX_DISKS; i++)
+		disk_view_put(d->view[i]);
+	memset(d, 0, sizeof(*d));
+}
+
+unsigned machine_disks_fds(const struct machine_disks *d, int *fds)
+{
+	unsigned n = 0;
+
+	for (unsigned i = 0; i < MACHINE_MAX_DISKS; i++)
+		if (d->view[i])
+			n += disk_view_fds(d->view[i], fds + n);
+	return n;
 }
 
 void machine_free(struct machine *m)

@@ -4,7 +4,7 @@
  *
  * Order (and so GSIs and windows): serial0, pm, i8042, vmgenid, then virtio: pmem-rootfs,
  * the disks, rng0, vsock0. vmgenid and the virtio devices exist only where the configuration asks:
- * a tiny test guest has serial0 and pm alone.
+ * a tiny test guest has serial0, pm and disks alone.
  *
  * A struct machine_config borrows all it points to, for the length of machine_new().
  */
@@ -14,15 +14,17 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "runner/devices/disk.h"
 #include "runner/vm/vm.h"
 
 #define MACHINE_MAX_DISKS 8
 #define MACHINE_GUEST_CID 3
 
 struct machine_disk {
-	const char *id; /* "disk-data" */
-	const char *path;
+	const char *id;	  /* "disk-data" */
+	const char *path; /* of a private disk, too: where its content once came from, for people */
 	bool readonly;
+	struct disk_view *base; /* a private disk with this content; NULL: `path` itself */
 };
 
 struct machine_config {
@@ -37,8 +39,8 @@ struct machine_config {
 	struct memory *inherited;
 
 	/*
-	 * A Linux guest: vmgenid, i8042, rng0 and what follows. false: serial0 and pm only,
-	 * and the rest must be unset.
+	 * A Linux guest: vmgenid, i8042, rng0 and what follows. false: serial0, pm and the disks
+	 * only, and the rest must be unset.
 	 */
 	bool linux_guest;
 	const char *rootfs; /* rootfs.erofs in the mount, becomes pmem-rootfs; NULL: none */
@@ -57,6 +59,7 @@ struct machine_disk_kept {
 	char id[32];
 	char path[MACHINE_PATH_MAX];
 	bool readonly;
+	uint64_t bytes;
 };
 
 struct machine {
@@ -75,6 +78,17 @@ struct machine {
 
 /* The VM with all its devices, nothing loaded, nothing running. */
 int machine_new(const struct machine_config *cfg, struct machine *out, struct err *err);
+/* The writable disks as they are at one instant, in the order of machine.disk; NULL: read-only. */
+struct machine_disks {
+	struct disk_view *view[MACHINE_MAX_DISKS];
+};
+#define MACHINE_DISKS_FDS (MACHINE_MAX_DISKS * DISK_VIEW_FDS)
+/* The machine is paused. On failure *out has none. */
+int machine_freeze_disks(const struct machine *m, struct machine_disks *out, struct err *err);
+void machine_disks_put(struct machine_disks *d);
+/* Their descriptors, at most MACHINE_DISKS_FDS: how many. */
+unsigned machine_disks_fds(const struct machine_disks *d, int *fds);
+
 /* Ends the VM too. A machine all zero, or freed, is fine. */
 void machine_free(struct machine *m);
 

@@ -34,8 +34,7 @@ int read_file(int dirfd, const char *path, size_t max, char **out, size_t *len, 
 int write_file_atomic(int dirfd, const char *path, const void *data, size_t len, unsigned mode,
 		      struct err *err);
 
-/* Close every descriptor above standard error but the `n` (at most 8) in `keep`, of which any may
- * be -1. */
+/* Close every descriptor above standard error but the `n` in `keep`, of which any may be -1. */
 void close_fds_except(const int *keep, size_t n);
 
 #endif

@@ -62,14 +62,32 @@ static int read_meta(const struct snapshot_source *meta, json_t **out, struct er
 	return 0;
 }
 
-bool snapshot_has_ws(int meta_fd)
+/* The name of the file with a device's content, NULL if it has none. */
+static const char *content_name(const json_t *device)
+{
+	return json_object_get(device, "content") ? json_string_value(json_object_get(device, "id"))
+						  : NULL;
+}
+
+bool snapshot_is_whole(int meta_fd, bool (*has)(const void *arg, const char *name), const void *arg)
 {
 	const struct snapshot_source meta = {.name = "meta", .fd = meta_fd};
-	json_t *j = NULL;
-	const bool ws = read_meta(&meta, &j, NULL) == 0 && json_is_true(json_object_get(j, "ws"));
+	json_t *j = NULL, *device;
+	bool whole = true;
+	size_t i;
 
+	if (read_meta(&meta, &j, NULL) < 0)
+		return true;
+	if (json_is_true(json_object_get(j, "ws")))
+		whole = has(arg, "ws");
+	json_array_foreach(json_object_get(j, "devices"), i, device)
+	{
+		const char *name = content_name(device);
+
+		whole = whole && (!name || has(arg, name));
+	}
 	json_decref(j);
-	return ws;
+	return whole;
 }
 
 /* Where meta says how long a file is, it must be that long. */
@@ -86,6 +104,26 @@ static int check_size(const struct snapshot_source *src, const json_t *want, str
 			       ": the copy is not complete",
 			       src->name, size, json_integer_value(want));
 	return 0;
+}
+
+static int check_disks(const struct snapshot_source *src, size_t n, const json_t *devices,
+		       struct err *err)
+{
+	json_t *device;
+	size_t i;
+	int r = 0;
+
+	json_array_foreach(devices, i, device)
+	{
+		const char *name = content_name(device);
+		const struct snapshot_source *disk = name ? find(src, n, name) : NULL;
+
+		if (r < 0 || !name)
+			continue;
+		r = disk ? check_size(disk, json_object_get(device, "content"), err)
+			 : err_set(err, EINVAL, "no file `%s`: the machine has that disk", name);
+	}
+	return r;
 }
 
 static int check(const struct snapshot_source *src, size_t n, struct err *err)
@@ -107,6 +145,8 @@ static int check(const struct snapshot_source *src, size_t n, struct err *err)
 	r = check_size(ram, json_object_get(j, "ram_bytes"), err);
 	if (r == 0)
 		r = check_size(vcpu, json_object_get(json_object_get(j, "vcpu"), "bytes"), err);
+	if (r == 0)
+		r = check_disks(src, n, json_object_get(j, "devices"), err);
 	json_decref(j);
 	return r;
 }

@@ -19,12 +19,16 @@ struct snapshot_source {
  * Check the files, store them in `ing`, and stage snapshot `name`: the caller commits. `root` (may
  * be NULL) is given its directory. There must
  * be a `meta`, a `ram` and a `vcpu`; `meta` must be a JSON object, and the sizes it gives for the
- * other two must be theirs, so that a copy cut short is refused instead of published.
+ * others must be theirs, so that a copy cut short is refused instead of published.
  */
 #define SNAPSHOT_FILES_MAX 16
 
-/* `meta` says that there is a `ws` beside it. False, too, of what is no meta. */
-bool snapshot_has_ws(int meta_fd);
+/*
+ * Every file that `meta` says is beside it is there, as far as has(arg, name) tells: the working
+ * set, writable disks' content. True, too, of what is no meta.
+ */
+bool snapshot_is_whole(int meta_fd, bool (*has)(const void *arg, const char *name),
+		       const void *arg);
 
 int snapshot_stage(struct smfs_ingest *ing, const char *name, const struct snapshot_source *src,
 		   size_t n, struct smfs_id *root, struct err *err);

@@ -28,6 +28,11 @@ static int64_t size_of(const struct stage_file *f)
 	return fstat(f->fd, &st) < 0 ? 0 : st.st_size;
 }
 
+static bool has_file(const void *stage, const char *name)
+{
+	return file_of(stage, name) != NULL;
+}
+
 static bool complete(const struct stage *st)
 {
 	static const char *const needed[] = {"meta", "ram", "vcpu"};
@@ -42,7 +47,7 @@ static bool complete(const struct stage *st)
 		if (st->files[i]->writers || st->files[i]->name[0] == '.')
 			return false;
 	/* What comes after a snapshot is published comes too late. */
-	return file_of(st, "ws") || !snapshot_has_ws(file_of(st, "meta")->fd);
+	return snapshot_is_whole(file_of(st, "meta")->fd, has_file, st);
 }
 
 static int ingest(struct stage_area *a, struct stage *st, struct err *err)

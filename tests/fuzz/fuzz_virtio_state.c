@@ -50,9 +50,12 @@ static void add_device(struct vm *vm, unsigned kind)
 		must(virtio_pmem_new(vm, "d", 0, NULL) == 0);
 		close(fd);
 	} else if (kind == 2) {
+		struct disk *disk;
+
 		fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
 		must(fd >= 0 && ftruncate(fd, MIB) == 0);
-		must(virtio_blk_new(vm, "d", path, false, NULL) == 0);
+		must(disk_open("d", path, false, &disk, NULL) == 0);
+		must(virtio_blk_new(vm, "d", disk, NULL) == 0);
 		close(fd);
 		unlink(path);
 	} else {

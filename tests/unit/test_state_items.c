@@ -55,16 +55,21 @@ static void full_machine(const char *dir, int ram_fd, struct machine *m)
 				     .ram_path = "ram",
 				     .linux_guest = true,
 				     .rootfs = rootfs,
-				     .disk = {{.id = "disk-a", .path = disk, .readonly = true}},
-				     .ndisks = 1,
+				     .disk = {{.id = "disk-a", .path = disk, .readonly = true},
+					      {.id = "disk-b", .path = ""}},
+				     .ndisks = 2,
 				     .vsock_path = vsock};
 	struct err e = ERR_INIT;
 
 	file_in(dir, "rootfs.erofs", 4 << 20, rootfs);
 	file_in(dir, "disk-a.img", 1 << 20, disk);
+	if (disk_view_of_file(open(disk, O_RDONLY | O_CLOEXEC), 1 << 20, &cfg.disk[1].base, &e) < 0)
+		fail_msg("%s", e.msg);
+	setenv("SMVM_CACHE_DIR", dir, 1);
 	snprintf(vsock, sizeof(vsock), "%s/vsock.sock%d", dir, ram_fd);
 	if (machine_new(&cfg, m, &e) < 0)
 		fail_msg("%s", e.msg);
+	disk_view_put(cfg.disk[1].base);
 }
 
 static bool no_kvm(void)

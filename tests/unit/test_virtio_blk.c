@@ -25,9 +25,11 @@ struct fixture {
 static void open_disk(struct fixture *f, bool readonly)
 {
 	struct err err = ERR_INIT;
+	struct disk *disk;
 
 	f->vm = machine();
-	assert_int_equal(virtio_blk_new(f->vm, "disk-data", f->path, readonly, &err), 0);
+	assert_int_equal(disk_open("disk-data", f->path, readonly, &disk, &err), 0);
+	assert_int_equal(virtio_blk_new(f->vm, "disk-data", disk, &err), 0);
 	f->d = vm_find_device(f->vm, "disk-data");
 	count_irqs(f->d);
 	machine_start(f->vm);
@@ -176,15 +178,14 @@ static void read_only_disk_is_not_written(void **state)
 static void disk_in_use_is_refused(void **state)
 {
 	struct fixture *f = *state;
-	struct vm *vm = machine();
 	struct err err = ERR_INIT;
+	struct disk *disk;
 
-	assert_int_equal(virtio_blk_new(vm, "x", f->path, false, &err), -EAGAIN);
-	assert_int_equal(virtio_blk_new(vm, "x", f->path, true, &err), -EAGAIN);
-	assert_int_equal(virtio_blk_new(vm, "x", "/no/such/file", true, &err), -ENOENT);
-	assert_int_equal(virtio_blk_new(vm, "x", "/dev/null", true, &err), -EINVAL);
-	assert_int_equal(virtio_blk_new(vm, "x", "/tmp", true, &err), -EINVAL);
-	machine_free(vm);
+	assert_int_equal(disk_open("x", f->path, false, &disk, &err), -EAGAIN);
+	assert_int_equal(disk_open("x", f->path, true, &disk, &err), -EAGAIN);
+	assert_int_equal(disk_open("x", "/no/such/file", true, &disk, &err), -ENOENT);
+	assert_int_equal(disk_open("x", "/dev/null", true, &disk, &err), -EINVAL);
+	assert_int_equal(disk_open("x", "/tmp", true, &disk, &err), -EINVAL);
 }
 
 static void request_without_status_breaks_the_device(void **state)
