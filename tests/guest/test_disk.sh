@@ -17,15 +17,15 @@ check "a guest boots on a disk" smvm-runner boot --kernel "$B/guest/ledger" -m 6
 check "and keeps its account" until_true 20 said origin '^up [0-9a-f]\{16\}$'
 nonce=$(log origin | sed -n 's/^up //p')
 
-check "a snapshot of it" take origin full
+check "a snapshot of it" take --still origin full
 echo "# paused $(jq .pause_us "$T/json") us, disk: $(jq -c '[.disk_bytes, .disk_data_bytes]' "$T/json")"
 check "tells the disk's size" [ "$(jq .disk_bytes "$T/json")" -eq 12582912 ]
 check "reads what of it is data" [ "$(jq .disk_data_bytes "$T/json")" -eq 4194304 ]
 check "the guest goes on" runs origin
-check "a live one" take --live origin live
+check "one beside the running guest" take origin live
 check "has the disk, too" [ "$(stat -c %s "$MOUNTED/live/disk0")" -eq 12582912 ]
 for i in 1 2 3 4; do
-	check "live snapshot $i" take --live origin live$i
+	check "live snapshot $i" take origin live$i
 done
 stop origin
 check "stopped, its disk is free" flock -n "$T/disk" true
@@ -41,12 +41,12 @@ check "and the disk of the first machine has not been touched" cmp "$T/disk" "$T
 check "private disks leave no names" [ -z "$(ls "$SMVM_CACHE_DIR")" ]
 stop again
 
-check "a diff of a restored one" take --diff of-full diff
+check "a diff of a restored one" take --still --diff of-full diff
 echo "# diff: paused $(jq .pause_us "$T/json") us, read $(jq .disk_data_bytes "$T/json") of the disk"
 check "is a diff" [ "$(jq .diff "$T/json")" = true ]
 check "and is restored" restore diff of-diff
 check "to one account, of all of it" whole of-diff
-check "a live diff of that" take --diff --live of-diff diff2
+check "a live diff of that" take --diff of-diff diff2
 check "is restored" restore diff2 of-diff2
 check "to one account of all of it" whole of-diff2
 
