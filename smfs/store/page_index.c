@@ -55,6 +55,7 @@ struct table {
 	_Atomic uint64_t *entry;
 	uint32_t buckets, first;
 	size_t len;
+	int fd;
 	dev_t dev;
 	ino_t ino;
 };
@@ -87,27 +88,30 @@ static bool head_ok(const struct page_index *px, const struct head *h, size_t le
 
 static void unmap(struct table *t)
 {
-	if (t->head)
+	if (t->head) {
 		munmap(t->head, t->len);
+		close(t->fd);
+	}
 	*t = (struct table){0};
 }
 
-/* Map `fd`; what is no table of this store is not. */
-static bool map(const struct page_index *px, int fd, struct table *out)
+/* Map `fd`, which is taken if so; what is no table of this store is not. */
+static bool map(const struct page_index *px, int *fd, struct table *out)
 {
 	struct stat st;
 
-	if (fstat(fd, &st) < 0 || !S_ISREG(st.st_mode) || st.st_size < (off_t)HEAD_LEN ||
+	if (fstat(*fd, &st) < 0 || !S_ISREG(st.st_mode) || st.st_size < (off_t)HEAD_LEN ||
 	    st.st_size > (off_t)table_len(BUCKETS_MAX))
 		return false;
-	void *p = mmap(NULL, (size_t)st.st_size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	void *p = mmap(NULL, (size_t)st.st_size, PROT_READ | PROT_WRITE, MAP_SHARED, *fd, 0);
 	if (p == MAP_FAILED)
 		return false;
 	struct table t = {.head = p, .len = (size_t)st.st_size, .dev = st.st_dev, .ino = st.st_ino};
 	if (!head_ok(px, t.head, t.len)) {
-		unmap(&t);
+		munmap(p, t.len);
 		return false;
 	}
+	t.fd = steal_fd(fd);
 	t.buckets = le32toh(t.head->buckets);
 	t.entry = (_Atomic uint64_t *)((uint8_t *)p + HEAD_LEN);
 	/* One lookup has nothing to do with the next. */
@@ -199,8 +203,12 @@ static void fetch(const struct table *t, uint64_t hash)
 
 /* ---- the file ---- */
 
-/* Buckets that are filled in memory before they are written: 1 MiB. */
-#define WINDOW 2048u
+/*
+ * Many entries are written by write(2), so many buckets at a time: 256 KiB. In the mapping each
+ * page of the table would take a fault, and again after the kernel has written it back.
+ */
+#define WINDOW	    512u
+#define WINDOWS_MAX (BUCKETS_MAX / WINDOW)
 
 /* What `from` has for the `n` buckets of the window. */
 static void copy_entries(const struct table *from, const struct table *to, uint32_t n)
@@ -274,7 +282,7 @@ static void make(struct page_index *px, uint32_t buckets)
 
 	if (fd < 0)
 		return;
-	if (!map(px, fd, &t) || renameat2(px->dirfd, name, px->dirfd, PAGE_INDEX_FILE, 0) < 0) {
+	if (!map(px, &fd, &t) || renameat2(px->dirfd, name, px->dirfd, PAGE_INDEX_FILE, 0) < 0) {
 		unlinkat(px->dirfd, name, 0);
 		unmap(&t);
 		return;
@@ -283,21 +291,30 @@ static void make(struct page_index *px, uint32_t buckets)
 	px->t = t;
 }
 
-/* Few buckets overflow before this many of the entries are used. */
-static bool crowded(const struct table *t)
+/* Few buckets overflow before three quarters of the entries are used. */
+static uint64_t buckets_for(uint64_t entries)
 {
-	uint64_t used = atomic_load_explicit(&t->head->used, memory_order_relaxed);
-
-	return t->buckets < BUCKETS_MAX && used > (uint64_t)WAYS * t->buckets / 4 * 3;
+	return entries / (WAYS / 4 * 3) + 1;
 }
 
-static void make_room(struct page_index *px)
+/* For `n` more entries. A table that has become too small becomes an eighth larger at least. */
+static void make_room(struct page_index *px, size_t n)
 {
 	pthread_rwlock_wrlock(&px->lock);
-	if (!px->t.head)
-		make(px, BUCKETS_MIN);
-	else if (crowded(&px->t))
-		make(px, MIN(px->t.buckets + px->t.buckets / 8, BUCKETS_MAX));
+	const struct table *t = &px->t;
+	const uint64_t most = (uint64_t)BUCKETS_MAX * WAYS;
+	uint64_t used = 0;
+
+	/* The count may say anything. */
+	if (t->head)
+		used = MIN(atomic_load_explicit(&t->head->used, memory_order_relaxed),
+			   (uint64_t)t->buckets * WAYS);
+	uint64_t need = buckets_for(used + MIN(n, most));
+
+	if (!t->head || (need > t->buckets && t->buckets < BUCKETS_MAX)) {
+		need = MAX(need, MAX((uint64_t)t->buckets + t->buckets / 8, BUCKETS_MIN));
+		make(px, (uint32_t)MIN(need, BUCKETS_MAX));
+	}
 	pthread_rwlock_unlock(&px->lock);
 }
 
@@ -337,7 +354,7 @@ void page_index_follow(struct page_index *px)
 	} else if (!px->t.head || st.st_dev != px->t.dev || st.st_ino != px->t.ino ||
 		   st.st_size != (off_t)px->t.len) {
 		unmap(&px->t);
-		map(px, fd, &px->t);
+		map(px, &fd, &px->t);
 	}
 	pthread_rwlock_unlock(&px->lock);
 }
@@ -361,25 +378,69 @@ void page_index_find(struct page_index *px, const uint64_t *hash, unsigned n, ui
 	pthread_rwlock_unlock(&px->lock);
 }
 
-/* Between two looks at how full the table is. */
-#define BATCH 1024u
-/* Notes whose entries are on their way from memory. */
-#define AHEAD 16u
+/* ---- many at once ---- */
+
+/* Fewer of a window are put where they belong one by one. */
+#define FEW (WINDOW / 16)
+
+/* `n` notes of one window. What another process writes to it meanwhile may get lost. */
+static void add_window(const struct table *t, uint32_t first, const struct page_note *notes,
+		       size_t n, void *window)
+{
+	size_t len = BUCKET_LEN * MIN(t->buckets - first, WINDOW);
+	struct table in = {.head = t->head, .entry = window, .buckets = t->buckets, .first = first};
+	bool whole = window && n > FEW && pread_full(t->fd, window, len, table_len(first)) == 0;
+
+	for (size_t i = 0; i < n; i++)
+		put(whole ? &in : t, key_of(notes[i].hash), veil(notes[i].hash, notes[i].place));
+	if (whole)
+		(void)!pwrite_full(t->fd, window, len, table_len(first));
+}
+
+static uint32_t window_of(const struct table *t, uint64_t hash)
+{
+	return bucket_of(key_of(hash), t->buckets) / WINDOW;
+}
+
+/* Window by window: out[from[w]] to out[from[w + 1]] are the notes of w. */
+static void sort(const struct table *t, const struct page_note *notes, size_t n,
+		 struct page_note *out, size_t from[WINDOWS_MAX + 1])
+{
+	size_t sum = 0;
+
+	memset(from, 0, (WINDOWS_MAX + 1) * sizeof(*from));
+	for (size_t i = 0; i < n; i++)
+		from[window_of(t, notes[i].hash)]++;
+	for (unsigned w = 0; w <= WINDOWS_MAX; w++) {
+		sum += from[w];
+		from[w] = sum;
+	}
+	for (size_t i = n; i-- > 0;)
+		out[--from[window_of(t, notes[i].hash)]] = notes[i];
+}
 
 static void add(const struct table *t, const struct page_note *notes, size_t n)
 {
-	for (size_t i = 0; i < n; i++) {
-		if (i + AHEAD < n)
-			fetch(t, notes[i + AHEAD].hash);
-		put(t, key_of(notes[i].hash), veil(notes[i].hash, notes[i].place));
-	}
+	cleanup_free struct page_note *sorted = reallocarray(NULL, n, sizeof(*sorted));
+	cleanup_free void *window = n > FEW ? malloc(BUCKET_LEN * WINDOW) : NULL;
+	size_t from[WINDOWS_MAX + 1];
+
+	if (!sorted)
+		return;
+	sort(t, notes, n, sorted, from);
+	for (uint32_t w = 0; w < WINDOWS_MAX; w++)
+		if (from[w + 1] > from[w])
+			add_window(t, w * WINDOW, sorted + from[w], from[w + 1] - from[w], window);
 }
+
+/* What is sorted at once: 16 MiB. */
+#define SLICE ((size_t)1 << 20)
 
 void page_index_add(struct page_index *px, const struct page_note *notes, size_t n)
 {
 	for (size_t done = 0, some; done < n; done += some) {
-		some = MIN(n - done, (size_t)BATCH);
-		make_room(px);
+		some = MIN(n - done, SLICE);
+		make_room(px, some);
 		pthread_rwlock_rdlock(&px->lock);
 		if (px->t.head)
 			add(&px->t, notes + done, some);
