@@ -82,6 +82,8 @@ live() {
 	floor=$(sed -n 's/^fork //p' "$T/floor")
 	line "live-pause-$1M" "$pause" us "$floor" "fork(2) of the same memory" '<=1.3'
 	line "live-pause-$1M-fork" "$forked" us "$floor" "fork(2) of the same memory" -
+	line "live-pause-$1M-mapped" "$pause" us "$(sed -n 's/^fork-vm //p' "$T/floor")" \
+		"fork(2) of it while a guest has it mapped" -
 	line "live-pause-$1M-to-full" "$pause" us "$(jq .pause_us "$T/full")" 'the pause of one with --still' '<=0.05'
 	line "live-async-return-$1M" "$(jq .total_us "$T/async")" us "$((pause + 5000))" 'the pause and 5 ms' '<=1'
 	line "diff-pause-$1M" "$pause" us "$((2000 + 20 * $1))" '2 ms and 20 us a MiB written' '<=1'

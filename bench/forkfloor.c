@@ -6,9 +6,12 @@
  * snapshot by copy-on-write must pause for; and how long from the call until each of CHILDREN
  * forked processes has made a bare VM (bare.h) over the memory and its guest has written its first
  * byte ("children"); and what a write costs to a page that a forked process shares, which is what a
- * guest pays while a live snapshot is being written ("copy", of a page, in nanoseconds). Prints the
- * medians, in microseconds the first two: "fork 123", "children 456" and "copy 789".
+ * guest pays while a live snapshot is being written ("copy", of a page, in nanoseconds). And then
+ * fork(2) again, of the same memory once a guest has it mapped ("fork-vm"): KVM has to take all of
+ * that away from the guest, within fork(2). Prints the medians, in microseconds but for the copy:
+ * "fork 123", "children 456", "copy 789" and "fork-vm 234".
  */
+#include <errno.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -18,8 +21,10 @@
 
 #include "bench/bare.h"
 
-#define PAGE  4096u
-#define BEGIN ((size_t)16 << 20)
+#define PAGE	  4096u
+#define BEGIN	  ((size_t)16 << 20)
+#define WRITER	  ((size_t)12 << 20) /* the guest is below that */
+#define NO_MEMORY 0xd0000000u
 
 static double now_us(void)
 {
@@ -114,6 +119,48 @@ static double children_once(uint8_t *ram, uint64_t len, int n)
 	return us;
 }
 
+/*
+ * A guest that writes to each of the pages and says so by a store to where no memory is. In ring 3,
+ * for a KVM that emulates ring 0 would write without mapping anything.
+ */
+static void writer_new(struct bare_vm *b, uint8_t *ram, uint64_t len)
+{
+	static const uint8_t code[] = {
+		0x48, 0x01, 0x06,			  /* 1: add %rax, (%rsi) */
+		0x48, 0x81, 0xc6, 0x00, 0x10, 0x00, 0x00, /* add $4096, %rsi */
+		0x48, 0x39, 0xfe,			  /* cmp %rdi, %rsi */
+		0x72, 0xf1,				  /* jb 1b */
+		0x88, 0x02,				  /* mov %al, (%rdx) */
+	};
+	struct kvm_sregs sregs;
+
+	memcpy(ram + WRITER, code, sizeof(code));
+	bare_vm_new(b, ram, len, false);
+	CHECK(ioctl(b->vcpu, KVM_GET_SREGS, &sregs));
+	sregs.cs.selector |= 3;
+	sregs.ss.selector |= 3;
+	sregs.cs.dpl = sregs.ss.dpl = 3;
+	CHECK(ioctl(b->vcpu, KVM_SET_SREGS, &sregs));
+}
+
+static void writer_run(struct bare_vm *b, size_t dirty)
+{
+	const struct kvm_regs regs = {
+		.rip = WRITER, .rflags = 2, .rsi = BEGIN, .rdi = BEGIN + dirty, .rdx = NO_MEMORY};
+
+	CHECK(ioctl(b->vcpu, KVM_SET_REGS, &regs));
+	CHECK(ioctl(b->vcpu, KVM_RUN, 0));
+	if (b->run->exit_reason != KVM_EXIT_MMIO || b->run->mmio.phys_addr != NO_MEMORY) {
+		fprintf(stderr, "forkfloor: the guest left for %u\n", b->run->exit_reason);
+		exit(1);
+	}
+	/* The store is done only once KVM has been entered again. */
+	b->run->immediate_exit = 1;
+	if (ioctl(b->vcpu, KVM_RUN, 0) == 0 || errno != EINTR)
+		exit(1);
+	b->run->immediate_exit = 0;
+}
+
 int main(int argc, char **argv)
 {
 	int fd, children, rounds;
@@ -144,14 +191,21 @@ int main(int argc, char **argv)
 	double *forks = calloc((size_t)rounds, sizeof(double));
 	double *all = calloc((size_t)rounds, sizeof(double));
 	double *copies = calloc((size_t)rounds, sizeof(double));
-	if (!forks || !all || !copies)
+	double *mapped = calloc((size_t)rounds, sizeof(double));
+	if (!forks || !all || !copies || !mapped)
 		return 1;
 	for (int i = 0; i < rounds; i++) {
 		forks[i] = fork_once();
 		copies[i] = copy_once(ram, dirty);
 		all[i] = children_once(ram, (uint64_t)st.st_size, children);
 	}
-	printf("fork %.0f\nchildren %.0f\ncopy %.0f\n", median(forks, rounds), median(all, rounds),
-	       median(copies, rounds));
+	struct bare_vm writer;
+	writer_new(&writer, ram, (uint64_t)st.st_size);
+	for (int i = 0; i < rounds; i++) {
+		writer_run(&writer, dirty);
+		mapped[i] = fork_once();
+	}
+	printf("fork %.0f\nchildren %.0f\ncopy %.0f\nfork-vm %.0f\n", median(forks, rounds),
+	       median(all, rounds), median(copies, rounds), median(mapped, rounds));
 	return 0;
 }
