@@ -93,6 +93,11 @@ check "is a snapshot" until_true 10 test -f "$MOUNTED/in/disk0"
 check "with the same disk" cmp "$MOUNTED/full/disk0" "$MOUNTED/in/disk0"
 check "that is restored" restore in of-in
 check "to one account" until_true 30 said of-in '^whole'
+mkdir "$MOUNTED/in2"
+for part in meta vcpu ram; do cp "$T/copy/$part" "$MOUNTED/in2"; done
+check "a copy without the disk is no snapshot yet" sh -c '! smfs ls snapshots | grep -q in2'
+cp "$T/copy/disk0" "$MOUNTED/in2"
+check "with it it is" until_true 10 sh -c 'smfs ls snapshots | grep -q in2'
 check "the copy itself is restored" restore "$T/copy" of-copy
 check "to one account" until_true 30 said of-copy '^whole'
 check "fsck is content" smfs fsck --read-data

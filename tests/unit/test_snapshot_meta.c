@@ -81,16 +81,16 @@ static void reseal(char *text, size_t len)
 	memcpy(at, sum, 16);
 }
 
-/* Encode the sample, replace the first `from` by `to` (any lengths), reseal, decode. */
-static int decode_edited(const char *from, const char *to, struct err *err)
+/* Encode, replace the first `from` by `to` (any lengths), reseal, decode. */
+static int decode_edited_of(const struct snapshot_meta *m, const char *from, const char *to,
+			    struct err *err)
 {
-	struct snapshot_meta m, back;
+	struct snapshot_meta back;
 	cleanup_free char *text = NULL, *edited = NULL;
 	size_t len, n;
 	char *at;
 
-	sample(&m);
-	text = encode(&m, &len);
+	text = encode(m, &len);
 	at = strstr(text, from);
 	assert_non_null(at);
 	edited = malloc(len + strlen(to) + 1);
@@ -99,6 +99,14 @@ static int decode_edited(const char *from, const char *to, struct err *err)
 	reseal(edited, n);
 	err_clear(err);
 	return meta_decode(edited, n, &back, err);
+}
+
+static int decode_edited(const char *from, const char *to, struct err *err)
+{
+	struct snapshot_meta m;
+
+	sample(&m);
+	return decode_edited_of(&m, from, to, err);
 }
 
 static void round_trip(void **state)
@@ -225,6 +233,37 @@ static void hostile_values_are_refused(void **state)
 	}
 }
 
+/* A reader that knows nothing of them is told; the file's name leads nowhere else. */
+static void disks_have_files(void **state)
+{
+	static const char *const edits[][2] = {
+		{"\"content\": 4096", "\"content\": 0"},
+		{"\"content\": 4096", "\"content\": -1"},
+		{"\"content\": 4096", "\"content\": \"4096\""},
+		{"\"content\": 4096", "\"content\": null"},
+		{"\"id\": \"disk0\"", "\"id\": \"ram\""},
+		{"\"id\": \"disk0\"", "\"id\": \"disk/../../x\""},
+		{"\"id\": \"disk0\"", "\"id\": \"../disk\""},
+		{"\"readonly\": false,\n      \"content\"", "\"readonly\": true, \"content\""},
+	};
+	struct snapshot_meta m, back;
+	cleanup_free char *text = NULL;
+	struct err err = ERR_INIT;
+	size_t len;
+
+	sample(&m);
+	m.device[m.ndevices++] = (struct meta_device){
+		.id = "disk0", .type = "virtio-blk", .version = 1, .gsi = 6, .content = 4096};
+	text = encode(&m, &len);
+	assert_non_null(strstr(text, "\"disks\""));
+	assert_int_equal(meta_decode(text, len, &back, &err), 0);
+	assert_memory_equal(&m, &back, sizeof(m));
+	for (size_t i = 0; i < ARRAY_SIZE(edits); i++) {
+		print_message("# %s -> %s\n", edits[i][0], edits[i][1]);
+		assert_int_equal(decode_edited_of(&m, edits[i][0], edits[i][1], &err), -EBADMSG);
+	}
+}
+
 static void every_member_is_needed(void **state)
 {
 	static const char *const members[] = {
@@ -312,6 +351,7 @@ int main(void)
 		cmocka_unit_test(every_truncation_is_refused),
 		cmocka_unit_test(foreign_formats_are_refused),
 		cmocka_unit_test(hostile_values_are_refused),
+		cmocka_unit_test(disks_have_files),
 		cmocka_unit_test(every_member_is_needed),
 		cmocka_unit_test(this_host_fits_itself),
 		cmocka_unit_test(lost_features_are_named),
