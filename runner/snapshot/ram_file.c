@@ -52,8 +52,9 @@ static void pagemap_close(struct pagemap *pm)
 
 static enum ram_page kind_of(uint64_t e)
 {
+	/* In swap, or just being moved by the kernel, which a file's page may be, too. */
 	if (e & PM_SWAPPED)
-		return RAM_OWN;
+		return e & PM_FILE ? RAM_FILE : RAM_OWN;
 	if (!(e & PM_PRESENT))
 		return RAM_UNTOUCHED;
 	return e & PM_FILE ? RAM_FILE : RAM_OWN;
