@@ -42,6 +42,15 @@ static void print_result(const json_t *j)
 		       (double)json_integer_value(json_object_get(j, "pause_us")) / 1000);
 		return;
 	}
+	if (json_is_null(json_object_get(j, "new_bytes"))) {
+		printf("%s: %s of RAM; ready, but its writer was killed before it told what it "
+		       "took; paused %.1f ms\n",
+		       json_string_value(json_object_get(j, "name")),
+		       format_size((uint64_t)json_integer_value(json_object_get(j, "ram_bytes")),
+				   ram),
+		       (double)json_integer_value(json_object_get(j, "pause_us")) / 1000);
+		return;
+	}
 	printf("%s: %s of RAM, %s new, stored in %s; paused %.1f ms\n",
 	       json_string_value(json_object_get(j, "name")),
 	       format_size((uint64_t)json_integer_value(json_object_get(j, "ram_bytes")), ram),

@@ -28,15 +28,23 @@ struct request {
 static json_t *stats_json(const char *name, const char *state, const struct save_stats *st,
 			  uint64_t total_us)
 {
-	return json_pack("{s:o, s:s, s:b, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}",
-			 "name", json_text(name), "state", state, "diff", st->diff, "ram_bytes",
-			 (json_int_t)st->ram_bytes, "data_bytes", (json_int_t)st->data_bytes,
-			 "new_bytes", (json_int_t)st->new_bytes, "stored_bytes",
-			 (json_int_t)st->stored_bytes, "pause_us", (json_int_t)st->pause_us,
-			 "capture_us", (json_int_t)st->capture_us, "fork_us",
-			 (json_int_t)st->fork_us, "save_us", (json_int_t)st->save_us, "total_us",
-			 (json_int_t)total_us, "disk_bytes", (json_int_t)st->disk_bytes,
-			 "disk_data_bytes", (json_int_t)st->disk_data_bytes);
+	static const char *const by_writer[] = {"diff",		  "data_bytes", "new_bytes",
+						"stored_bytes",	  "save_us",	"disk_bytes",
+						"disk_data_bytes"};
+	json_t *j = json_pack(
+		"{s:o, s:s, s:b, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "name",
+		json_text(name), "state", state, "diff", st->diff, "ram_bytes",
+		(json_int_t)st->ram_bytes, "data_bytes", (json_int_t)st->data_bytes, "new_bytes",
+		(json_int_t)st->new_bytes, "stored_bytes", (json_int_t)st->stored_bytes, "pause_us",
+		(json_int_t)st->pause_us, "capture_us", (json_int_t)st->capture_us, "fork_us",
+		(json_int_t)st->fork_us, "save_us", (json_int_t)st->save_us, "total_us",
+		(json_int_t)total_us, "disk_bytes", (json_int_t)st->disk_bytes, "disk_data_bytes",
+		(json_int_t)st->disk_data_bytes);
+
+	/* Not known is not nothing. */
+	for (size_t i = 0; st->untold && i < ARRAY_SIZE(by_writer); i++)
+		json_object_set_new(j, by_writer[i], json_null());
+	return j;
 }
 
 /* Keep `j` (stolen) as the latest. */

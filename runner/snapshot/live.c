@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -145,7 +146,10 @@ static int start(const struct machine *m, const struct save_info *info, struct l
 	/* Open for checks and record only: a store does not survive a fork. */
 	if ((ret = smfs_store_open(info->store, 0, &store, err)) < 0)
 		return ret;
-	ret = save_begin(store, m, info, meta, &out->record, err);
+	out->store = strdup(info->store);
+	out->name = strdup(info->name);
+	ret = out->store && out->name ? save_begin(store, m, info, meta, &out->record, err)
+				      : err_set(err, ENOMEM, "out of memory");
 	smfs_store_close(store);
 	if (ret < 0)
 		return ret;
@@ -165,6 +169,8 @@ static int start(const struct machine *m, const struct save_info *info, struct l
 		ret = save_resume(m, ret, err);
 	stats->pause_us = monotonic_us() - paused;
 	stats->ram_bytes = meta->ram_bytes;
+	out->wall_clock_ns = meta->wall_clock_ns;
+	out->vcpu_xxh3 = meta->vcpu_xxh3;
 	return ret;
 }
 
@@ -191,7 +197,53 @@ int live_start(const struct machine *m, const struct save_info *info, struct liv
 		live_leave(out);
 	else if (ret < 0 && out->record >= 0)
 		give_up(out, err);
+	else if (ret < 0)
+		live_leave(out);
 	return ret < 0 ? err_wrap(err, ret, "snapshot %s", info->name) : 0;
+}
+
+/* The snapshot in the store, if that is the one: others may have taken the name meanwhile. */
+static int stored_meta(struct smfs_store *store, const char *name, struct snapshot_meta *m,
+		       struct err *err)
+{
+	cleanup_free char *text = malloc(META_FILE_MAX);
+	const struct smfs_entry *e;
+	struct smfs_file *f;
+	struct smfs_name n;
+	struct smfs_dir *d;
+	ssize_t len = -ENOENT;
+	int ret;
+
+	if (!text)
+		return err_set(err, ENOMEM, "out of memory");
+	if ((ret = smfs_name_get(store, SMFS_SNAPSHOT, name, &n, err)) < 0 ||
+	    (ret = smfs_dir_open(store, &n.root, &d, err)) < 0)
+		return ret;
+	e = smfs_dir_find(d, "meta");
+	if (e && S_ISREG(e->mode) && e->content.size <= META_FILE_MAX &&
+	    (len = smfs_file_open(store, &e->content, &f, err)) == 0) {
+		len = smfs_file_pread(f, text, e->content.size, 0, err);
+		smfs_file_close(f);
+	}
+	smfs_dir_close(d);
+	return len < 0 ? (int)len : meta_decode(text, (size_t)len, m, err);
+}
+
+static bool published(const struct live *l)
+{
+	cleanup_free struct snapshot_meta *m = calloc(1, sizeof(*m));
+	struct smfs_store *store;
+	struct err err = ERR_INIT;
+	bool is;
+
+	if (!m || smfs_store_open(l->store, 0, &store, &err) < 0)
+		return false;
+	is = stored_meta(store, l->name, m, &err) == 0 && m->vcpu_xxh3 == l->vcpu_xxh3 &&
+	     m->wall_clock_ns == l->wall_clock_ns;
+	if (is)
+		smfs_pending_done(store, l->name);
+	smfs_store_close(store);
+	return is;
 }
 
 int live_finish(struct live *l, struct save_stats *stats, struct err *err)
@@ -201,11 +253,19 @@ int live_finish(struct live *l, struct save_stats *stats, struct err *err)
 
 	while (waitpid(l->pid, NULL, 0) < 0 && errno == EINTR)
 		;
+	if (ret < 0 && published(l)) {
+		log_warn("snapshot %s is ready; the process that wrote it was killed before it "
+			 "could tell",
+			 l->name);
+		stats->untold = true;
+		live_leave(l);
+		return 0;
+	}
 	if (ret < 0) {
 		/* Which of the two nobody can tell where SIGCHLD is ignored. */
 		ret = err_set(err, EIO,
 			      "the process that wrote the snapshot was killed, or ended without a "
-			      "result; `smfs ls snapshots` tells whether it had done all but that");
+			      "result");
 		give_up(l, err);
 		return ret;
 	}
@@ -229,5 +289,7 @@ void live_leave(struct live *l)
 		close(l->fd);
 	if (l->record >= 0)
 		close(l->record);
+	free(l->store);
+	free(l->name);
 	*l = LIVE_NONE;
 }

@@ -26,6 +26,10 @@ struct live {
 	pid_t pid;
 	int fd;	    /* readable once the child has a result, or is dead */
 	int record; /* of the store, that it is being written; the child holds it, too */
+	/* By which it is known to be in the store, should the child not live to say so. */
+	char *store, *name;
+	int64_t wall_clock_ns;
+	uint64_t vcpu_xxh3;
 };
 
 #define LIVE_NONE ((struct live){.pid = -1, .fd = -1, .record = -1})
@@ -33,7 +37,10 @@ struct live {
 /* The guest runs again. stats: ram_bytes, pause_us, capture_us, fork_us. */
 int live_start(const struct machine *m, const struct save_info *info, struct live *out,
 	       struct save_stats *stats, struct err *err);
-/* Waits for the child. stats: also data_bytes, new_bytes, stored_bytes, save_us. */
+/*
+ * Waits for the child. stats: also data_bytes, new_bytes, stored_bytes, save_us. Of a child that
+ * was killed when the snapshot was ready already these are not known: stats->untold.
+ */
 int live_finish(struct live *l, struct save_stats *stats, struct err *err);
 /* Lets the child go on alone. */
 void live_leave(struct live *l);

@@ -57,9 +57,10 @@ struct save_stats {
 	uint64_t ram_bytes, data_bytes, new_bytes, stored_bytes;
 	/* Of the writable disks: their size, and what of it was read. */
 	uint64_t disk_bytes, disk_data_bytes;
-	bool recorded;	     /* the store knows that it was begun; false: refused before that */
-	bool diff;	     /* only pages the guest has written were read */
-	uint64_t pause_us;   /* guest stood still */
+	bool untold;	   /* it is ready, and whoever wrote it died before telling what it took */
+	bool recorded;	   /* the store knows that it was begun; false: refused before that */
+	bool diff;	   /* only pages the guest has written were read */
+	uint64_t pause_us; /* guest stood still */
 	uint64_t capture_us; /* of it: registers and devices */
 	uint64_t fork_us;    /* of it, of a live snapshot: fork(2) */
 	uint64_t

@@ -176,13 +176,9 @@ _Noreturn static void monitor(const struct work *w, const struct kind *k)
 
 	t->alive = ask(&m, out[0]) != 0;
 	if (t->ret < 0) {
-		const uint64_t count = ask(&m, out[0]);
-
+		t->count_before = ask(&m, out[0]);
 		t->ret_again = take(&m, k, w, "it", "first", &again);
 		snprintf(t->msg_again, sizeof(t->msg_again), "%s", again.msg);
-		/* What died when all was done but telling so has left the first one. */
-		if (t->ret_again == 0)
-			t->count_before = count;
 		t->again = true;
 	}
 	t->count_after = ask(&m, out[0]);
@@ -301,7 +297,8 @@ _Noreturn static void look(const struct work *w, enum end end)
 
 	if ((bad |= done && !there))
 		fprintf(stderr, "# success, and no snapshot\n");
-	if (t->again && t->ret_again < 0 && t->ret_again != -EEXIST && (bad = 1))
+	/* Nor is the name taken: what was said to have failed has. */
+	if (t->again && t->ret_again < 0 && (bad = 1))
 		fprintf(stderr, "# the next one: %s\n", t->msg_again);
 	if (there && pending && (bad = 1))
 		fprintf(stderr, "# ready and %s: %s\n", p.name, p.reason);
