@@ -12,9 +12,10 @@
  *
  * An entry is one 64-bit word, read and written whole, so any number of processes use the file
  * at once without locks; it is mapped, and its blocks are allocated before, so that a full disk is
- * no SIGBUS. A table that gets full is copied to one an eighth larger, which takes its name; who
- * still has the old one mapped writes to it in vain until the next page_index_follow(). At its
- * largest, PAGE_INDEX_MAX, what comes later replaces what came before.
+ * no SIGBUS. Many entries are put in by rewriting parts of the file: what another process puts
+ * there in that moment is lost. A table that gets full is copied to a larger one, which takes its
+ * name; who still has the old one mapped writes to it in vain until the next page_index_follow().
+ * At its largest, PAGE_INDEX_MAX, what comes later replaces what came before.
  *
  * Threads: any. Ownership: the store's; page_index_new() and nothing else allocates.
  */
