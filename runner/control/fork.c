@@ -146,11 +146,11 @@ static int fork_machine(void *arg, struct err *err)
 	f->capture_us = monotonic_us() - start;
 	if (r == 0)
 		r = fork_paused(f, err);
-	/* The children have their own hold on them. */
-	machine_disks_put(&f->disks);
 	if (vm_resume(m->vm, &resume) < 0 && r == 0)
 		r = err_set(err, resume.code, "resume after the fork: %s", resume.msg);
 	f->pause_us = monotonic_us() - start;
+	/* The children have their own hold on them. */
+	machine_disks_put(&f->disks);
 	return r;
 }
 

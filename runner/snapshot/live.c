@@ -163,11 +163,11 @@ static int start(const struct machine *m, const struct save_info *info, struct l
 	stats->capture_us = monotonic_us() - paused;
 	if (ret == 0)
 		ret = fork_paused(m, info, meta, &parts, out, stats, err);
-	/* The child has its own hold on them. */
-	machine_disks_put(&disks);
 	if (pause)
 		ret = save_resume(m, ret, err);
 	stats->pause_us = monotonic_us() - paused;
+	/* The child has its own hold on them. */
+	machine_disks_put(&disks);
 	stats->ram_bytes = meta->ram_bytes;
 	out->wall_clock_ns = meta->wall_clock_ns;
 	out->vcpu_xxh3 = meta->vcpu_xxh3;
@@ -192,12 +192,11 @@ int live_start(const struct machine *m, const struct save_info *info, struct liv
 	memset(stats, 0, sizeof(*stats));
 	*out = LIVE_NONE;
 	ret = start(m, info, out, stats, err);
-	if (ret < 0 && out->pid > 0)
-		/* Forked, but the machine could not resume: what is being written is still good. */
-		live_leave(out);
-	else if (ret < 0 && out->record >= 0)
+	if (ret < 0 && out->pid < 0 && out->record >= 0)
 		give_up(out, err);
 	else if (ret < 0)
+		/* If forked, but the machine could not resume: what is being written is still good.
+		 */
 		live_leave(out);
 	return ret < 0 ? err_wrap(err, ret, "snapshot %s", info->name) : 0;
 }
