@@ -6,8 +6,6 @@
 
 state_of() { smvm-runner info "$1" | jq -r '.snapshot | "\(.name) \(.state)"'; }
 is_state() { [ "$(state_of "$1")" = "$2" ]; }
-# writer VM: the process that writes its live snapshot; fails when there is none
-writer() { pgrep -P "$(smvm-runner info "$1" | jq .pid)"; }
 visible() { [ -e "$SMFS_MOUNT/snapshots/$1" ]; }
 # pending NAME STATE: so say the store and the mount
 pending() {
@@ -42,15 +40,22 @@ smvm-runner stop -f copy
 smvm-runner snapshot --full --json origin full >"$T/json"
 check "all are live but that one" jq -e '.state == "ready" and .fork_us > 0 and .pause_us < .save_us' "$T/json"
 
-# ---- without waiting
-check "--no-wait returns while it is written" \
-	sh -c 'smvm-runner snapshot --live --no-wait --json origin later | jq -e ".state == \"writing\""'
+# ---- without waiting: the writer is held while it is looked at
+monitor=$(smvm-runner info origin | jq .pid)
+# held NAME: it is being written, and the writer stands still
+held() {
+	smvm-runner snapshot --live --no-wait --full --json origin "$1" >"$T/json" && writer=$(pgrep -P "$monitor") &&
+		kill -STOP "$writer"
+}
+check "a snapshot is not waited for" held later
+check "the command returns while it is written" jq -e '.state == "writing"' "$T/json"
 check "the store records that it is being written" pending later writing
 check "ps shows it" sh -c 'smvm-runner ps | grep -q "writing later$"'
 check_not "it cannot be restored yet" smvm-runner restore later
 check_not "nor removed" smfs rm later
 check "another one meanwhile is refused" sh -c '! smvm-runner snapshot --live origin another 2>"$1" && grep -q "still being written" "$1"' sh "$T/err"
 check "info answers meanwhile" sh -c 'smvm-runner info origin | jq -e ".snapshot.name == \"later\""'
+kill -CONT "$writer"
 check "then it is ready" until_true 20 is_state origin "later ready"
 check "and restores" restore later fromlater
 check "whole" until_true 20 said fromlater "^whole [0-9a-f]* $nonce\$"
@@ -61,18 +66,19 @@ check "whole, too" until_true 20 said fromsecond "^whole [0-9a-f]* $nonce\$"
 smvm-runner stop -f fromsecond
 
 # ---- what dies
-kill_writer() { # kill_writer VM NAME: while it is being written; one that was quicker is tried again
+# kill_writer NAME: while it is being written; one that was quicker is tried again
+kill_writer() {
 	for try in 1 2 3 4 5 6 7 8; do
-		smvm-runner snapshot --live --full --no-wait "$1" "$2" >/dev/null || return 1
-		pid=$(writer "$1") && kill -9 "$pid"
-		until_true 5 settled "$1" "$2" || return 1
-		visible "$2" || return 0
-		rm -r "$SMFS_MOUNT/snapshots/$2" || return 1
+		smvm-runner snapshot --live --full --no-wait origin "$1" >/dev/null || return 1
+		pid=$(pgrep -P "$monitor") && kill -9 "$pid"
+		until_true 5 settled "$1" || return 1
+		visible "$1" || return 0
+		rm -r "$SMFS_MOUNT/snapshots/$1" || return 1
 	done
 	return 1
 }
-settled() { is_state "$1" "$2 failed" || is_state "$1" "$2 ready"; }
-check "the writer is killed" kill_writer origin killed
+settled() { is_state origin "$1 failed" || is_state origin "$1 ready"; }
+check "the writer is killed" kill_writer killed
 check "the snapshot has failed" until_true 5 is_state origin "killed failed"
 check_not "nothing of it is seen" visible killed
 check "the store keeps the failure" pending killed failed
@@ -87,8 +93,8 @@ smvm-runner stop -f fromkilled
 
 kill_monitor() {
 	restore live1 victim && until_true 5 said victim '^gen' &&
-		smvm-runner snapshot --live --no-wait victim orphan >/dev/null &&
-		kill -9 "$(smvm-runner info victim | jq .pid)"
+		victim=$(smvm-runner info victim | jq .pid) &&
+		smvm-runner snapshot --live --no-wait victim orphan >/dev/null && kill -9 "$victim"
 }
 check "the machine is killed while its snapshot is written" kill_monitor
 check "its name is free at once" sh -c '! smvm-runner info victim 2>/dev/null'
