@@ -50,5 +50,8 @@ cp bench/agent/guest.py bench/lib.sh "$T/disk/"
 
 machine_head
 MACHINE_TIMEOUT=${MACHINE_TIMEOUT:-1200}
-machine_run "$T/disk" bench/agent/job.sh "$image" "$rounds" 2>"$T/errors" | tee "$T/out"
-grep -q '^agent-' "$T/out" || { cat "$T/errors" >&2; cannot 'nothing was measured'; }
+{
+	machine_run "$T/disk" bench/agent/job.sh "$image" "$rounds" 2>"$T/errors"
+	echo $? >"$T/status"
+} | tee "$T/out"
+[ "$(cat "$T/status")" = 0 ] || { cat "$T/errors" >&2; cannot 'it ended early'; }

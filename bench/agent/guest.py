@@ -7,9 +7,13 @@
         Boot, wait for the agent and for the service, save the machine into the file STATE, end it.
     guest.py time STATE QEMU-ARG...
         Restore it from STATE and wait for an answer of the agent: prints the microseconds from QEMU's start.
+    guest.py ours SNAPSHOT NAME
+        The same of a snapshot of smvm-runner's, in $SMVM_RUN_DIR, where no other machine is; and the microseconds until
+        the command returns, for by then the guest has its own identity.
 
 STATE goes straight to and from the file where QEMU can (9 and later), else through cat(1).
 """
+import glob
 import json
 import os
 import signal
@@ -88,22 +92,40 @@ def frame(s):
     return kind, receive(s, length)
 
 
-def agent(seconds, qemu):
+def by_vhost():
+    s = socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM)
+    s.settimeout(2)
+    s.connect((CID, AGENT_PORT))
+    return s
+
+
+def by_runner():
+    s = socket.socket(socket.AF_UNIX)
+    s.settimeout(2)
+    for path in glob.glob(os.environ["SMVM_RUN_DIR"] + "/*/vsock.sock"):
+        s.connect(path)
+        s.sendall(b"CONNECT %d\n" % AGENT_PORT)
+        answer = b""
+        while not answer.endswith(b"\n"):
+            answer += receive(s, 1)
+        if answer.startswith(b"OK "):
+            return s
+    raise ConnectionError("no machine yet")
+
+
+def agent(seconds, process, connect=by_vhost):
     """A connection to the agent, which has answered."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
-        if qemu.poll() is not None:
-            sys.exit(f"guest.py: QEMU ended, status {qemu.returncode}")
-        s = socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM)
-        s.settimeout(2)
+        if process.poll():
+            sys.exit(f"guest.py: the monitor ended, status {process.returncode}")
         try:
-            s.connect((CID, AGENT_PORT))
+            s = connect()
             s.sendall(HELLO)
             if frame(s)[0] == HELLO_KIND:
                 return s
         except OSError:
             pass
-        s.close()
         time.sleep(0.001)
     sys.exit(f"guest.py: no answer of the agent in {seconds} s")
 
@@ -191,6 +213,16 @@ def time_one(state, args):
     print(t // 1000)
 
 
+def time_ours(snapshot, name):
+    t = time.monotonic_ns()
+    command = start(["smvm-runner", "restore", "--json", "--name", name, snapshot])
+    agent(120, command, by_runner).close()
+    answered = time.monotonic_ns() - t
+    if command.wait() != 0:
+        sys.exit("guest.py: the restore failed")
+    print(answered // 1000, (time.monotonic_ns() - t) // 1000, file=sys.stderr)
+
+
 if __name__ == "__main__":
     what, rest = sys.argv[1], sys.argv[2:]
     if what == "initrd":
@@ -199,5 +231,7 @@ if __name__ == "__main__":
         save(rest[0], rest[1:])
     elif what == "time":
         time_one(rest[0], rest[1:])
+    elif what == "ours":
+        time_ours(*rest)
     else:
         sys.exit(__doc__)
