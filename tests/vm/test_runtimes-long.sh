@@ -1,0 +1,31 @@
+#!/bin/sh
+# A Debian guest with Python and Perl at work, restored and forked (runtimes.sh): RESTORES (200) and FORKS (50) times.
+# With RESTORES=3 FORKS=2 it takes some two minutes.
+. tests/lib/tap.sh
+. tests/lib/image.sh
+. tests/vm/machine.sh
+
+image_python "$T/image" || exit 1
+# Perl as a layer over it.
+runtimes_layer() {
+	image_debs "$T/perl.tar" base-files,base-passwd,perl-base &&
+		umoci unpack --image "$T/image/python:1" "$T/bundle" &&
+		tar -C "$T/bundle/rootfs" -xf "$T/perl.tar" --skip-old-files --numeric-owner &&
+		umoci repack --image "$T/image/python:1" "$T/bundle"
+}
+check 'Perl is added to the image' runtimes_layer
+port=$(free_port)
+registry_start "$T/registry" "$port" || exit 1
+at_exit 'registry_stop "$T/registry"'
+registry_push "$T/image/python:1" runtimes:1 || exit 1
+mkdir "$T/disk"
+image=127.0.0.1:$port/runtimes:1
+check 'a store is made' smfs init "$T/disk/store"
+check 'the image is pulled from the registry' smvm-pull --store "$T/disk/store" "$image"
+
+MACHINE_TIMEOUT=${MACHINE_TIMEOUT:-1740}
+machine_test "$T/out" "$T/disk" tests/vm/runtimes.sh "$image" "${RESTORES:-200}" "${FORKS:-50}"
+status=$?
+cat "$T/out"
+check 'the job ended well' [ $status -eq 0 ]
+tap_done
