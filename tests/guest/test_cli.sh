@@ -53,11 +53,11 @@ check "an unknown option is a usage error" status 2 smvm-runner boot --colour
 check "too much memory is a usage error" status 2 smvm-runner boot -m 999T --kernel "$guest"
 check "a kernel that is none is refused" status 5 smvm-runner boot --kernel "$B/smfs.pc"
 # Several at once: each is answered, in some order.
-smvm-runner snapshot one at1 >/dev/null 2>&1 &
+smvm-runner snapshot --still one at1 >/dev/null 2>&1 &
 a=$!
-smvm-runner snapshot one at2 >/dev/null 2>&1 &
+smvm-runner snapshot --still one at2 >/dev/null 2>&1 &
 b=$!
-check "of two snapshots at once" wait $a
+check "of two snapshots of a still guest at once" wait $a
 check "both are taken" wait $b
 for i in 1 2 3 4; do
 	smvm-runner restore --name twin at1 >"$T/twin$i" 2>&1 &
