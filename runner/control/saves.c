@@ -8,6 +8,7 @@
 #include "smfs/base/cleanup.h"
 #include "smfs/base/clock.h"
 #include "smfs/base/log.h"
+#include "smfs/base/meminfo.h"
 #include "smfs/base/num.h"
 
 #include <stdlib.h>
@@ -94,22 +95,6 @@ static uint64_t minor_faults(void)
 	return getrusage(RUSAGE_SELF, &u) < 0 ? 0 : (uint64_t)u.ru_minflt;
 }
 
-/* Half of what the host could give at this moment. */
-static uint64_t default_limit(void)
-{
-	FILE *f = fopen("/proc/meminfo", "re");
-	static const char key[] = "MemAvailable:";
-	uint64_t kib = 0;
-	char line[128];
-
-	while (f && !kib && fgets(line, sizeof(line), f))
-		if (strncmp(line, key, sizeof(key) - 1) == 0)
-			kib = strtoull(line + sizeof(key) - 1, NULL, 10);
-	if (f)
-		fclose(f);
-	return kib ? kib * KIB / 2 : GIB;
-}
-
 static void throttle(struct vmm *v)
 {
 	struct saves *s = &v->save;
@@ -186,7 +171,7 @@ static int parse(struct vmm *v, const json_t *body, struct request *rq, char sto
 			       "snapshot %s: snapshot %s of this VM is still being written; wait "
 			       "for it (smvm-runner info)",
 			       name, json_string_value(json_object_get(v->save.last, "name")));
-	v->save.limit_bytes = limit > 0 ? (uint64_t)limit : default_limit();
+	v->save.limit_bytes = limit > 0 ? (uint64_t)limit : meminfo_available() / 2;
 	snprintf(rq->by, sizeof(rq->by), "VM %s (%s)", v->dir->info.name, v->dir->info.id);
 	int r = where_store(v->mount, store, err);
 	rq->info = (struct save_info){.kind = full   ? SAVE_FULL
