@@ -98,9 +98,11 @@ static int read_cluster(const struct disk_view *v, void *buf, size_t len, uint64
 
 	if (!v->aside)
 		return ret;
-	/* Whoever overwrites it says so before: what is not said now has not been read above. */
-	atomic_thread_fence(memory_order_seq_cst);
-	state = atomic_load(&v->aside->state[off / DISK_CLUSTER]);
+	/*
+	 * Whoever overwrites it says so before: what is not said now has not been read above. This
+	 * changes nothing, and is ordered after the reading, which a mere load need not be.
+	 */
+	state = atomic_fetch_or(&v->aside->state[off / DISK_CLUSTER], 0);
 	if (state == ASIDE_KEPT)
 		return pread_full(v->aside->fd, buf, len, off);
 	return state == ASIDE_LOST ? -EIO : ret;
