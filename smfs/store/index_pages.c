@@ -47,6 +47,7 @@ enum tree_kind { TREE_FREE, TREE_MAIN, TREE_SEALED, TREE_OTHER };
 struct check {
 	int fd;
 	uint32_t psize;
+	uint64_t txnid;	     /* of the header looked at */
 	uint64_t npages;     /* last_pg + 1 */
 	uint64_t file_pages; /* whole pages in the file; later ones were never written */
 	uint8_t *used;	     /* a bit per page */
@@ -354,6 +355,18 @@ static int check_sub(struct tree *t, uint64_t page, const struct node *n, const 
 	return check_tree(t->c, name, kind, &db, err);
 }
 
+/*
+ * A list of free pages is under the transaction that freed them. LMDB remembers the latest list it
+ * took by that number, and 0 for none: one under 0 would be taken again and again.
+ */
+static bool freed_by(const struct tree *t, const struct node *n)
+{
+	struct reader r = reader_of(n->key, n->klen);
+	uint64_t txnid = get_u64(&r);
+
+	return txnid > 0 && txnid <= t->c->txnid;
+}
+
 static int check_value(struct tree *t, uint64_t page, const struct node *n, struct err *err)
 {
 	const uint8_t *data = n->data;
@@ -368,6 +381,8 @@ static int check_value(struct tree *t, uint64_t page, const struct node *n, stru
 		return check_sub(t, page, n, data, err);
 	if (n->flags & ~F_BIGDATA)
 		return bad(t, page, "foreign flags", err);
+	if (t->kind == TREE_FREE && !freed_by(t, n))
+		return bad(t, page, "freed by no transaction", err);
 	if (t->kind == TREE_FREE)
 		return check_free(t, page, data, n->dlen, err);
 	if (t->kind == TREE_SEALED && !index_record_ok(n->key, n->klen, data, n->dlen))
@@ -483,7 +498,8 @@ int index_pages_check(int fd, uint64_t txnid, struct err *err)
 						   "its own lock file");
 	if (fstat(fd, &st) < 0)
 		return err_errno(err, "stat store index");
-	struct check c = {.fd = fd, .psize = at->free.pad, .npages = at->last_pg + 1};
+	struct check c = {
+		.fd = fd, .psize = at->free.pad, .txnid = txnid, .npages = at->last_pg + 1};
 	c.file_pages = (uint64_t)st.st_size / c.psize;
 	c.used = calloc(1, c.npages / 8 + 1);
 	if (!c.used)

@@ -89,16 +89,16 @@ static void fuzz_limit(const uint8_t *data, size_t size)
 {
 	const uint64_t none = 0, usual = UINT64_MAX, some = 8 * MIB;
 	struct err err = ERR_INIT;
-	uint64_t limit, left;
+	struct smfs_room room;
 
 	close(put("limit", data, size));
-	int r = smfs_store_room(store, &limit, &left, &err);
+	int r = smfs_store_room(store, &room, &err);
 	must(r == 0 || err.code == EBADMSG || err.code == EFBIG);
-	must(r < 0 || !limit || left <= limit);
+	must(r < 0 || !room.limit || room.left <= room.limit);
 	/* Set anew, whatever it was. */
 	if (r == 0 || err.code == EBADMSG) {
 		must(smfs_store_set_limit(store, &some, NULL, &err) == 0);
-		must(smfs_store_room(store, &limit, &left, &err) == 0 && limit == some);
+		must(smfs_store_room(store, &room, &err) == 0 && room.limit == some);
 	}
 	must(unlinkat(at, "limit", 0) == 0);
 	must(smfs_store_set_limit(store, &none, &usual, &err) == 0);

@@ -78,7 +78,7 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
 	must(mkdtemp(dir) != NULL);
 	atexit(clean);
 	snprintf(index_dir, sizeof(index_dir), "%s/index", dir);
-	snprintf(path, sizeof(path), "%s/data.mdb", index_dir);
+	snprintf(path, sizeof(path), "%s/index/data.mdb", dir);
 	mkdir(index_dir, 0700);
 	must(index_create(index_dir, &err) == 0 && index_open(index_dir, false, &ix, &err) == 0);
 	for (uint64_t i = 0; i < 300; i += 60)

@@ -200,6 +200,57 @@ static void flipped_bytes_are_refused_or_harmless(void **state)
 	assert_true(refused > 20);
 }
 
+/* Where in the file the key of the first or last list of free pages is; and the latest transaction.
+ */
+static off_t free_list_key(int fd, bool last, uint64_t *txnid)
+{
+	uint8_t meta[2][152], page[4096];
+	uint64_t txn[2], root;
+
+	for (int i = 0; i < 2; i++) {
+		assert_int_equal(pread_full(fd, meta[i], sizeof(meta[i]), (uint64_t)i * 4096), 0);
+		memcpy(&txn[i], meta[i] + 144, 8);
+	}
+	const uint8_t *m = meta[txn[1] > txn[0]];
+	*txnid = MAX(txn[0], txn[1]);
+	assert_int_equal(m[46] | m[47] << 8, 1); /* its tree is one leaf */
+	memcpy(&root, m + 80, 8);
+	assert_int_equal(pread_full(fd, page, sizeof(page), root * 4096), 0);
+	unsigned n = ((page[12] | page[13] << 8) - 16u) / 2;
+	const uint8_t *at = page + 16 + (last ? 2 * (n - 1) : 0);
+
+	return (off_t)(root * 4096 + (at[0] | at[1] << 8) + 8u);
+}
+
+/* LMDB would take a list under 0 again and again, and so hand out pages twice. */
+static void pages_freed_by_no_transaction_are_refused(void **state)
+{
+	struct fixture *f = *state;
+	char path[128], seal[128];
+
+	put_small(f, "one", 1);
+	put_small(f, "two", 2);
+	ok(f, smfs_name_remove(f->s, SMFS_SNAPSHOT, "one", &f->err));
+	for (int last = 0; last < 2; last++) {
+		uint64_t was, wrong, txnid;
+
+		close_store(f);
+		index_path(f, "seal", seal);
+		unlink(seal);
+		index_path(f, "data.mdb", path);
+		cleanup_fd int fd = open(path, O_RDWR | O_CLOEXEC);
+		off_t at = free_list_key(fd, last, &txnid);
+		assert_int_equal(pread_full(fd, &was, 8, (uint64_t)at), 0);
+		wrong = last ? txnid + 1 : 0;
+		assert_int_equal(pwrite_full(fd, &wrong, 8, (uint64_t)at), 0);
+		assert_int_equal(smfs_store_open(f->dir, 0, &f->s, &f->err), -EBADMSG);
+		assert_non_null(strstr(f->err.msg, "freed by no transaction"));
+		err_clear(&f->err);
+		assert_int_equal(pwrite_full(fd, &was, 8, (uint64_t)at), 0);
+		prove(f);
+	}
+}
+
 #define store_test(fn) cmocka_unit_test_setup_teardown(fn, fixture_setup, fixture_teardown)
 
 int main(void)
@@ -207,6 +258,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		store_test(sound_indexes_pass_the_proof),
 		store_test(flipped_bytes_are_refused_or_harmless),
+		store_test(pages_freed_by_no_transaction_are_refused),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
