@@ -35,12 +35,9 @@ qemu_folder() { # qemu_folder DIR
 }
 
 image_python "$T/image" >/dev/null || cannot 'the image could not be built'
-port=$(free_port)
-registry_start "$T/registry" "$port" >/dev/null || cannot 'no registry'
-at_exit 'registry_stop "$T/registry"'
-registry_push "$T/image/python:1" python:1 >/dev/null || cannot 'the image could not be pushed'
-image=127.0.0.1:$port/python:1
-mkdir "$T/disk" && smfs init -q "$T/disk/store" && smvm-pull -q --store "$T/disk/store" "$image" || cannot 'the image could not be pulled'
+image=localhost/python:1
+mkdir "$T/disk" && smfs init -q "$T/disk/store" &&
+	smvm-pull -q --store "$T/disk/store" --name "$image" "oci:$T/image/python:1" || cannot 'the image could not be pulled'
 # Makes $BUILD/vm, too, where there is none.
 if ! machine_probe; then
 	tests/vm/outer.sh --timeout 120 tests/vm/outer_job.sh facts >"$T/facts" 2>&1

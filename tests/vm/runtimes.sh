@@ -98,6 +98,7 @@ while [ $i -lt "$forks" ]; do
 	n=$((forks - i < 5 ? forks - i : 5))
 	if ! smvm-runner fork --json -n $n --name fork$i origin >"$T/forked" 2>"$T/err"; then
 		failed="$failed fork$i($(tail -n 1 "$T/err"))"
+		job_state
 	fi
 	hook_ok "$T/forked" || unhooked="$unhooked fork$i"
 	for vm in $(jq -r '.children[].name' "$T/forked"); do

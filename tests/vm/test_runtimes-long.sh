@@ -14,14 +14,10 @@ runtimes_layer() {
 		umoci repack --image "$T/image/python:1" "$T/bundle"
 }
 check 'Perl is added to the image' runtimes_layer
-port=$(free_port)
-registry_start "$T/registry" "$port" || exit 1
-at_exit 'registry_stop "$T/registry"'
-registry_push "$T/image/python:1" runtimes:1 || exit 1
+image=localhost/runtimes:1
 mkdir "$T/disk"
-image=127.0.0.1:$port/runtimes:1
-check 'a store is made' smfs init "$T/disk/store"
-check 'the image is pulled from the registry' smvm-pull --store "$T/disk/store" "$image"
+smfs init -q "$T/disk/store" || exit 1
+smvm-pull -q --store "$T/disk/store" --name "$image" "oci:$T/image/python:1" || exit 1
 
 MACHINE_TIMEOUT=${MACHINE_TIMEOUT:-1740}
 machine_test "$T/out" "$T/disk" tests/vm/runtimes.sh "$image" "${RESTORES:-200}" "${FORKS:-50}"
