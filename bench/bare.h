@@ -1,10 +1,10 @@
 /*
  * bare.h - the least a VM over given RAM can be: what the floors are made of.
  *
- * KVM's in-kernel interrupt chips and timer, which every machine of the runner has; memory slots;
- * one vCPU with a CPUID table, pointed at the tiny guests' second entry (tests/guest/common.inc).
- * It parses nothing, checks nothing, has no devices, no threads and no second chance: an error ends
- * the process.
+ * KVM's in-kernel interrupt chips, which every machine of the runner has, and no interval timer,
+ * which a restored one has not either (vm/pit.h); memory slots; one vCPU with a CPUID table,
+ * pointed at the tiny guests' second entry (tests/guest/common.inc). It parses nothing, checks
+ * nothing, has no devices, no threads and no second chance: an error ends the process.
  */
 #ifndef BENCH_BARE_H
 #define BENCH_BARE_H
@@ -71,10 +71,9 @@ struct bare_vm {
 	struct kvm_run *run;
 };
 
-/* `without_chips`: no interrupt chips, timer and CPUID; its guest could not be resumed. */
+/* `without_chips`: no interrupt chips and CPUID; its guest could not be resumed. */
 static inline void bare_vm_new(struct bare_vm *b, uint8_t *ram, uint64_t len, bool without_chips)
 {
-	struct kvm_pit_config pit = {.flags = KVM_PIT_SPEAKER_DUMMY};
 	struct kvm_regs regs = {.rip = GUEST_AGAIN, .rflags = 2};
 	const uint64_t hole = 3ull << 30, low = len < hole ? len : hole;
 	struct kvm_sregs sregs;
@@ -86,10 +85,8 @@ static inline void bare_vm_new(struct bare_vm *b, uint8_t *ram, uint64_t len, bo
 	CHECK(set_slot(b->vm, 0, 0, low, ram));
 	if (len > low)
 		CHECK(set_slot(b->vm, 1, 1ull << 32, len - low, ram + low));
-	if (!without_chips) {
+	if (!without_chips)
 		CHECK(ioctl(b->vm, KVM_CREATE_IRQCHIP, 0));
-		CHECK(ioctl(b->vm, KVM_CREATE_PIT2, &pit));
-	}
 	CHECK(b->vcpu = ioctl(b->vm, KVM_CREATE_VCPU, 0));
 	CHECK(run_len = ioctl(b->kvm, KVM_GET_VCPU_MMAP_SIZE, 0));
 	b->run = mmap(NULL, (size_t)run_len, PROT_READ | PROT_WRITE, MAP_SHARED, b->vcpu, 0);

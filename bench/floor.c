@@ -4,7 +4,7 @@
  * Maps the snapshot's `ram` MAP_PRIVATE, makes a bare VM over it (bare.h) and runs it. Bytes the
  * guest writes to the serial port go to standard output.
  *
- * FLOOR_BARE=1 leaves out interrupt chips, timer and CPUID: shown beside, not the bar, since the
+ * FLOOR_BARE=1 leaves out interrupt chips and CPUID: shown beside, not the bar, since the
  * guest could not be resumed without them.
  */
 #include <string.h>

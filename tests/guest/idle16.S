@@ -1,9 +1,9 @@
 /*
  * idle16 - has written 16 MiB, and does nothing.
  *
- * At start it writes 16 MiB..32 MiB, says "up <nonce>" and watches the mailbox page. At a new
- * generation it says "gen", first thing, and " <nonce>", and halts for ever: what such a machine costs,
- * and how long it took to live, is then all the monitor's. Needs 48 MiB of RAM.
+ * At start it writes 16 MiB..32 MiB, says "up <nonce>" and looks at the mailbox page now and then; with
+ * BUSY, all the time. At a new generation it says "gen", first thing, and " <nonce>", and halts for ever:
+ * what such a machine costs, and how long it took to live, is then all the monitor's. Needs 48 MiB of RAM.
  */
 	.include "common.inc"
 
@@ -21,7 +21,12 @@ user_main:
 	call	say
 	lea	nonce(%rip), %rsi
 	call	say
-2:	cmp	MAILBOX_GENERATION, %r12
+2:
+	.ifndef	BUSY
+	mov	$SYS_NAP, %eax
+	ud2
+	.endif
+	cmp	MAILBOX_GENERATION, %r12
 	je	2b
 	lea	gen_text(%rip), %rsi
 	call	say
