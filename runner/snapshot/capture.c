@@ -58,7 +58,7 @@ static int capture_vcpus(const struct vm *vm, struct snapshot_meta *meta, struct
 	return ret;
 }
 
-static int capture_vm(const struct vm *vm, struct writer *w, struct err *err)
+static int capture_vm(struct vm *vm, struct writer *w, struct err *err)
 {
 	cleanup_free struct vm_irq_state *s = malloc(sizeof(*s));
 	int ret;
@@ -66,6 +66,8 @@ static int capture_vm(const struct vm *vm, struct writer *w, struct err *err)
 	if (!s)
 		return err_set(err, ENOMEM, "capture VM state: out of memory");
 	ret = vm_irq_state_get(vm->fd, vm->irqchip, s, err);
+	if (ret == 0 && vm->irqchip)
+		ret = pit_save(vm, &s->pit2, err);
 	if (ret == 0)
 		state_file_put_vm(w, s);
 	return ret;

@@ -527,6 +527,8 @@ static int load(struct snapshot *s, enum clock_policy clock, struct machine *m,
 	for (unsigned i = 0; ret == 0 && i < vm->nvcpus; i++)
 		ret = vcpu_state_set(vm->vcpu[i]->fd, i, &s->state[i], err);
 	if (ret == 0)
+		ret = pit_restore(vm, &s->irq, err);
+	if (ret == 0)
 		ret = vm_irq_state_set(vm->fd, &s->irq, err);
 	t1 = monotonic_us();
 	t->vcpu_us = t1 - t0;

@@ -26,7 +26,7 @@ const struct state_item state_items[] = {
 	VCPU("cpuid", SECTION_VCPU_CPUID, "what the guest was shown, whatever this host has beyond"),
 	VCPU("msrs", SECTION_VCPU_MSRS, "TSC, kvmclock, TSC deadline, MTRRs and the rest; the TSC goes on from its saved value"),
 	VCPU("events", SECTION_VCPU_EVENTS, "exceptions and interrupts being delivered"),
-	VM("pit2", SECTION_VM_PIT2, 1, "i8254, its channels with what was left of them"),
+	VM("pit2", SECTION_VM_PIT2, 1, "i8254, its counters started anew; KVM has it from its first use on, or at once if an interrupt of it may be awaited"),
 	VM("clock", SECTION_VM_CLOCK, 1, "kvmclock goes on from its saved value"),
 	VM("pic", SECTION_VM_PIC, 2, "i8259, master and slave"),
 	VM("ioapic", SECTION_VM_IOAPIC, 1, "routing and pending interrupts"),

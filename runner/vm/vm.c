@@ -82,14 +82,10 @@ static int map_memory(struct vm *vm, const struct vm_config *cfg, struct err *er
 
 static int create_irqchip(struct vm *vm, struct err *err)
 {
-	/* KVM answers port 0x61 for the PIT's third counter, which old TSC calibration reads. */
-	struct kvm_pit_config pit = {.flags = KVM_PIT_SPEAKER_DUMMY};
-
 	if (ioctl(vm->fd, KVM_CREATE_IRQCHIP, 0) < 0)
 		return err_errno(err, "KVM_CREATE_IRQCHIP");
-	if (ioctl(vm->fd, KVM_CREATE_PIT2, &pit) < 0)
-		return err_errno(err, "KVM_CREATE_PIT2");
-	return 0;
+	/* A restored machine's comes with its state. */
+	return vm->restore ? 0 : pit_create(vm, err);
 }
 
 static int create_vcpus(struct vm *vm, const struct vm_config *cfg, struct err *err)

@@ -2,10 +2,10 @@
  * vm.h - one virtual machine: its KVM objects, memory, devices and threads.
  *
  * LIFE. vm_new() makes the KVM VM in the order KVM.md measured as cheap: VM -> memory slots ->
- * irqchip -> PIT -> vCPUs -> devices. Then either the boot path (runner/x86/boot.h loads a kernel
- * and sets the first registers) or the restore path (runner/snapshot/restore.h loads state); then
- * vm_start(). vm_pause() and vm_resume() bracket a snapshot. vm_wait() blocks until the guest
- * is over. vm_free() ends everything.
+ * irqchip -> PIT (a restored machine's: pit.h) -> vCPUs -> devices. Then either the boot path
+ * (runner/x86/boot.h loads a kernel and sets the first registers) or the restore path
+ * (runner/snapshot/restore.h loads state); then vm_start(). vm_pause() and vm_resume() bracket a
+ * snapshot. vm_wait() blocks until the guest is over. vm_free() ends everything.
  *
  * THREADS. One thread per vCPU runs KVM_RUN; one I/O thread runs the loop; the thread that called
  * vm_start() waits. `dev_lock` is the one lock: held around every device operation, whichever
@@ -23,6 +23,7 @@
 #include "runner/vm/device.h"
 #include "runner/vm/loop.h"
 #include "runner/vm/memory.h"
+#include "runner/vm/pit.h"
 #include "smfs/base/err.h"
 
 #define VM_MAX_VCPUS 8
@@ -84,6 +85,7 @@ struct vm {
 	bool irqchip, restore; /* of the config */
 	struct memory mem;
 	struct bus pio, mmio;
+	struct pit pit;
 	unsigned nvcpus;
 	struct vcpu *vcpu[VM_MAX_VCPUS];
 	struct device *devices; /* in order of creation */

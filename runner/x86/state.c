@@ -395,17 +395,14 @@ static int vm_ioctl(int fd, unsigned long req, void *arg, const char *name, stru
 
 int vm_irq_state_get(int vm_fd, bool irqchip, struct vm_irq_state *out, struct err *err)
 {
-	int r = 0;
+	int r;
 
 	memset(out, 0, sizeof(*out));
 	out->has_irqchip = irqchip;
 	out->pic[0].chip_id = KVM_IRQCHIP_PIC_MASTER;
 	out->pic[1].chip_id = KVM_IRQCHIP_PIC_SLAVE;
 	out->ioapic.chip_id = KVM_IRQCHIP_IOAPIC;
-	if (irqchip)
-		r = VM_IOCTL(vm_fd, KVM_GET_PIT2, &out->pit2, err);
-	if (r == 0)
-		r = VM_IOCTL(vm_fd, KVM_GET_CLOCK, &out->clock, err);
+	r = VM_IOCTL(vm_fd, KVM_GET_CLOCK, &out->clock, err);
 	if (r == 0 && irqchip)
 		r = VM_IOCTL(vm_fd, KVM_GET_IRQCHIP, &out->pic[0], err);
 	if (r == 0 && irqchip)
@@ -422,16 +419,13 @@ int vm_irq_state_set(int vm_fd, const struct vm_irq_state *s, struct err *err)
 	 * KVM would add the time since, and the wall clock is the agent's to set.
 	 */
 	struct kvm_clock_data clock = {.clock = s->clock.clock};
-	int r = 0;
+	int r;
 
 	if (s->has_irqchip &&
 	    (s->pic[0].chip_id != KVM_IRQCHIP_PIC_MASTER ||
 	     s->pic[1].chip_id != KVM_IRQCHIP_PIC_SLAVE || s->ioapic.chip_id != KVM_IRQCHIP_IOAPIC))
 		return err_set(err, EBADMSG, "interrupt controller state: wrong chip number");
-	if (s->has_irqchip)
-		r = VM_IOCTL(vm_fd, KVM_SET_PIT2, &s->pit2, err);
-	if (r == 0)
-		r = VM_IOCTL(vm_fd, KVM_SET_CLOCK, &clock, err);
+	r = VM_IOCTL(vm_fd, KVM_SET_CLOCK, &clock, err);
 	if (r == 0 && s->has_irqchip)
 		r = VM_IOCTL(vm_fd, KVM_SET_IRQCHIP, &s->pic[0], err);
 	if (r == 0 && s->has_irqchip)

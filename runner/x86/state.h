@@ -61,7 +61,7 @@ struct vcpu_state {
 /* The VM's own: only with an in-kernel irqchip, except the clock. */
 struct vm_irq_state {
 	bool has_irqchip;
-	struct kvm_pit_state2 pit2;
+	struct kvm_pit_state2 pit2; /* vm/pit.h gets and sets it, before the rest is set */
 	struct kvm_clock_data clock;
 	struct kvm_irqchip pic[2], ioapic;
 };

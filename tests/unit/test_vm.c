@@ -531,6 +531,7 @@ static void a_second_vm_goes_on_where_the_first_stood(void **state)
 	for (unsigned i = 0; i < 2; i++)
 		assert_ok(vcpu_state_get(a->vcpu[i]->fd, i, plan, &s[i], &err), &err);
 	assert_ok(vm_irq_state_get(a->fd, true, irq, &err), &err);
+	assert_ok(pit_save(a, &irq->pit2, &err), &err);
 	uint64_t at = counter(a);
 	int ram = ram_copy(a);
 	vm_free(a);
@@ -547,6 +548,7 @@ static void a_second_vm_goes_on_where_the_first_stood(void **state)
 		assert_ok(vcpu_state_set(b->vcpu[i]->fd, i, &s[i], &err), &err);
 		assert_ok(vcpu_kvmclock_paused(b->vcpu[i]->fd, &err), &err);
 	}
+	assert_ok(pit_restore(b, irq, &err), &err);
 	assert_ok(vm_irq_state_set(b->fd, irq, &err), &err);
 	for (unsigned i = 0; i < 2; i++) {
 		assert_ok(vcpu_state_get(b->vcpu[i]->fd, i, plan, again, &err), &err);
