@@ -26,6 +26,7 @@ static const struct {
 	{"info", cmd_info, "tell everything about one VM"},
 	{"stop", cmd_stop, "stop a VM"},
 	{"console", cmd_console, "attach to a VM's serial console, or print its log"},
+	{"worker", cmd_worker, "a machine that a supervisor drives over a socket"},
 };
 
 static int print_help(FILE *f)

@@ -99,6 +99,13 @@ static void log_halve(struct console *c)
 	c->log_len = half;
 }
 
+void console_restart(struct console *c)
+{
+	if (c->log_fd >= 0 && ftruncate(c->log_fd, 0) < 0)
+		log_warn("empty the console's log: %m");
+	c->log_len = 0;
+}
+
 void console_output(void *console, const void *buf, size_t len)
 {
 	struct console *c = console;

@@ -29,6 +29,9 @@ int console_new(const char *log_path, struct console **out, struct err *err);
 void console_bind(struct console *c, struct loop *loop, console_input type, void *arg);
 void console_free(struct console *c);
 
+/* Its log begins anew, for another guest. The device lock is held. */
+void console_restart(struct console *c);
+
 /* The serial device's sink. */
 void console_output(void *console, const void *buf, size_t len);
 

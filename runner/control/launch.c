@@ -14,10 +14,10 @@
 
 #define BOOT_WAIT_MS 180000 /* a nested, emulated machine is slow */
 
-static int wait_agent(struct vmm *v, struct err *err)
+int launch_await_agent(struct vmm *v, int timeout_ms, struct err *err)
 {
 	struct agent *a;
-	int r = vmm_agent(v, BOOT_WAIT_MS, &a, err);
+	int r = vmm_agent(v, timeout_ms, &a, err);
 
 	if (r == 0) {
 		/*
@@ -46,7 +46,7 @@ static int boot_body(struct spawn_child *c, struct rundir *d, void *arg, struct 
 	if (vmm_boot(d, b, false, &v, err) < 0)
 		return EXIT_FAILED;
 	int code = EXIT_FAILED;
-	if (!v->has_agent || wait_agent(v, err) == 0) {
+	if (!v->has_agent || launch_await_agent(v, BOOT_WAIT_MS, err) == 0) {
 		spawn_ready(c, NULL);
 		code = vmm_run(v, err);
 	}

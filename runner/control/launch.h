@@ -15,6 +15,9 @@
 int launch_boot(const char *name, const struct vmm_boot *b, bool attached, struct rundir **out,
 		struct err *err);
 
+/* Of a booted guest in this process: until its agent answers; it is given the time then. */
+int launch_await_agent(struct vmm *v, int timeout_ms, struct err *err);
+
 struct launched {
 	struct rundir *dir; /* rundir_release() it */
 	json_t *timings;    /* decref it */

@@ -100,7 +100,7 @@ static void throttle(struct vmm *v)
 	struct saves *s = &v->save;
 	struct err err = ERR_INIT;
 
-	if (s->throttled || (minor_faults() - s->faults) * PAGE <= s->limit_bytes)
+	if (s->throttled || saves_copied(s) <= s->limit_bytes)
 		return;
 	/* The VM may be ending: then there is nothing to hold. */
 	if (vm_pause(v->machine.vm, &err) < 0)
@@ -133,6 +133,8 @@ static void finish(struct vmm *v)
 	s->active = s->throttled = false;
 	control_answer(v->control, s->waiting, r, r < 0 ? NULL : json_copy(j), &err);
 	s->waiting = 0;
+	if (s->done)
+		s->done(s->done_arg, r, j, &err);
 }
 
 static void watch(void *arg, bool readable)
@@ -190,10 +192,9 @@ static int parse(struct vmm *v, const json_t *body, struct request *rq, char sto
 	return r;
 }
 
-int saves_request(void *arg, struct control_request *crq, const json_t *body, json_t *reply,
-		  struct err *err)
+int saves_take(struct vmm *v, const json_t *body, saves_done done, void *arg, json_t *reply,
+	       struct err *err)
 {
-	struct vmm *v = arg;
 	struct saves *s = &v->save;
 	struct request rq;
 	char store[PATH_MAX];
@@ -202,6 +203,8 @@ int saves_request(void *arg, struct control_request *crq, const json_t *body, js
 	if (r < 0)
 		return r;
 	memset(&s->stats, 0, sizeof(s->stats));
+	s->done = done;
+	s->done_arg = arg;
 	s->began_us = monotonic_us();
 	s->faults = minor_faults();
 	show(v, rq.info.name, false);
@@ -217,16 +220,43 @@ int saves_request(void *arg, struct control_request *crq, const json_t *body, js
 	if (s->active) {
 		/* The one watch there is: it was free, for no snapshot was active. */
 		control_watch(v->control, s->live.fd, WATCH_MS, watch, v, NULL);
-		if (r == 0 && !json_is_true(json_object_get(body, "no_wait")))
-			s->waiting = control_defer(crq);
 	}
 	json_object_update(reply, s->last);
 	return r;
 }
 
+int saves_request(void *arg, struct control_request *crq, const json_t *body, json_t *reply,
+		  struct err *err)
+{
+	struct vmm *v = arg;
+	int r = saves_take(v, body, NULL, NULL, reply, err);
+
+	if (r == 0 && v->save.active && !json_is_true(json_object_get(body, "no_wait")))
+		v->save.waiting = control_defer(crq);
+	return r;
+}
+
+uint64_t saves_copied(const struct saves *s)
+{
+	return s->active ? (minor_faults() - s->faults) * PAGE : 0;
+}
+
+void saves_let_go(struct saves *s)
+{
+	s->limit_bytes = UINT64_MAX;
+	s->throttled = false;
+}
+
 void saves_free(struct saves *s)
 {
+	struct err err;
+
 	if (s->active)
 		live_leave(&s->live);
+	if (s->active && s->done) {
+		err_set(&err, ECANCELED,
+			"the machine is gone; what is being written is completed unwatched");
+		s->done(s->done_arg, -err.code, NULL, &err);
+	}
 	json_decref(s->last);
 }

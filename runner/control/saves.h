@@ -21,6 +21,9 @@
 
 struct vmm;
 
+/* The one being written is ready (r 0, `j` tells of it) or has failed. On the serving thread. */
+typedef void (*saves_done)(void *arg, int r, const json_t *j, const struct err *err);
+
 struct saves {
 	bool active, throttled; /* a child is writing; the guest waits for it */
 	struct live live;
@@ -29,11 +32,23 @@ struct saves {
 	uint64_t waiting; /* the client to answer, 0: none */
 	char ready[132];  /* the latest that was completed, "" if none */
 	json_t *last;	  /* the latest snapshot as "info" tells it; NULL: there was none */
+	saves_done done;  /* whom else to tell; NULL: nobody */
+	void *done_arg;
 };
 
 /* The handler of "snapshot"; `arg` is the struct vmm. */
 int saves_request(void *arg, struct control_request *rq, const json_t *body, json_t *reply,
 		  struct err *err);
+/*
+ * The same for the process itself: `body` is as the request's. Returns when the guest runs again,
+ * with *reply filled; then, if v->save.active, `done` is called later.
+ */
+int saves_take(struct vmm *v, const json_t *body, saves_done done, void *arg, json_t *reply,
+	       struct err *err);
+/* An upper bound on what the guest has changed since the one being written began. */
+uint64_t saves_copied(const struct saves *s);
+/* The machine becomes another while one may be being written: that costs no more copies. */
+void saves_let_go(struct saves *s);
 /* The VM ends: a child goes on by itself. */
 void saves_free(struct saves *s);
 

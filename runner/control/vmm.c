@@ -119,8 +119,9 @@ static int vmm_start(struct vmm *v, struct err *err)
 static int vmm_publish(struct vmm *v, struct err *err)
 {
 	char path[RUNDIR_PATH_MAX];
-	int r = control_listen(rundir_file(v->dir, "control.sock", path), vmm_requests, v,
-			       &v->control, err);
+	int r = v->control ? 0
+			   : control_listen(rundir_file(v->dir, "control.sock", path), vmm_requests,
+					    v, &v->control, err);
 
 	return r < 0 ? r : rundir_publish(v->dir, err);
 }
@@ -295,34 +296,27 @@ static json_t *timings_json(const struct restore_timing *t, const struct vmm_mom
 			    uint64_t first_exit, const struct agent_results *results)
 {
 	return json_pack(
-		"{s:o, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o*}", "first_us",
+		"{s:o, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o*}",
+		"first_us",
 		first_exit ? json_integer((json_int_t)(first_exit - at->began)) : json_null(),
 		"map_us", (json_int_t)t->map_us, "open_us", (json_int_t)(at->opened - at->began),
 		"identity_us", (json_int_t)t->identity_us, "machine_us", (json_int_t)t->machine_us,
 		"devices_us", (json_int_t)t->devices_us, "vcpu_us", (json_int_t)t->vcpu_us,
-		"running_us", (json_int_t)(at->running - at->began), "agent_us",
+		"irq_us", (json_int_t)t->irq_us, "clock_us", (json_int_t)t->clock_us, "drop_us",
+		(json_int_t)(t->drop_us + at->stopped_us), "listen_us", (json_int_t)t->listen_us,
+		"publish_us", (json_int_t)(at->published - at->running_seen), "running_us",
+		(json_int_t)(at->running - at->began), "agent_us",
 		(json_int_t)(at->answered - at->published), "identity",
 		identity_results_json(results));
 }
 
-/* The guest runs from vmm_start() on; what follows is for its observers and its identity. */
-static int bring_up(struct vmm *v, struct snapshot *s, enum clock_policy clock,
-		    enum prefault_policy prefault, struct vmm_moments *at, json_t **timings,
-		    struct err *err)
+int vmm_settle(struct vmm *v, struct snapshot *s, const struct restore_timing *t,
+	       enum clock_policy clock, enum prefault_policy prefault, struct vmm_moments *at,
+	       json_t **timings, struct err *err)
 {
-	char vsock[RUNDIR_PATH_MAX];
-	struct restore_opts o = {.vsock_path = rundir_file(v->dir, "vsock.sock", vsock),
-				 .serial_sink = serial_out,
-				 .serial_arg = v->console,
-				 .clock = clock};
 	struct agent_results *results = NULL;
-	struct restore_timing t = {0};
 	int r;
 
-	v->generation = snapshot_next_generation(s);
-	memcpy(v->uuid, snapshot_next_uuid(s), sizeof(v->uuid));
-	if ((r = snapshot_restore(s, &o, &v->machine, &t, err)) < 0 || (r = vmm_start(v, err)) < 0)
-		return r;
 	at->running = monotonic_us();
 	if (prefault_start(&v->machine, prefault, snapshot_take_ws(s), &v->prefault, err) < 0)
 		log_warn("%s; the guest faults by itself", err->msg);
@@ -334,6 +328,7 @@ static int bring_up(struct vmm *v, struct snapshot *s, enum clock_policy clock,
 	if (!v->has_agent)
 		vm_await_guest(v->machine.vm);
 	restore_info(v, snapshot_meta(s));
+	at->running_seen = monotonic_us();
 	if ((r = vmm_publish(v, err)) < 0)
 		return r;
 	at->published = monotonic_us();
@@ -342,11 +337,37 @@ static int bring_up(struct vmm *v, struct snapshot *s, enum clock_policy clock,
 	at->answered = monotonic_us();
 	if (r == 0)
 		v->restored =
-			timings_json(&t, at, atomic_load(&v->machine.vm->guest_ran_us), results);
+			timings_json(t, at, atomic_load(&v->machine.vm->guest_ran_us), results);
 	free(results);
 	if (r == 0 && timings)
 		*timings = json_incref(v->restored);
 	return r;
+}
+
+struct restore_opts vmm_restore_opts(struct vmm *v, enum clock_policy clock,
+				     char vsock[RUNDIR_PATH_MAX])
+{
+	return (struct restore_opts){.vsock_path = rundir_file(v->dir, "vsock.sock", vsock),
+				     .serial_sink = serial_out,
+				     .serial_arg = v->console,
+				     .clock = clock};
+}
+
+/* The guest runs from vmm_start() on; what follows is for its observers and its identity. */
+static int bring_up(struct vmm *v, struct snapshot *s, enum clock_policy clock,
+		    enum prefault_policy prefault, struct vmm_moments *at, json_t **timings,
+		    struct err *err)
+{
+	char vsock[RUNDIR_PATH_MAX];
+	struct restore_opts o = vmm_restore_opts(v, clock, vsock);
+	struct restore_timing t = {0};
+	int r;
+
+	v->generation = snapshot_next_generation(s);
+	memcpy(v->uuid, snapshot_next_uuid(s), sizeof(v->uuid));
+	if ((r = snapshot_restore(s, &o, &v->machine, &t, err)) < 0 || (r = vmm_start(v, err)) < 0)
+		return r;
+	return vmm_settle(v, s, &t, clock, prefault, at, timings, err);
 }
 
 int vmm_from_snapshot(struct rundir *dir, struct snapshot *s, const char *mount,

@@ -8,6 +8,7 @@
 #include "runner/control/saves.h"
 #include "runner/control/vmm.h"
 #include "runner/devices/vmgenid.h"
+#include "runner/snapshot/restore.h"
 #include "runner/vm/machine.h"
 
 struct vmm {
@@ -32,11 +33,10 @@ struct vmm {
 	struct saves save;
 };
 
-struct snapshot;
-
 /* monotonic_us() at the steps of a restore or fork. */
 struct vmm_moments {
-	uint64_t began, opened, running, published, answered;
+	uint64_t began, opened, running, running_seen, published, answered;
+	uint64_t stopped_us; /* of a reset: what stopping the old guest took */
 };
 
 /*
@@ -47,5 +47,15 @@ struct vmm_moments {
 int vmm_from_snapshot(struct rundir *dir, struct snapshot *s, const char *mount,
 		      enum clock_policy clock, enum prefault_policy prefault, bool foreground,
 		      struct vmm_moments *at, struct vmm **out, json_t **timings, struct err *err);
+
+/*
+ * The end of a restore, the guest running: what follows is for its observers and its identity. `t`
+ * is how its state came in.
+ */
+int vmm_settle(struct vmm *v, struct snapshot *s, const struct restore_timing *t,
+	       enum clock_policy clock, enum prefault_policy prefault, struct vmm_moments *at,
+	       json_t **timings, struct err *err);
+struct restore_opts vmm_restore_opts(struct vmm *v, enum clock_policy clock,
+				     char vsock[RUNDIR_PATH_MAX]);
 
 #endif

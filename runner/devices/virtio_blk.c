@@ -389,3 +389,19 @@ int virtio_blk_freeze(struct device *d, struct disk_view **out, struct err *err)
 {
 	return disk_freeze(blk_of((struct virtio_device *)d)->disk, d->id, out, err);
 }
+
+int virtio_blk_replace(struct device *d, struct disk *disk, struct err *err)
+{
+	struct blk *b = blk_of((struct virtio_device *)d);
+
+	if (disk_bytes(disk) != disk_bytes(b->disk) ||
+	    disk_readonly(disk) != disk_readonly(b->disk)) {
+		disk_free(disk);
+		return err_set(err, ENOTSUP, "%s: another disk of another size", d->id);
+	}
+	/* The worker has nothing to do, and learns of the new one with its next request. */
+	disk_free(b->disk);
+	b->disk = disk;
+	b->held = false;
+	return 0;
+}

@@ -25,5 +25,10 @@
 int virtio_blk_new(struct vm *vm, const char *id, struct disk *disk, struct err *err);
 /* With the device quiet. `d` is one of these. */
 int virtio_blk_freeze(struct device *d, struct disk_view **out, struct err *err);
+/*
+ * Likewise quiet: another content for a machine that becomes another. `disk` is taken over in any
+ * case. ENOTSUP: it is not of the same kind and size.
+ */
+int virtio_blk_replace(struct device *d, struct disk *disk, struct err *err);
 
 #endif

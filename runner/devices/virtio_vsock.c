@@ -497,3 +497,34 @@ int virtio_vsock_new(struct vm *vm, const char *id, uint64_t guest_cid, const ch
 	}
 	return virtio_device_add(&s->v, err);
 }
+
+/* ---- becoming another machine's -------------------------------------------------------------- */
+
+void virtio_vsock_drop(struct device *d)
+{
+	struct vsock *s = (struct vsock *)d;
+
+	host_close(s);
+	forget_all(s);
+}
+
+int virtio_vsock_reopen(struct device *d, struct err *err)
+{
+	struct vsock *s = (struct vsock *)d;
+	char path[VSOCK_PATH_MAX];
+
+	memcpy(path, s->path, sizeof(path));
+	return host_listen(s, path, err);
+}
+
+bool virtio_vsock_busy(const struct device *d)
+{
+	const struct vsock *s = (const struct vsock *)d;
+	const struct vsock_conn *c;
+
+	LIST_FOREACH (c, &s->all, all)
+		if (c->state == CONN_REQUESTED ||
+		    (c->state == CONN_OPEN && (c->buf_len || c->is_ready || c->readable)))
+			return true;
+	return false;
+}

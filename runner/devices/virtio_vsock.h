@@ -22,6 +22,7 @@
 #ifndef RUNNER_DEVICES_VIRTIO_VSOCK_H
 #define RUNNER_DEVICES_VIRTIO_VSOCK_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "runner/vm/vm.h"
@@ -31,5 +32,15 @@
 
 int virtio_vsock_new(struct vm *vm, const char *id, uint64_t guest_cid, const char *uds_path,
 		     struct err *err);
+/*
+ * For a machine that becomes another in place, its devices quiet and the device lock held. `d` is
+ * one of these. First every connection is closed, and the listener with what waits there: nobody
+ * reaches the new guest through what was meant for the old one. Then, the new state loaded, it
+ * listens again.
+ */
+void virtio_vsock_drop(struct device *d);
+int virtio_vsock_reopen(struct device *d, struct err *err);
+/* Bytes are on their way between the guest and a client. The device lock is held. */
+bool virtio_vsock_busy(const struct device *d);
 
 #endif

@@ -98,7 +98,8 @@ int host_listen(struct vsock *s, const char *uds_path, struct err *err)
 		return err_errno(err, "%s: listen on %s", s->v.dev.id, uds_path);
 	s->listen_fd = steal_fd(&fd);
 	host_watch(s);
-	if (!s->listen_watch)
+	/* A quiet device watches from its resume on. */
+	if (!s->listen_watch && !s->v.quiet)
 		return err_set(err, ENOMEM, "%s: cannot watch %s", s->v.dev.id, uds_path);
 	return 0;
 }

@@ -1,5 +1,5 @@
 /* restore.c - read, check, refuse; then build and load. */
-#include "runner/snapshot/restore.h"
+#include "runner/snapshot/restore_priv.h"
 
 #include <fcntl.h>
 #include <inttypes.h>
@@ -23,25 +23,6 @@
 #include "smfs/base/clock.h"
 #include "smfs/base/io.h"
 #include "smfs/base/num.h"
-
-struct snapshot {
-	char *dir, *mount;
-	char *rootfs; /* absolute, NULL if none */
-	char *ram_path;
-	int ram_fd, ws_fd;
-	bool ram_copied;	  /* of a fork: struct machine's */
-	char *vcpu;		  /* the file's bytes, which `sections` points into */
-	struct memory *inherited; /* of the machine this process is a copy of, or NULL */
-	struct snapshot_meta meta;
-	struct sections sections;
-	struct vcpu_state *state; /* meta.vcpus of them */
-	struct vm_irq_state irq;
-	/* What the device list amounts to. */
-	bool linux_guest, has_vsock;
-	struct machine_disk disk[MACHINE_MAX_DISKS];
-	unsigned ndisks;
-	uint8_t uuid[16];
-};
 
 /* ---- reading ------------------------------------------------------------------------------ */
 
@@ -196,7 +177,7 @@ static int check_disk(struct snapshot *s, int dir, const struct meta_device *d, 
 
 /*
  * From the list of devices to a configuration. That the machine made from it is the one that was
- * saved, device by device, is checked against the list again by check_machine().
+ * saved, device by device, is checked against the list again by snapshot_check_machine().
  */
 static int check_devices(struct snapshot *s, int dir, struct err *err)
 {
@@ -450,7 +431,7 @@ void snapshot_close(struct snapshot *s)
 /* ---- restoring ---------------------------------------------------------------------------- */
 
 /* The machine that was made is the machine that was saved. */
-static int check_machine(const struct snapshot_meta *m, const struct vm *vm, struct err *err)
+int snapshot_check_machine(const struct snapshot_meta *m, const struct vm *vm, struct err *err)
 {
 	const struct device *d = vm->devices;
 
@@ -517,19 +498,21 @@ static int give_identity(const struct snapshot *s, enum clock_policy clock, cons
 }
 
 /* In the order of KVM.md; x86/state.h has the order within a vCPU. */
-static int load(struct snapshot *s, enum clock_policy clock, struct machine *m,
-		struct restore_timing *t, struct err *err)
+int snapshot_load(struct snapshot *s, enum clock_policy clock, struct machine *m,
+		  struct restore_timing *t, struct err *err)
 {
 	struct vm *vm = m->vm;
 	uint64_t t0 = monotonic_us(), t1;
-	int ret = check_machine(&s->meta, vm, err);
+	int ret = snapshot_check_machine(&s->meta, vm, err);
 
 	for (unsigned i = 0; ret == 0 && i < vm->nvcpus; i++)
 		ret = vcpu_state_set(vm->vcpu[i]->fd, i, &s->state[i], err);
+	t1 = monotonic_us();
 	if (ret == 0)
 		ret = pit_restore(vm, &s->irq, err);
 	if (ret == 0)
 		ret = vm_irq_state_set(vm->fd, &s->irq, err);
+	t->irq_us = monotonic_us() - t1;
 	t1 = monotonic_us();
 	t->vcpu_us = t1 - t0;
 	if (ret < 0)
@@ -542,8 +525,10 @@ static int load(struct snapshot *s, enum clock_policy clock, struct machine *m,
 	if (ret == 0)
 		ret = give_identity(s, clock, m, err);
 	pthread_mutex_unlock(&vm->dev_lock);
+	t1 = monotonic_us();
 	for (unsigned i = 0; ret == 0 && i < vm->nvcpus; i++)
 		ret = vcpu_kvmclock_paused(vm->vcpu[i]->fd, err);
+	t->clock_us = monotonic_us() - t1;
 	t->identity_us = monotonic_us() - t0;
 	return ret;
 }
@@ -577,7 +562,7 @@ int snapshot_restore(struct snapshot *s, const struct restore_opts *o, struct ma
 	t->map_us = out->vm->map_us;
 	memcpy(out->ram_used, used, sizeof(out->ram_used));
 	out->ram_copied = s->ram_copied;
-	ret = load(s, o->clock, out, t, err);
+	ret = snapshot_load(s, o->clock, out, t, err);
 	if (ret < 0) {
 		machine_free(out);
 		return err_wrap(err, ret, "restore %s", s->dir);

@@ -52,11 +52,31 @@ struct restore_timing {	     /* microseconds */
 	uint64_t machine_us; /* the KVM VM, RAM mapped, devices made */
 	uint64_t map_us;     /* of it: RAM and the image mapped, their slots set */
 	uint64_t vcpu_us, devices_us, identity_us;
+	uint64_t irq_us;   /* of vcpu_us: interrupt controllers and timer chip */
+	uint64_t clock_us; /* of identity_us: the guest's clock told of the gap; of a reset, the TSC */
+	/* Of a reset alone: connections dropped, and what listens open again. */
+	uint64_t drop_us, listen_us;
 };
 
 /* The machine with all state loaded and its new identity written (VMGenID, mailbox), not running.
  */
 int snapshot_restore(struct snapshot *s, const struct restore_opts *o, struct machine *out,
 		     struct restore_timing *t, struct err *err);
+
+/*
+ * IN PLACE. A machine that runs becomes the snapshot's: same process, same KVM VM, same memory
+ * slots; RAM is mapped anew over the old, and everything else is loaded as into a new one. It must
+ * have the same shape: vCPUs, RAM, devices, the same image under pmem-rootfs, disks of the same
+ * sizes. ENOTSUP says what differs, and nothing has been touched.
+ */
+int snapshot_fits_machine(const struct snapshot *s, const struct machine *m, struct err *err);
+/*
+ * It fits, and `m` is paused (vm_pause()); vm_resume() is what is left to do. Nothing of the old
+ * machine is left: no connection, no client that waited for one, no page, no disk block, no
+ * interrupt. `o` is for its clock policy. After a failure `m` is good for machine_free() only; the
+ * snapshot can still be restored into a new one.
+ */
+int snapshot_reset(struct snapshot *s, const struct restore_opts *o, struct machine *m,
+		   struct restore_timing *t, struct err *err);
 
 #endif

@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "runner/devices/pm.h"
@@ -93,6 +94,7 @@ int machine_new(const struct machine_config *cfg, struct machine *out, struct er
 			       .irqchip = true,
 			       .restore = cfg->ram_fd >= 0 || cfg->inherited};
 	cleanup_fd int rootfs = -1, ram = -1;
+	struct stat st;
 	int ret;
 
 	memset(out, 0, sizeof(*out));
@@ -103,6 +105,10 @@ int machine_new(const struct machine_config *cfg, struct machine *out, struct er
 		rootfs = open(cfg->rootfs, O_RDONLY | O_CLOEXEC);
 		if (rootfs < 0)
 			return err_errno(err, "open root file system %s", cfg->rootfs);
+		if (fstat(rootfs, &st) < 0)
+			return err_errno(err, "stat root file system %s", cfg->rootfs);
+		m.rootfs_dev = st.st_dev;
+		m.rootfs_ino = st.st_ino;
 		vc.pmem[vc.npmem++] =
 			(struct vm_pmem){.id = "pmem-rootfs", .fd = rootfs, .path = cfg->rootfs};
 	}

@@ -13,6 +13,7 @@
 
 #include <stdbool.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 #include "runner/devices/disk.h"
 #include "runner/vm/vm.h"
@@ -74,6 +75,9 @@ struct machine {
 	bool ram_copied;
 	struct machine_disk_kept disk[MACHINE_MAX_DISKS];
 	unsigned ndisks;
+	/* The file behind pmem-rootfs, if there is one. */
+	dev_t rootfs_dev;
+	ino_t rootfs_ino;
 };
 
 /* The VM with all its devices, nothing loaded, nothing running. */

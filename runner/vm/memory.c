@@ -54,7 +54,7 @@ int memory_map_anon(struct memory *m, struct err *err)
 	return 0;
 }
 
-int memory_map_file(struct memory *m, int fd, const char *path, struct err *err)
+static int map_file(struct memory *m, int fd, const char *path, int flags, struct err *err)
 {
 	uint64_t want = memory_ram_bytes(m);
 	struct stat st;
@@ -71,13 +71,23 @@ int memory_map_file(struct memory *m, int fd, const char *path, struct err *err)
 
 		if (r->kind != MEMORY_RAM)
 			continue;
-		void *p = mmap(NULL, r->size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE,
-			       fd, (off_t)r->file_off);
+		void *p = mmap(r->hva, r->size, PROT_READ | PROT_WRITE,
+			       MAP_PRIVATE | MAP_NORESERVE | flags, fd, (off_t)r->file_off);
 		if (p == MAP_FAILED)
 			return err_errno(err, "map %s", path);
 		r->hva = p;
 	}
 	return 0;
+}
+
+int memory_map_file(struct memory *m, int fd, const char *path, struct err *err)
+{
+	return map_file(m, fd, path, 0, err);
+}
+
+int memory_remap_file(struct memory *m, int fd, const char *path, struct err *err)
+{
+	return map_file(m, fd, path, MAP_FIXED, err);
 }
 
 int memory_inherit(struct memory *m, struct memory *from, struct err *err)

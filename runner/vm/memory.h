@@ -65,6 +65,11 @@ int memory_map_anon(struct memory *m, struct err *err);
  * regions first (a short file would be SIGBUS later): EBADMSG.
  */
 int memory_map_file(struct memory *m, int fd, const char *path, struct err *err);
+/*
+ * The same over RAM that is mapped, at the same addresses: slots stay as they are. After a failure
+ * the RAM may be in part the old and in part the new.
+ */
+int memory_remap_file(struct memory *m, int fd, const char *path, struct err *err);
 
 /*
  * In a forked copy of a VM's process: the RAM of `from`, which fork(2) made copy-on-write, becomes

@@ -124,6 +124,9 @@ static int hold(struct vm *vm, const struct kvm_pit_state2 *s, struct err *err)
 	p->held = *s;
 	for (unsigned i = 0; i < I8254_CHANNELS; i++)
 		p->held.channels[i].count_load_time = (int64_t)monotonic_ns();
+	/* A machine that is reset has them. */
+	if (p->counters.vm)
+		return 0;
 	r = window(vm, &p->counters, &counters_ops, I8254_PORT, I8254_PORTS, err);
 	return r < 0 ? r : window(vm, &p->speaker, &speaker_ops, I8254_SPEAKER, 1, err);
 }
@@ -148,6 +151,8 @@ static bool awaited(const struct vm_irq_state *s)
 
 int pit_restore(struct vm *vm, const struct vm_irq_state *s, struct err *err)
 {
+	if (vm->pit.in_kvm)
+		return set(vm, &s->pit2, err);
 	if (!awaited(s))
 		return hold(vm, &s->pit2, err);
 	int r = pit_create(vm, err);

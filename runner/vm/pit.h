@@ -29,7 +29,7 @@ struct pit {
 
 /* A new machine's timer: KVM's, at once. After the interrupt controllers. */
 int pit_create(struct vm *vm, struct err *err);
-/* A restored machine's, which has none yet. The interrupt controllers say whether it can be heard.
+/* A restored machine's, which has none yet, or one that is reset. The interrupt controllers say whether it can be heard.
  */
 int pit_restore(struct vm *vm, const struct vm_irq_state *s, struct err *err);
 int pit_save(struct vm *vm, struct kvm_pit_state2 *out, struct err *err);

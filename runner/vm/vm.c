@@ -20,6 +20,7 @@
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <time.h>
 
@@ -206,6 +207,8 @@ void vm_free(struct vm *vm)
 	if (vm->end_fd >= 0)
 		close(vm->end_fd);
 	memory_free(&vm->mem);
+	if (vm->spare_page)
+		munmap(vm->spare_page, VM_SPARE_BYTES);
 	pthread_mutex_destroy(&vm->dev_lock);
 	pthread_mutex_destroy(&vm->park_lock);
 	pthread_cond_destroy(&vm->park_cond);

@@ -109,11 +109,15 @@ struct vm {
 	_Atomic bool guest_ran;	       /* a vCPU has left the guest; with park_lock and park_cond */
 	_Atomic uint64_t guest_ran_us; /* monotonic_us() of that first exit; 0: not yet */
 	uint64_t map_us;	       /* what mapping memory and setting its slots took */
+	void *spare_page;	       /* vm_remap_ram()'s, mapped when first needed */
 };
 
 #define VM_MMIO_BASE  0xd0000000ull
 #define VM_MMIO_STEP  0x1000ull
 #define VM_PMEM_ALIGN (2ull << 20)
+/* A page of address space that is no one's, for vm_remap_ram() alone. */
+#define VM_SPARE_GPA   0xfed00000ull
+#define VM_SPARE_BYTES 4096ull
 
 int vm_new(const struct vm_config *cfg, struct vm **out, struct err *err);
 void vm_free(struct vm *vm);
@@ -146,6 +150,18 @@ void vm_await_guest(struct vm *vm);
 int vm_pause(struct vm *vm, struct err *err);
 /* Devices resume, then vCPUs. */
 int vm_resume(struct vm *vm, struct err *err);
+/*
+ * Of a paused VM: RAM becomes `ram_fd`'s content, mapped as vm_new() would, over the same memory
+ * slots, and KVM forgets what it knew of the old. Then the state is loaded and vm_resume() called.
+ * After a failure the VM is good for vm_free() only.
+ */
+int vm_remap_ram(struct vm *vm, int ram_fd, const char *path, struct err *err);
+/*
+ * The first change of a VM's slots after its interrupt chips exist waits for a grace period, 7 to
+ * 10 ms here, all later ones take microseconds. Called beside a running guest this has it over
+ * with before the first vm_remap_ram().
+ */
+int vm_prime_remap(struct vm *vm, struct err *err);
 /* End the VM from any thread, a signal handler included. The first reason given stays. */
 void vm_end(struct vm *vm, enum vm_end why);
 /* vm_end(VM_FAILED) with a message for vm_wait()'s caller. */

@@ -8,7 +8,8 @@
  *     0x00009000  first page tables          0x000e0000  ACPI tables     e820 reserved
  *     0x000ffff0  reset vector           e820 reserved
  *     0x00100000  RAM: kernel from here, initramfs at the top below the hole
- *     0xc0000000  hole: virtio-mmio 0xd0000000, IOAPIC 0xfec00000, LAPIC 0xfee00000
+ *     0xc0000000  hole: virtio-mmio 0xd0000000, IOAPIC 0xfec00000, kept free 0xfed00000, LAPIC
+ *                 0xfee00000
  *     0x100000000 RAM above 3 GiB, then pmem
  *
  * What only the first instructions of a guest need (GDT, page tables, stack, boot_params) lies in

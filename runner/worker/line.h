@@ -1,0 +1,48 @@
+/*
+ * line.h - one line of a supervisor's as a request (doc/protocol.md, "Grammar").
+ *
+ * Pure: bytes in, a struct out; any bytes at all. Nothing is allocated.
+ */
+#ifndef RUNNER_WORKER_LINE_H
+#define RUNNER_WORKER_LINE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "runner/snapshot/clock_policy.h"
+#include "smfs/base/err.h"
+
+#define LINE_LEN_MAX	  16384 /* without its LF */
+#define LINE_PATH_MAX	  4096	/* with a NUL */
+#define LINE_ID_MAX	  32
+#define LINE_DEADLINE_MS  60000
+#define LINE_DEADLINE_MAX 3600000
+#define LINE_IDLE_MS	  1000
+#define LINE_IDLE_MAX	  60000
+#define LINE_VERSION	  1
+
+enum verb { VERB_NONE, VERB_HELLO, VERB_RESTORE, VERB_SNAPSHOT, VERB_SNAPSHOT_ASYNC, VERB_QUIT };
+
+struct request {
+	enum verb verb;		  /* VERB_NONE: an empty line */
+	char id[LINE_ID_MAX + 1]; /* "" without one */
+	uint64_t version;	  /* HELLO's */
+	char path[LINE_PATH_MAX]; /* of the others: "" where the verb takes none */
+	char base[LINE_PATH_MAX]; /* "" without one */
+	enum clock_policy clock;
+	unsigned deadline_ms, idle_ms;
+};
+
+/*
+ * `n` bytes, the LF not among them. `extended`: the peer has said HELLO. On failure out->verb (and
+ * out->id, if it came before what is wrong) still tell whose error it is; VERB_NONE: nobody's.
+ * EINVAL bad grammar, EILSEQ not text, EMSGSIZE too long, ENOSYS unknown verb.
+ */
+int line_parse(const char *p, size_t n, bool extended, struct request *out, struct err *err);
+
+/* `text` as a word: as it is, or quoted where the grammar needs it. `out` has room for 4 * len + 3.
+ */
+void line_quote(const char *text, char *out);
+
+#endif

@@ -1,0 +1,118 @@
+#include "runner/worker/worker.h"
+
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "runner/control/privs.h"
+#include "runner/worker/link.h"
+#include "smfs/base/cleanup.h"
+#include "smfs/base/log.h"
+
+static int dial(const char *path, struct err *err)
+{
+	struct sockaddr_un a = {.sun_family = AF_UNIX};
+	cleanup_fd int fd = -1;
+
+	if (strlen(path) >= sizeof(a.sun_path))
+		return err_set(err, ENAMETOOLONG, "connect to %s: longer than %zu bytes", path,
+			       sizeof(a.sun_path) - 1);
+	memcpy(a.sun_path, path, strlen(path));
+	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	if (fd < 0)
+		return err_errno(err, "create socket");
+	if (connect(fd, (struct sockaddr *)&a, sizeof(a)) < 0)
+		return err_errno(err, "connect to the supervisor at %s", path);
+	return steal_fd(&fd);
+}
+
+/* In every thread: they come by the descriptor, to the link. */
+static int signals(struct err *err)
+{
+	sigset_t set;
+	int fd;
+
+	sigemptyset(&set);
+	sigaddset(&set, SIGTERM);
+	sigaddset(&set, SIGINT);
+	sigaddset(&set, SIGHUP);
+	pthread_sigmask(SIG_BLOCK, &set, NULL);
+	fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+	return fd < 0 ? err_errno(err, "create signal descriptor") : fd;
+}
+
+/* The machine's thread is stuck; the process ends, and with it the machine. */
+static void abandon(void *arg, int exit_code)
+{
+	log_err("worker: what is being done does not end; it is given up");
+	rundir_remove(arg);
+	_exit(exit_code);
+}
+
+static int serve(const struct worker_config *cfg, int fd, struct rundir *dir, struct err *err)
+{
+	struct link *l = calloc(1, sizeof(*l));
+	struct desk desk;
+	struct jobs j = {.desk = &desk,
+			 .dir = dir,
+			 .mount = cfg->mount,
+			 .prefault = cfg->prefault,
+			 .restore = cfg->restore,
+			 .boot = cfg->boot,
+			 .ready = cfg->ready,
+			 .ready_ms = cfg->ready_ms};
+	int r;
+
+	if (!l) {
+		close(fd);
+		return err_set(err, ENOMEM, "worker: out of memory");
+	}
+	l->fd = fd;
+	l->desk = &desk;
+	l->vm = dir->info.id;
+	l->dir = dir->path;
+	l->with_machine = cfg->restore || cfg->boot;
+	l->abandon = abandon;
+	l->arg = dir;
+	r = desk_init(&desk, err);
+	if (r == 0)
+		r = jobs_init(&j, err);
+	if (r == 0)
+		r = l->signal_fd = signals(err);
+	/* Each thread gives up its own, and this one is the only one yet. */
+	if (r >= 0)
+		r = privs_drop(err);
+	if (r == 0)
+		r = link_start(l, err);
+	if (r == 0) {
+		jobs_run(&j);
+		r = link_finish(l, err);
+	}
+	jobs_fini(&j);
+	desk_fini(&desk);
+	free(l);
+	return r;
+}
+
+int worker_run(const struct worker_config *cfg, struct err *err)
+{
+	int fd = dial(cfg->socket, err);
+	struct rundir *dir;
+	int r;
+
+	if (fd < 0)
+		return EXIT_FAILED;
+	r = rundir_create(cfg->name, &dir, err);
+	if (r < 0) {
+		close(fd);
+		return err_exit_code(-r);
+	}
+	r = serve(cfg, fd, dir, err);
+	rundir_remove(dir);
+	return r ? EXIT_FAILED : EXIT_OK;
+}
