@@ -33,8 +33,7 @@ PULL_PKGS  := libarchive libcurl zlib
 # ---- sources ----------------------------------------------------------------------------------
 SMFS_LIB   := $(wildcard smfs/base/*.c smfs/store/*.c smfs/mount/*.c)
 SMFS_CMD   := $(wildcard smfs/cmd/*.c)
-SMVM_LIB   := $(filter-out runner/agent/%,$(wildcard runner/vm/*.c runner/x86/*.c runner/devices/*.c \
-                runner/snapshot/*.c runner/guest/*.c runner/control/*.c runner/proto/*.c runner/worker/*.c))
+SMVM_LIB   := $(filter-out runner/agent/% runner/cmd/%,$(wildcard runner/*/*.c))
 SMVM_CMD   := $(wildcard runner/cmd/*.c)
 AGENT      := $(wildcard runner/agent/*.c runner/proto/*.c) \
               smfs/base/err.c smfs/base/log.c smfs/base/bytes.c smfs/base/io.c smfs/base/num.c

@@ -25,6 +25,7 @@ int cmd_info(int argc, char **argv);
 int cmd_stop(int argc, char **argv);
 int cmd_console(int argc, char **argv);
 int cmd_worker(int argc, char **argv);
+int cmd_doctor(int argc, char **argv);
 
 /* Print "smvm-runner: <message>" and give the exit code for it. */
 int fail(const struct err *err);

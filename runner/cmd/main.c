@@ -27,6 +27,7 @@ static const struct {
 	{"stop", cmd_stop, "stop a VM"},
 	{"console", cmd_console, "attach to a VM's serial console, or print its log"},
 	{"worker", cmd_worker, "a machine that a supervisor drives over a socket"},
+	{"doctor", cmd_doctor, "look whether this host can run VMs, and how well"},
 };
 
 static int print_help(FILE *f)

@@ -8,7 +8,7 @@ bad=$(
 	grep -rnE '#include "smfs/(store|mount|cmd)/' smfs/base
 	grep -rnE '#include "smfs/(mount|cmd)/' smfs/store
 	grep -rnE '#include "(smfs|pull|runner)/cmd/' smfs/base smfs/store smfs/mount pull/*.c \
-		runner/vm runner/x86 runner/devices runner/snapshot runner/guest runner/control runner/proto runner/agent runner/worker
+		$(ls -d runner/*/ | grep -v ^runner/cmd/)
 )
 [ -z "$bad" ] && exit 0
 echo "$bad"
