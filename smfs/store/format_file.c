@@ -48,6 +48,18 @@ static char *line_value(char **text, const char *key)
 	return value;
 }
 
+/* What follows the first `n` lines. NULL: there are not as many. */
+static char *after_lines(char *text, int n)
+{
+	for (; n > 0; n--) {
+		text = strchr(text, '\n');
+		if (!text)
+			return NULL;
+		text++;
+	}
+	return text;
+}
+
 int store_format_read(int dirfd, const char *dir, uint8_t uuid[UUID_LEN], int64_t *created,
 		      struct err *err)
 {
@@ -60,9 +72,7 @@ int store_format_read(int dirfd, const char *dir, uint8_t uuid[UUID_LEN], int64_
 	if (r < 0)
 		return err_wrap(err, r, "store %s", dir);
 	/* What follows the third line. Of a newer program's file only the first counts. */
-	char sum[SUM_LEN + 1] = "", *rest = text;
-	for (int line = 0; rest && line < 3; line++)
-		rest = (rest = strchr(rest, '\n')) ? rest + 1 : NULL;
+	char sum[SUM_LEN + 1] = "", *rest = after_lines(text, 3);
 	if (rest)
 		sum_line(text, (size_t)(rest - text), sum);
 	bool summed = rest && (!*rest || strcmp(rest, sum) == 0);

@@ -73,7 +73,10 @@ static int cut_head_at(struct window *w, uint64_t off, struct err *err)
 	if (r < 0)
 		return r;
 	memcpy(head, p, FRAME_PROOF_LEN);
-	return s->over && frame_head_decode(head, &h) == 0 ? s->over(s, off, &h, err) : 0;
+	if (!s->over || frame_head_decode(head, &h) < 0)
+		return 0;
+	r = s->over(s, off, &h, err);
+	return r < 0 ? r : 0;
 }
 
 /* What begins at `off`: 1 = a frame, with its header in *h; 0 = none. */
@@ -90,7 +93,7 @@ static int frame_at(struct window *w, uint64_t off, struct frame_head *h, struct
 	if (frame_head_decode(p, h) < 0)
 		return 0;
 	if (!range_ok(off, frame_disk_len(h->stored_len), s->len))
-		return s->over ? s->over(s, off, h, err) : 0;
+		return s->over && (r = s->over(s, off, h, err)) < 0 ? r : 0;
 	if (s->payload && (r = at(w, off, frame_disk_len(h->stored_len), &p, err)) < 0)
 		return r;
 	r = s->frame(s, off, h, s->payload ? p + FRAME_HEAD_LEN : NULL, err);

@@ -206,11 +206,10 @@ static void append(struct page_plan *plan, unsigned i, struct origin *from, unsi
 static struct page_pack *pack_for(struct pages *pg, unsigned n, struct page_pack *packs,
 				  unsigned *npacks)
 {
-	struct page_pack *pack = *npacks ? &packs[*npacks - 1] : NULL;
+	if (*npacks && packs[*npacks - 1].n + n <= CHUNK_PAGES)
+		return &packs[*npacks - 1];
+	struct page_pack *pack = &packs[*npacks];
 
-	if (pack && pack->n + n <= CHUNK_PAGES)
-		return pack;
-	pack = &packs[*npacks];
 	*pack = (struct page_pack){.origin = new_origin(pg)};
 	if (!pack->origin)
 		return NULL;
@@ -224,8 +223,6 @@ static int plan_mixed(struct pages *pg, const uint8_t *p, const struct page_fact
 {
 	struct page_pack *pack = NULL;
 
-	if (left && !(pack = pack_for(pg, left, packs, npacks)))
-		return -ENOMEM;
 	for (unsigned i = 0; i < r->nsources; i++) {
 		struct source *s = &r->source[i];
 
@@ -243,6 +240,8 @@ static int plan_mixed(struct pages *pg, const uint8_t *p, const struct page_fact
 			append(plan, i, r->source[r->in[i]].from, r->page[i], false);
 			continue;
 		}
+		if (!pack && !(pack = pack_for(pg, left, packs, npacks)))
+			return -ENOMEM;
 		append(plan, i, pack->origin, pack->n, true);
 		if (r->in[i] == CHUNK_PAGES && !find(pg, f->hash[i]))
 			insert(pg, f->hash[i], pack->n, pack->origin);

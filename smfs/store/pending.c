@@ -88,13 +88,12 @@ static void change_end(int fd)
 
 /* ---- slots ---- */
 
-static void boot_id(char out[BOOT_LEN + 1])
+static void boot_id(uint8_t out[BOOT_LEN])
 {
 	cleanup_fd int fd = open("/proc/sys/kernel/random/boot_id", O_RDONLY | O_CLOEXEC);
 
-	memset(out, 0, BOOT_LEN + 1);
 	if (fd < 0 || read_full(fd, out, BOOT_LEN) < 0)
-		memset(out, 0, BOOT_LEN + 1);
+		memset(out, 0, BOOT_LEN);
 }
 
 static void copy_text(char *to, size_t n, const char *from)
@@ -108,8 +107,6 @@ static void copy_text(char *to, size_t n, const char *from)
 
 static void encode(const struct smfs_pending *p, uint8_t out[SLOT_LEN])
 {
-	char boot[BOOT_LEN + 1];
-
 	memset(out, 0, SLOT_LEN);
 	memcpy(out, MAGIC, 8);
 	store_le32(out + 8, VERSION);
@@ -117,8 +114,7 @@ static void encode(const struct smfs_pending *p, uint8_t out[SLOT_LEN])
 	store_le32(out + AT_PID, (uint32_t)p->pid);
 	store_le64(out + AT_TIME,
 		   (uint64_t)(p->state == SMFS_PENDING_WRITING ? p->began : p->ended));
-	boot_id(boot);
-	memcpy(out + AT_BOOT, boot, BOOT_LEN);
+	boot_id(out + AT_BOOT);
 	copy_text((char *)out + AT_NAME, SMFS_PENDING_NAME, p->name);
 	copy_text((char *)out + AT_BY, SMFS_PENDING_BY, p->by);
 	copy_text((char *)out + AT_REASON, SMFS_PENDING_REASON, p->reason);
@@ -135,9 +131,10 @@ static bool is_text(const uint8_t *p, size_t n)
 	return end != NULL;
 }
 
-/* False: not whole, or not one of ours. `boot` (BOOT_LEN + 1 bytes) is of the machine's run then.
+/* False: not whole, or not one of ours. `boot` (BOOT_LEN bytes) is of the machine's run then.
  */
-static bool decode(const uint8_t in[SLOT_LEN], uint32_t state, struct smfs_pending *p, char *boot)
+static bool decode(const uint8_t in[SLOT_LEN], uint32_t state, struct smfs_pending *p,
+		   uint8_t boot[BOOT_LEN])
 {
 	struct reader r = reader_of(in, SLOT_LEN);
 	char magic[8];
@@ -163,7 +160,6 @@ static bool decode(const uint8_t in[SLOT_LEN], uint32_t state, struct smfs_pendi
 	memcpy(p->by, in + AT_BY, SMFS_PENDING_BY);
 	memcpy(p->reason, in + AT_REASON, SMFS_PENDING_REASON);
 	memcpy(boot, in + AT_BOOT, BOOT_LEN);
-	boot[BOOT_LEN] = 0;
 	return true;
 }
 
@@ -171,7 +167,7 @@ static bool decode(const uint8_t in[SLOT_LEN], uint32_t state, struct smfs_pendi
 static bool file_read(int fd, struct smfs_pending *p)
 {
 	uint8_t slot[2 * SLOT_LEN];
-	char boot[BOOT_LEN + 1], now[BOOT_LEN + 1];
+	uint8_t boot[BOOT_LEN], now[BOOT_LEN];
 	struct smfs_pending failed = {0};
 
 	memset(p, 0, sizeof(*p));
@@ -180,8 +176,9 @@ static bool file_read(int fd, struct smfs_pending *p)
 		return false;
 	boot_id(now);
 	snprintf(p->reason, sizeof(p->reason), "%s",
-		 strcmp(boot, now) == 0 ? "its writer ended before the snapshot was ready"
-					: "the machine went down before the snapshot was ready");
+		 memcmp(boot, now, BOOT_LEN) == 0
+			 ? "its writer ended before the snapshot was ready"
+			 : "the machine went down before the snapshot was ready");
 	if (decode(slot + SLOT_LEN, SMFS_PENDING_FAILED, &failed, boot) &&
 	    strcmp(failed.name, p->name) == 0) {
 		p->state = failed.state;
