@@ -18,8 +18,8 @@
 #include <xxhash.h>
 
 #define DIR_NAME "pending"
-#define MAGIC	 "SMFSPEND"
-#define VERSION	 1u
+static const char magic_text[8] = {"SMFSPEND"}; /* no terminator */
+#define VERSION 1u
 
 /* A slot; both fit in one block of any file system, so that the second needs no room of a full one.
  */
@@ -108,7 +108,7 @@ static void copy_text(char *to, size_t n, const char *from)
 static void encode(const struct smfs_pending *p, uint8_t out[SLOT_LEN])
 {
 	memset(out, 0, SLOT_LEN);
-	memcpy(out, MAGIC, 8);
+	memcpy(out, magic_text, sizeof(magic_text));
 	store_le32(out + 8, VERSION);
 	store_le32(out + AT_STATE, p->state);
 	store_le32(out + AT_PID, (uint32_t)p->pid);
@@ -148,7 +148,7 @@ static bool decode(const uint8_t in[SLOT_LEN], uint32_t state, struct smfs_pendi
 	int64_t time = (int64_t)get_u64(&r);
 	struct reader sum = reader_of(in + AT_SUM, 8);
 
-	if (memcmp(magic, MAGIC, sizeof(magic)) != 0 || version != VERSION || got != state ||
+	if (memcmp(magic, magic_text, sizeof(magic)) != 0 || version != VERSION || got != state ||
 	    get_u64(&sum) != XXH3_64bits(in, AT_SUM) || !is_text(in + AT_NAME, SMFS_PENDING_NAME) ||
 	    !is_text(in + AT_BY, SMFS_PENDING_BY) ||
 	    !is_text(in + AT_REASON, SMFS_PENDING_REASON) ||
