@@ -47,7 +47,8 @@ static int in_place(struct vmm *v, struct snapshot *s, const struct vmm_restore 
 	v->generation = snapshot_next_generation(s);
 	memcpy(v->uuid, snapshot_next_uuid(s), sizeof(v->uuid));
 	v->rootfs[0] = '\0';
-	return vm_resume(v->machine.vm, err);
+	ret = prefault_new(&v->machine, r->prefault, snapshot_take_ws(s), &v->prefault, err);
+	return ret < 0 ? ret : vm_resume(v->machine.vm, err);
 }
 
 /* Why it cannot be done in place; 0: it can. */
@@ -86,7 +87,7 @@ int vmm_become(struct vmm **v, struct rundir *dir, const struct vmm_restore *r, 
 	if (how->how == BECOME_WARM) {
 		ret = in_place(*v, s, r, &at, &t, &how->why);
 		if (ret == 0) {
-			ret = vmm_settle(*v, s, &t, r->clock, r->prefault, &at, timings, err);
+			ret = vmm_settle(*v, s, &t, r->clock, &at, timings, err);
 			snapshot_close(s);
 			if (ret == 0)
 				return 0;

@@ -311,14 +311,13 @@ static json_t *timings_json(const struct restore_timing *t, const struct vmm_mom
 }
 
 int vmm_settle(struct vmm *v, struct snapshot *s, const struct restore_timing *t,
-	       enum clock_policy clock, enum prefault_policy prefault, struct vmm_moments *at,
-	       json_t **timings, struct err *err)
+	       enum clock_policy clock, struct vmm_moments *at, json_t **timings, struct err *err)
 {
 	struct agent_results *results = NULL;
 	int r;
 
 	at->running = monotonic_us();
-	if (prefault_start(&v->machine, prefault, snapshot_take_ws(s), &v->prefault, err) < 0)
+	if (prefault_start(v->prefault, err) < 0)
 		log_warn("%s; the guest faults by itself", err->msg);
 	v->has_agent = vm_find_device(v->machine.vm, "vsock0") != NULL;
 	/*
@@ -365,9 +364,11 @@ static int bring_up(struct vmm *v, struct snapshot *s, enum clock_policy clock,
 
 	v->generation = snapshot_next_generation(s);
 	memcpy(v->uuid, snapshot_next_uuid(s), sizeof(v->uuid));
-	if ((r = snapshot_restore(s, &o, &v->machine, &t, err)) < 0 || (r = vmm_start(v, err)) < 0)
+	if ((r = snapshot_restore(s, &o, &v->machine, &t, err)) < 0 ||
+	    (r = prefault_new(&v->machine, prefault, snapshot_take_ws(s), &v->prefault, err)) < 0 ||
+	    (r = vmm_start(v, err)) < 0)
 		return r;
-	return vmm_settle(v, s, &t, clock, prefault, at, timings, err);
+	return vmm_settle(v, s, &t, clock, at, timings, err);
 }
 
 int vmm_from_snapshot(struct rundir *dir, struct snapshot *s, const char *mount,

@@ -53,8 +53,7 @@ int vmm_from_snapshot(struct rundir *dir, struct snapshot *s, const char *mount,
  * is how its state came in.
  */
 int vmm_settle(struct vmm *v, struct snapshot *s, const struct restore_timing *t,
-	       enum clock_policy clock, enum prefault_policy prefault, struct vmm_moments *at,
-	       json_t **timings, struct err *err);
+	       enum clock_policy clock, struct vmm_moments *at, json_t **timings, struct err *err);
 struct restore_opts vmm_restore_opts(struct vmm *v, enum clock_policy clock,
 				     char vsock[RUNDIR_PATH_MAX]);
 

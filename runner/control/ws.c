@@ -57,8 +57,8 @@ json_t *prefault_json(const struct prefault *p)
 	struct prefault_stats st;
 
 	prefault_stats(p, &st);
-	return json_pack("{s:s, s:i, s:I, s:I, s:I}", "state", prefault_state_name(st.state),
+	return json_pack("{s:s, s:i, s:I, s:I, s:I, s:I}", "state", prefault_state_name(st.state),
 			 "refused", st.state == PREFAULT_REFUSED, "read_pages",
 			 (json_int_t)st.read_pages, "written_pages", (json_int_t)st.written_pages,
-			 "us", (json_int_t)st.us);
+			 "us", (json_int_t)st.us, "ahead_us", (json_int_t)st.ahead_us);
 }

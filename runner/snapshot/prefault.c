@@ -27,16 +27,27 @@
 
 #define STEP (256u << 10) /* about 0.1 ms of copying */
 
+/* Read-ahead is of whole frames of the store, so what lies between two pieces of one costs nothing.
+ */
+#define READ_AHEAD_GAP (65536 / WS_PAGE)
+
 struct prefault {
 	struct machine *m;
 	enum prefault_policy policy;
-	int ws_fd;
 	pthread_t thread;
+	bool left; /* work for it */
 	bool started;
 	atomic_bool stop;
 	_Atomic uint64_t read_pages, written_pages, us;
 	_Atomic int state;
+
+	/* The set, and what is next of it: of the pages only read, then of those written. */
+	struct ws ws;
+	bool writing;
+	uint32_t range;
+	uint64_t off;	      /* in the range, bytes */
 	uint64_t copies_left; /* bytes */
+	uint64_t ahead_us;
 };
 
 static const char *const policies[] = {
@@ -97,112 +108,122 @@ static uint8_t *part(const struct memory *m, uint64_t off, uint64_t *len)
 	return NULL;
 }
 
-/* 0, or 1 with p's state set: no more. */
-static int populate(struct prefault *p, uint64_t off, uint64_t len, bool write)
+/* Up to STEP of [off, off + len): how much; 0 with p's state set: no more. */
+static uint64_t populate_step(struct prefault *p, uint64_t off, uint64_t len, bool write)
 {
-	_Atomic uint64_t *count = write ? &p->written_pages : &p->read_pages;
+	uint64_t n = MIN(len, STEP);
+	uint8_t *hva = part(&p->m->vm->mem, off, &n);
 	char what[128];
 
-	for (uint64_t end = off + len, n; off < end; off += n) {
-		n = MIN(end - off, STEP);
-		uint8_t *hva = part(&p->m->vm->mem, off, &n);
-
+	if (!hva)
+		return len;
+	do {
 		if (stopped(p)) {
 			atomic_store(&p->state, PREFAULT_STOPPED);
-			return 1;
-		}
-		if (!hva)
 			return 0;
-		if (madvise(hva, n, write ? MADV_POPULATE_WRITE : MADV_POPULATE_READ) < 0) {
-			if (errno == EINTR || errno == EAGAIN) {
-				n = 0;
-				continue;
-			}
-			snprintf(what, sizeof(what), "prefault RAM at %#llx: %m; the rest is not",
-				 (unsigned long long)off);
-			atomic_store(&p->state, PREFAULT_FAILED);
-			complain(p, what);
-			return 1;
 		}
-		atomic_fetch_add(count, n / WS_PAGE);
-	}
+		if (madvise(hva, n, write ? MADV_POPULATE_WRITE : MADV_POPULATE_READ) == 0) {
+			atomic_fetch_add(write ? &p->written_pages : &p->read_pages, n / WS_PAGE);
+			return n;
+		}
+	} while (errno == EINTR || errno == EAGAIN);
+	snprintf(what, sizeof(what), "prefault RAM at %#llx: %m; the rest is not",
+		 (unsigned long long)off);
+	atomic_store(&p->state, PREFAULT_FAILED);
+	complain(p, what);
 	return 0;
 }
 
-static int populate_ranges(struct prefault *p, const struct ws *w, bool written)
+/* The copies that a range wants are too many: it and what follows get none. */
+static bool past_limit(struct prefault *p, uint64_t len)
 {
-	for (uint32_t i = 0; i < w->n; i++) {
-		const struct ws_range *r = &w->range[i];
-		uint64_t len = (uint64_t)r->pages * WS_PAGE;
+	if (!p->writing || p->off)
+		return false;
+	if (len > p->copies_left) {
+		atomic_store(&p->state, PREFAULT_LIMIT);
+		return true;
+	}
+	p->copies_left -= len;
+	return false;
+}
 
-		if (r->written != written)
-			continue;
-		if (written) {
-			if (len > p->copies_left) {
-				atomic_store(&p->state, PREFAULT_LIMIT);
+/* The rest of one range; 1: out of time, -1: no more. */
+static int populate_range(struct prefault *p, const struct ws_range *r, uint64_t until_us)
+{
+	const uint64_t start = (uint64_t)r->page * WS_PAGE, len = (uint64_t)r->pages * WS_PAGE;
+
+	do {
+		const uint64_t n = populate_step(p, start + p->off, len - p->off, r->written);
+
+		if (!n)
+			return -1;
+		p->off += n;
+	} while (p->off < len && monotonic_us() < until_us);
+	if (p->off < len)
+		return 1;
+	p->off = 0;
+	return 0;
+}
+
+/* Goes on with the set. 0: it is done; 1: out of time, and to be called again; -1: no more. */
+static int replay(struct prefault *p, uint64_t until_us)
+{
+	for (;; p->writing = true, p->range = 0) {
+		for (; p->range < p->ws.n; p->range++) {
+			const struct ws_range *r = &p->ws.range[p->range];
+			int ret;
+
+			if (r->written != p->writing)
+				continue;
+			if (monotonic_us() >= until_us)
+				return 1;
+			if (past_limit(p, (uint64_t)r->pages * WS_PAGE)) {
+				p->range = p->ws.n;
 				return 0;
 			}
-			p->copies_left -= len;
+			ret = populate_range(p, r, until_us);
+			if (ret)
+				return ret;
 		}
-		if (populate(p, (uint64_t)r->page * WS_PAGE, len, written))
-			return 1;
+		if (p->writing)
+			return 0;
 	}
-	return 0;
 }
 
-static void read_ahead(struct prefault *p, const struct ws *w)
+static void read_ahead(struct prefault *p)
 {
-	for (uint32_t i = 0; i < w->n && !stopped(p); i++)
+	const struct ws *w = &p->ws;
+
+	for (uint32_t i = 0, next; i < w->n && !stopped(p); i = next) {
+		const uint64_t from = w->range[i].page;
+		uint64_t to = from + w->range[i].pages;
+
+		for (next = i + 1; next < w->n && w->range[next].page - to <= READ_AHEAD_GAP;
+		     next++)
+			to = (uint64_t)w->range[next].page + w->range[next].pages;
 		/* What it cannot do the faults will. */
-		(void)posix_fadvise(p->m->ram_fd, (off_t)w->range[i].page * WS_PAGE,
-				    (off_t)w->range[i].pages * WS_PAGE, POSIX_FADV_WILLNEED);
+		(void)posix_fadvise(p->m->ram_fd, (off_t)(from * WS_PAGE),
+				    (off_t)((to - from) * WS_PAGE), POSIX_FADV_WILLNEED);
+	}
 }
 
-static int read_ws(struct prefault *p, struct ws *w, struct err *err)
+static int read_ws(struct prefault *p, int fd, struct err *err)
 {
 	cleanup_free uint8_t *buf = NULL;
 	struct stat st;
 	int ret;
 
-	if (fstat(p->ws_fd, &st) < 0)
+	if (fstat(fd, &st) < 0)
 		return err_errno(err, "stat ws");
 	if (!S_ISREG(st.st_mode) || st.st_size > WS_FILE_MAX)
 		return err_set(err, EBADMSG, "ws: no file of at most %u bytes", WS_FILE_MAX);
 	buf = malloc((size_t)st.st_size + 1);
 	if (!buf)
 		return err_set(err, ENOMEM, "ws: out of memory");
-	ret = read_full(p->ws_fd, buf, (size_t)st.st_size);
+	ret = read_full(fd, buf, (size_t)st.st_size);
 	if (ret < 0)
 		return err_set(err, -ret, "read ws: %s", strerror(-ret));
-	return ws_decode(buf, (size_t)st.st_size, memory_ram_bytes(&p->m->vm->mem), w, err);
-}
-
-/* 0, or 1: no more. */
-static int replay(struct prefault *p)
-{
-	struct err err = ERR_INIT;
-	struct ws w;
-	int ret;
-
-	if (p->ws_fd < 0)
-		return 0;
-	const int unfit = read_ws(p, &w, &err);
-
-	close(p->ws_fd);
-	p->ws_fd = -1;
-	if (unfit < 0) {
-		atomic_store(&p->state, PREFAULT_REFUSED);
-		err_wrap(&err, -err.code, "the snapshot's working set is not used");
-		complain(p, err.msg);
-		return 0;
-	}
-	p->copies_left = MIN(MAX(w.ram_bytes / 8, PREFAULT_COPIES_MIN), meminfo_available() / 4);
-	read_ahead(p, &w);
-	ret = populate_ranges(p, &w, true);
-	if (ret == 0)
-		ret = populate_ranges(p, &w, false);
-	ws_free(&w);
-	return ret;
+	return ws_decode(buf, (size_t)st.st_size, memory_ram_bytes(&p->m->vm->mem), &p->ws, err);
 }
 
 static void populate_data(struct prefault *p)
@@ -211,10 +232,24 @@ static void populate_data(struct prefault *p)
 
 	while ((data = lseek(p->m->ram_fd, at, SEEK_DATA)) >= 0) {
 		hole = lseek(p->m->ram_fd, data, SEEK_HOLE);
-		if (hole <= data || populate(p, (uint64_t)data, (uint64_t)(hole - data), false))
+		if (hole <= data)
 			return;
-		at = hole;
+		for (at = data; at < hole;) {
+			const uint64_t n =
+				populate_step(p, (uint64_t)at, (uint64_t)(hole - at), false);
+
+			if (!n)
+				return;
+			at += (off_t)n;
+		}
 	}
+}
+
+static void finish(struct prefault *p)
+{
+	int running = PREFAULT_RUNNING;
+
+	atomic_compare_exchange_strong(&p->state, &running, PREFAULT_DONE);
 }
 
 static void *prefault_main(void *arg)
@@ -225,50 +260,74 @@ static void *prefault_main(void *arg)
 	vm_await_guest(p->m->vm);
 	const uint64_t start = monotonic_us();
 
-	if (replay(p) == 0 && p->policy == PREFAULT_ALL)
+	if (replay(p, UINT64_MAX) == 0 && p->policy == PREFAULT_ALL)
 		populate_data(p);
-	int running = PREFAULT_RUNNING;
-	atomic_store(&p->us, MAX(monotonic_us() - start, (uint64_t)1));
-	atomic_compare_exchange_strong(&p->state, &running, PREFAULT_DONE);
+	atomic_fetch_add(&p->us, monotonic_us() - start);
+	finish(p);
 	return NULL;
 }
 
 /* ---- its life ------------------------------------------------------------------------------ */
 
-int prefault_start(struct machine *m, enum prefault_policy policy, int ws_fd, struct prefault **out,
-		   struct err *err)
+/* What the guest would want at once, before it runs. */
+static void ahead(struct prefault *p, int ws_fd)
 {
-	struct prefault *p = calloc(1, sizeof(*p));
-	sigset_t all, old;
-	int ret;
+	const uint64_t start = monotonic_us();
+	struct err err = ERR_INIT;
 
-	*out = NULL;
-	if (ws_fd >= 0 && (!p || policy == PREFAULT_NONE)) {
-		close(ws_fd);
-		ws_fd = -1;
+	if (read_ws(p, ws_fd, &err) < 0) {
+		atomic_store(&p->state, PREFAULT_REFUSED);
+		err_wrap(&err, -err.code, "the snapshot's working set is not used");
+		complain(p, err.msg);
+		return;
 	}
+	p->copies_left =
+		MIN(MAX(p->ws.ram_bytes / 8, PREFAULT_COPIES_MIN), meminfo_available() / 4);
+	/* From now on a page of our own need not be one that the guest has written. */
+	p->m->ram_copied = true;
+	read_ahead(p);
+	const int ret = replay(p, start + PREFAULT_AHEAD_US);
+	p->left = ret > 0 || (ret == 0 && p->left);
+	p->ahead_us = MAX(monotonic_us() - start, (uint64_t)1);
+	atomic_store(&p->us, p->ahead_us);
+}
+
+int prefault_new(struct machine *m, enum prefault_policy policy, int ws_fd, struct prefault **out,
+		 struct err *err)
+{
+	cleanup_fd int ws = ws_fd;
+	struct prefault *p = calloc(1, sizeof(*p));
+
+	*out = p;
 	if (!p)
 		return err_set(err, ENOMEM, "prefault: out of memory");
 	p->m = m;
 	p->policy = policy;
-	p->ws_fd = ws_fd;
-	*out = p;
 	atomic_store(&p->state, policy == PREFAULT_NONE ? PREFAULT_OFF : PREFAULT_MISSING);
-	if (policy == PREFAULT_NONE || m->ram_fd < 0 || (policy == PREFAULT_WS && ws_fd < 0))
+	if (policy == PREFAULT_NONE || m->ram_fd < 0 || (policy == PREFAULT_WS && ws < 0))
 		return 0;
-	/* From now on a page of our own need not be one that the guest has written. */
-	m->ram_copied = ws_fd >= 0;
 	atomic_store(&p->state, PREFAULT_RUNNING);
+	p->left = policy == PREFAULT_ALL;
+	if (ws >= 0)
+		ahead(p, ws);
+	if (!p->left)
+		finish(p);
+	return 0;
+}
+
+int prefault_start(struct prefault *p, struct err *err)
+{
+	sigset_t all, old;
+	int ret;
+
+	if (!p->left)
+		return 0;
 	sigfillset(&all);
 	pthread_sigmask(SIG_SETMASK, &all, &old);
 	ret = pthread_create(&p->thread, NULL, prefault_main, p);
 	pthread_sigmask(SIG_SETMASK, &old, NULL);
 	p->started = ret == 0;
-	if (ret == 0)
-		return 0;
-	prefault_stop(p);
-	*out = NULL;
-	return err_set(err, ret, "start the prefault thread: %s", strerror(ret));
+	return ret ? err_set(err, ret, "start the prefault thread: %s", strerror(ret)) : 0;
 }
 
 void prefault_stats(const struct prefault *p, struct prefault_stats *out)
@@ -278,6 +337,7 @@ void prefault_stats(const struct prefault *p, struct prefault_stats *out)
 		.read_pages = atomic_load(&p->read_pages),
 		.written_pages = atomic_load(&p->written_pages),
 		.us = atomic_load(&p->us),
+		.ahead_us = p->ahead_us,
 	};
 }
 
@@ -288,7 +348,6 @@ void prefault_stop(struct prefault *p)
 	atomic_store(&p->stop, true);
 	if (p->started)
 		pthread_join(p->thread, NULL);
-	if (p->ws_fd >= 0)
-		close(p->ws_fd);
+	ws_free(&p->ws);
 	free(p);
 }

@@ -6,11 +6,10 @@
 
 state_of() { smvm-runner info "$1" | jq -r .prefault.state; }
 state_is() { [ "$(state_of "$1")" = "$2" ]; }
-faults() { # of that thread of the VM's process which has the most of those that are left: its vCPU, once the prefaulting one is gone
-	pid=$(smvm-runner info "$1" | jq .pid)
-	for t in /proc/"$pid"/task/*; do
-		sed 's/.*) //' "$t/stat" | cut -d' ' -f8
-	done | sort -n | tail -n 1
+faults() { # of the vCPU
+	for t in /proc/"$(smvm-runner info "$1" | jq .pid)"/task/*; do
+		[ "$(cat "$t/comm")" != 'vcpu 0' ] || sed 's/.*) //' "$t/stat" | cut -d' ' -f8
+	done
 }
 whole() { until_true 30 said "$1" "^whole [0-9a-f]* $nonce\$"; }
 ws_of() { # ws_of SNAPSHOT: "<pages written> <pages read>"
@@ -57,8 +56,8 @@ info=$(smvm-runner info with | jq -r '"\(.prefault.written_pages) \(.prefault.re
 check "all of it" [ "$info" = "$(ws_of base-ws)" ]
 replayed=$(faults with)
 echo "# faults of the vCPU: $without without, $replayed with"
-# The guest races through its set from the first instruction on; what it reaches first it faults itself.
-check "most faults are gone" [ "$replayed" -lt $((without / 2)) ]
+# Nearly all of the set is there before it runs; what there was no time for it may reach first.
+check "most faults are gone" [ "$replayed" -lt $((without / 4)) ]
 check "a snapshot of it stores what the guest wrote" sh -c 'smvm-runner snapshot --json with four >"$1"' sh "$T/json"
 check "as a diff" jq -e .diff "$T/json"
 check "it restores without a replay" smvm-runner restore --prefault none --name still four

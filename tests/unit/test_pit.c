@@ -295,6 +295,30 @@ static void kvm_has_it_if_an_interrupt_may_be_awaited(void **state)
 	assert_true(restored_into_kvm(&masked));
 }
 
+static void a_machine_is_reset_to_another_state(void **state)
+{
+	struct vm_irq_state s = fresh();
+	struct kvm_pit_state2 again;
+	struct vm *vm = new_vm(true);
+	struct err err;
+
+	assert_ok(pit_restore(vm, &s, &err), &err);
+	s.pit2.channels[2].count = 4711;
+	assert_ok(pit_restore(vm, &s, &err), &err);
+	assert_false(in_kvm(vm));
+	assert_ok(pit_save(vm, &again, &err), &err);
+	assert_same(&s.pit2, &again);
+	s.pit2.channels[0].mode = 2;
+	assert_ok(pit_restore(vm, &s, &err), &err);
+	assert_true(in_kvm(vm));
+	/* What KVM has it cannot be rid of. */
+	s = fresh();
+	assert_ok(pit_restore(vm, &s, &err), &err);
+	assert_ok(pit_save(vm, &again, &err), &err);
+	assert_same(&s.pit2, &again);
+	vm_free(vm);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -302,6 +326,7 @@ int main(void)
 		cmocka_unit_test(gate_and_output_of_the_third_counter),
 		cmocka_unit_test(the_first_access_is_what_kvm_makes_of_it),
 		cmocka_unit_test(kvm_has_it_if_an_interrupt_may_be_awaited),
+		cmocka_unit_test(a_machine_is_reset_to_another_state),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
