@@ -132,25 +132,23 @@ static void machine_ended(struct jobs *j)
 /* ---- restore ----------------------------------------------------------------------------------
  */
 
+/* On failure the machine is as it was, or there is none. */
 static int become(struct jobs *j, const char *path, enum clock_policy clock, struct event *e,
-		  bool *touched, struct err *err)
+		  struct err *err)
 {
 	char dir[PATH_MAX];
 	struct vmm_restore r = {
 		.mount = j->mount, .snapshot_dir = dir, .clock = clock, .prefault = j->prefault};
-	struct vmm *const old = j->v;
 	struct became how;
 	json_t *timings = NULL;
 	int ret;
 
-	*touched = false;
 	if ((ret = where_snapshot(j->mount, path, dir, err)) < 0)
 		return ret;
 	/* Of a machine that may go its descriptor must not be left behind. */
 	watch_end(j, false);
 	ret = vmm_become(&j->v, j->dir, &r, &how, &timings, err);
-	*touched = j->v != old || how.how != BECOME_WARM;
-	if (j->v != old)
+	if (ret == 0 && how.how != BECOME_WARM)
 		j->primed = false;
 	if (j->v && atomic_load(&j->v->machine.vm->end) == VM_RUNNING)
 		watch_end(j, true);
@@ -180,10 +178,9 @@ static void do_restore(struct jobs *j, const struct job *job)
 {
 	struct event e = {.kind = EVENT_RESTORED};
 	struct err err = ERR_INIT;
-	bool touched;
 
-	if (become(j, job->rq.path, job->rq.clock, &e, &touched, &err) < 0) {
-		tell_failed(j, j->v && !touched, false, &err);
+	if (become(j, job->rq.path, job->rq.clock, &e, &err) < 0) {
+		tell_failed(j, j->v != NULL, false, &err);
 		return;
 	}
 	e.us = monotonic_us() - job->read_us;
@@ -207,8 +204,7 @@ static void do_start(struct jobs *j, const struct job *job)
 {
 	struct event e = {.kind = j->boot ? EVENT_BAKED : EVENT_RESTORED};
 	struct err err = ERR_INIT;
-	bool touched;
-	int r = j->boot ? bake(j, &err) : become(j, j->restore, CLOCK_ADVANCE, &e, &touched, &err);
+	int r = j->boot ? bake(j, &err) : become(j, j->restore, CLOCK_ADVANCE, &e, &err);
 
 	if (r < 0) {
 		watch_end(j, false);
