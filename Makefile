@@ -6,6 +6,7 @@
 VERSION  := 0.1.0
 BUILD    ?= build
 PREFIX   ?= /usr/local
+LIBDIR   ?= $(PREFIX)/lib
 DESTDIR  ?=
 SAN      ?=
 Q        := $(if $(V),,@)
@@ -55,7 +56,7 @@ LIBPULL := $(BUILD)/libpull.a
 LIBAGENT := $(BUILD)/libagent.a
 
 .SECONDARY:
-.PHONY: all deps check check-long check-san quickstart bench bench-store bench-snapshot bench-agent plots install clean tidy format fuzz tests help
+.PHONY: all deps check check-long check-san quickstart bench bench-store bench-snapshot bench-agent plots install uninstall deb clean tidy format fuzz tests help FORCE
 .DELETE_ON_ERROR:
 
 all: $(BUILD)/smfs $(BUILD)/smvm-pull $(BUILD)/smvm-runner $(BUILD)/smvm-init \
@@ -72,6 +73,7 @@ help:
 	@echo 'make plots        the last bench-snapshot as bench/results/snapshot-*.svg, by gnuplot'
 	@echo 'make tidy         clang-tidy over the tree; make format: clang-format'
 	@echo 'make install      PREFIX=$(PREFIX) DESTDIR=$(DESTDIR)'
+	@echo 'make deb          Debian packages in $(BUILD)/deb; make uninstall: what install has put there'
 	@echo 'SAN=address,undefined makes a sanitized build in $(BUILD)-san/'
 
 deps:
@@ -138,9 +140,10 @@ $(BUILD)/smvm-init: $(AGENT_OBJ)
 	@echo '  LD  $@'
 	$(Q)$(CC) -static -pthread -Wl,--gc-sections -o $@ $^
 
-$(BUILD)/%.pc: doc/%.pc.in Makefile
+# Again each time: they tell of PREFIX, which may be another than the last.
+$(BUILD)/%.pc: doc/%.pc.in FORCE
 	@mkdir -p $(@D)
-	@sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@VERSION@|$(VERSION)|' $< > $@
+	@sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@LIBDIR@|$(LIBDIR)|' -e 's|@VERSION@|$(VERSION)|' $< > $@
 
 # ---- tests ------------------------------------------------------------------------------------
 UNIT_BIN  := $(patsubst tests/unit/%.c,$(BUILD)/unit/%,$(UNIT))
@@ -223,20 +226,56 @@ format:
 	git ls-files '*.c' '*.h' | xargs clang-format -i
 
 # ---- install ----------------------------------------------------------------------------------
-HEADERS := smfs/base/err.h smfs/store/store.h
-install: all
-	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib/pkgconfig $(DESTDIR)$(PREFIX)/lib/smvm \
-	    $(DESTDIR)$(PREFIX)/share/man/man1
-	install -m 755 $(BUILD)/smfs $(BUILD)/smvm-runner $(BUILD)/smvm-pull $(DESTDIR)$(PREFIX)/bin
-	install -m 755 $(BUILD)/smvm-init $(DESTDIR)$(PREFIX)/lib/smvm
-	install -m 644 $(LIBSMFS) $(LIBSMVM) $(DESTDIR)$(PREFIX)/lib
+BINDIR     := $(PREFIX)/bin
+SHAREDIR   := $(PREFIX)/share
+SYSCONFDIR ?= $(if $(filter /usr,$(PREFIX)),/etc,$(PREFIX)/etc)
+UNITDIR    ?= $(PREFIX)/lib/systemd/system
+COMMANDS   := smfs smvm-runner smvm-pull
+HEADERS    := smfs/base/err.h smfs/store/store.h
+UNITS      := $(wildcard packaging/systemd/*.service.in)
+
+# Made from what --help says, so they cannot say anything else.
+$(BUILD)/complete/%.bash: packaging/completions.sh $(BUILD)/%
+	@mkdir -p $(@D)
+	@sh $< bash $(BUILD)/$* > $@
+$(BUILD)/complete/_%: packaging/completions.sh $(BUILD)/%
+	@mkdir -p $(@D)
+	@sh $< zsh $(BUILD)/$* > $@
+$(BUILD)/%.service: packaging/systemd/%.service.in FORCE
+	@mkdir -p $(@D)
+	@sed 's|@BINDIR@|$(BINDIR)|' $< > $@
+BY_SCRIPT  := $(foreach c,$(COMMANDS),$(BUILD)/complete/$(c).bash $(BUILD)/complete/_$(c)) \
+              $(patsubst packaging/systemd/%.in,$(BUILD)/%,$(UNITS))
+
+install: all $(BY_SCRIPT)
+	for c in $(COMMANDS); do \
+	    install -D -m 755 $(BUILD)/$$c $(DESTDIR)$(BINDIR)/$$c && \
+	    install -D -m 644 doc/$$c.1 $(DESTDIR)$(SHAREDIR)/man/man1/$$c.1 && \
+	    install -D -m 644 $(BUILD)/complete/$$c.bash $(DESTDIR)$(SHAREDIR)/bash-completion/completions/$$c && \
+	    install -D -m 644 $(BUILD)/complete/_$$c $(DESTDIR)$(SHAREDIR)/zsh/site-functions/_$$c || exit 1; done
+	install -D -m 755 $(BUILD)/smvm-init $(DESTDIR)$(PREFIX)/lib/smvm/smvm-init
 	for l in smfs smvm; do \
-	    install -m 755 $(BUILD)/lib$$l.so $(DESTDIR)$(PREFIX)/lib/lib$$l.so.0 && \
-	    ln -sf lib$$l.so.0 $(DESTDIR)$(PREFIX)/lib/lib$$l.so || exit 1; done
-	install -m 644 $(BUILD)/smfs.pc $(BUILD)/smvm.pc $(DESTDIR)$(PREFIX)/lib/pkgconfig
+	    install -D -m 644 $(BUILD)/lib$$l.a $(DESTDIR)$(LIBDIR)/lib$$l.a && \
+	    install -D -m 644 $(BUILD)/lib$$l.so $(DESTDIR)$(LIBDIR)/lib$$l.so.0 && \
+	    ln -sf lib$$l.so.0 $(DESTDIR)$(LIBDIR)/lib$$l.so && \
+	    install -D -m 644 $(BUILD)/$$l.pc $(DESTDIR)$(LIBDIR)/pkgconfig/$$l.pc || exit 1; done
 	for h in $(HEADERS); do \
 	    install -D -m 644 $$h $(DESTDIR)$(PREFIX)/include/$$h || exit 1; done
-	install -m 644 $(wildcard doc/*.1) $(DESTDIR)$(PREFIX)/share/man/man1
+	for u in $(notdir $(UNITS:.in=)); do \
+	    install -D -m 644 $(BUILD)/$$u $(DESTDIR)$(UNITDIR)/$$u || exit 1; done
+	install -D -m 644 packaging/systemd/smfs.default $(DESTDIR)$(SYSCONFDIR)/default/smfs
+
+# What an install with the same variables would put there, and folders that only held that.
+uninstall:
+	t=$$(mktemp -d) && trap 'rm -rf "$$t"' EXIT && $(MAKE) -s install DESTDIR="$$t" && \
+	(cd "$$t" && find . ! -type d) | (cd "$(DESTDIR)/" && xargs rm -f) && \
+	(cd "$$t" && find . -mindepth 1 -depth -type d) | \
+	    (cd "$(DESTDIR)/" && xargs rmdir --ignore-fail-on-non-empty)
+
+# Debian packages in $(BUILD)/deb, for the release this runs on.
+deb:
+	$(MAKE) all PREFIX=/usr
+	VERSION=$(VERSION) BUILD=$(BUILD) MAKE="$(MAKE)" sh packaging/deb/build.sh
 
 clean:
 	rm -rf $(BUILD) $(BUILD)-san $(BUILD)-thread-san

@@ -23,6 +23,7 @@
 #include "smfs/base/cleanup.h"
 #include "smfs/base/io.h"
 #include "smfs/base/log.h"
+#include "smfs/base/notify.h"
 #include "smfs/base/num.h"
 #include "smfs/cmd/cmd.h"
 #include "smfs/mount/hot_cache.h"
@@ -54,7 +55,10 @@ static int tell(struct job *j, const struct err *err)
 		j->ready = -1;
 		return err_exit_code(err->code);
 	}
-	return err->code ? cmd_fail(err) : EXIT_OK;
+	if (err->code)
+		return cmd_fail(err);
+	service_notify("READY=1");
+	return EXIT_OK;
 }
 
 static int make_mount_point(const char *mnt, struct err *err)

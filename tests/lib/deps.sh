@@ -9,7 +9,7 @@ liblmdb-dev libjansson-dev libslirp-dev libcmocka-dev
 erofs-utils qemu-system-x86 linux-image-cloud-amd64 skopeo umoci docker-registry apache2-utils
 borgbackup restic casync squashfs-tools mmdebstrap cpio zstd jq strace attr e2fsprogs xfsprogs btrfs-progs kmod procps
 man-db groff python3 ca-certificates openssl iproute2
-gnuplot-nox
+gnuplot-nox zsh systemd dpkg-dev
 '
 
 missing=
