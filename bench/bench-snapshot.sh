@@ -73,8 +73,12 @@ live() {
 	for i in $(seq "$rounds"); do
 		smvm-runner snapshot --live --json "live$1" "l$i" >"$T/live.$i" && smfs rm "snapshots/l$i" || return 1
 	done
-	smvm-runner snapshot --live --no-wait --json "live$1" "async$1" >"$T/async" || return 1
-	until smvm-runner info "live$1" | jq -e '.snapshot.state == "ready"' >/dev/null; do sleep 0.05; done
+	rm -f "$T"/async.*
+	for i in 1 2 3; do
+		smvm-runner snapshot --live --no-wait --json "live$1" "async$i" >"$T/async.$i" || return 1
+		until smvm-runner info "live$1" | jq -e '.snapshot.state == "ready"' >/dev/null; do sleep 0.05; done
+		smfs rm "snapshots/async$i" || return 1
+	done
 	pause=$(jq .pause_us "$T"/live.* | median)
 	forked=$(jq .fork_us "$T"/live.* | median)
 	smvm-runner stop -f "live$1"
@@ -85,7 +89,8 @@ live() {
 	line "live-pause-$1M-mapped" "$pause" us "$(sed -n 's/^fork-vm //p' "$T/floor")" \
 		"fork(2) of it while a guest has it mapped" -
 	line "live-pause-$1M-to-full" "$pause" us "$(jq .pause_us "$T/full")" 'the pause of one with --still' '<=0.05'
-	line "live-async-return-$1M" "$(jq .total_us "$T/async")" us "$((pause + 5000))" 'the pause and 5 ms' '<=1'
+	line "live-async-return-$1M" "$(jq .total_us "$T"/async.* | median)" us \
+		"$(jq '.pause_us + 5000' "$T"/async.* | median)" 'its pause and 5 ms' '<=1'
 	line "diff-pause-$1M" "$pause" us "$((2000 + 20 * $1))" '2 ms and 20 us a MiB written' '<=1'
 	line "diff-pause-$1M-still" "$(jq .pause_us "$T/full")" us "$((2000 + 20 * $1))" 'the same' -
 	line "diff-$1M-bytes" "$(jq .data_bytes "$T/live.1")" B "$(($1 * 1048576))" 'bytes written' '<=1.01'
