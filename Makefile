@@ -56,7 +56,7 @@ LIBPULL := $(BUILD)/libpull.a
 LIBAGENT := $(BUILD)/libagent.a
 
 .SECONDARY:
-.PHONY: all deps check check-long check-san quickstart bench bench-store bench-snapshot bench-agent plots install uninstall deb clean tidy format fuzz tests help FORCE
+.PHONY: all deps check check-long check-san quickstart bench bench-store bench-snapshot bench-agent bench-pool plots install uninstall deb clean tidy format fuzz tests help FORCE
 .DELETE_ON_ERROR:
 
 all: $(BUILD)/smfs $(BUILD)/smvm-pull $(BUILD)/smvm-runner $(BUILD)/smvm-init \
@@ -195,8 +195,8 @@ quickstart: deps
 	$(MAKE) all
 	BUILD=$(BUILD) sh tests/vm/quickstart.sh
 
-bench: bench-store bench-snapshot bench-agent
-bench-store bench-snapshot bench-agent: tests
+bench: bench-store bench-snapshot bench-agent bench-pool
+bench-store bench-snapshot bench-agent bench-pool: tests
 	BUILD=$(BUILD) sh bench/$@.sh
 plots:
 	sh bench/plot-snapshot.sh
