@@ -9,7 +9,6 @@
 import os
 import re
 import select
-import shlex
 import socket
 import subprocess
 import tempfile
@@ -74,9 +73,8 @@ class Supervisor:
         self.listener.bind(self.path)
         self.listener.listen(1)
         self.errors = open(os.path.join(self.dir, "errors"), "w+")
-        self.process = subprocess.Popen(command + ["--socket", self.path] if "--" not in command else
-                                        command[:1] + [command[1], "--socket", self.path] + command[2:],
-                                        stderr=self.errors, stdin=subprocess.DEVNULL)
+        self.process = subprocess.Popen(command[:2] + ["--socket", self.path] + command[2:], stderr=self.errors,
+                                        stdin=subprocess.DEVNULL)
         self.buffer = b""
         self.sock = None
         if accept:

@@ -1,0 +1,88 @@
+"""worker_job.py IMAGE ROUNDS: bake IMAGE, then reset one worker to it ROUNDS times, asking the guest each time."""
+import subprocess
+import sys
+import time
+
+sys.path.insert(0, "tests/lib")
+from supervisor import Supervisor  # noqa: E402
+
+image, rounds = sys.argv[1], int(sys.argv[2])
+WORKLOAD = "n=0; while :; do n=$((n + 1)); echo $n >/run/beat.new; mv /run/beat.new /run/beat; sleep 0.1; done"
+# What a claim may find of itself, of the time, of the one before it.
+ASK = """
+echo "host $(cat /proc/sys/kernel/hostname)"
+echo "id $(cat /etc/machine-id)"
+echo "random $(od -An -N8 -tx1 /dev/urandom | tr -d ' \\n')"
+echo "time $(date +%s)"
+echo "warm $(cat /run/warm)"
+echo "mark $(cat /run/mark 2>/dev/null) $(ls /etc/mark 2>/dev/null)"
+echo "strays $(busybox ps | busybox grep -c '[s]leep 1000')"
+a=$(cat /run/beat); i=0
+while [ "$(cat /run/beat)" = "$a" ] && [ $i -lt 100 ]; do sleep 0.1; i=$((i + 1)); done
+echo "beats $(cat /run/beat) $a"
+echo "wrong $(busybox dmesg | busybox grep -ciE 'lockup|stall|BUG:|unstable|corrupt')"
+echo "$1" >/run/mark; echo x >/etc/mark
+"""
+wrong = []
+
+
+def guest(s, script, *args, check=True):
+    r = subprocess.run(["smvm-runner", "exec", "-u", "0", s.vm, "--", "sh", "-c", script, "sh", *args], capture_output=True,
+                       text=True, timeout=120)
+    if check and r.returncode:
+        raise RuntimeError("exec: %d: %s" % (r.returncode, r.stderr))
+    return r.stdout
+
+
+def expect(what, holds, *about):
+    if not holds:
+        wrong.append(what)
+        print("# not so: %s: %s" % (what, about), flush=True)
+
+
+with Supervisor(["smvm-runner", "worker", "--cpus", "2", "--memory", "192M", "--ready", "file:/run/beat", image, "--", "sh",
+                 "-c", WORKLOAD], timeout=240) as s:
+    s.expect("READY")
+    s.expect("BAKE_READY")
+    s.hello()
+    s.ask("SNAPSHOT_ASYNC base id=1", "ACCEPTED")
+    guest(s, "echo yes >/run/warm")
+    s.answer("DONE_SNAPSHOT_ASYNC")
+    got = s.ask("SNAPSHOT warm base=base id=2", "DONE_SNAPSHOT")
+    print("# baked: %s" % got, flush=True)
+    ids, randoms, beats, took = set(), set(), [], []
+    for i in range(rounds):
+        # One that is in the guest when it is reset must hear of it.
+        held = subprocess.Popen(["smvm-runner", "exec", s.vm, "--", "sh", "-c", "echo ready; sleep 1000"], stdout=subprocess.PIPE,
+                                stderr=subprocess.DEVNULL)
+        assert held.stdout.readline() == b"ready\n"
+        got = s.ask("RESTORE warm id=r%d" % i)
+        print("# %s" % got, flush=True)
+        expect("DONE", got.word == "DONE", got)
+        # The first is of a machine that was booted: it is reset in place as well.
+        expect("in place", got.keys.get("how") == "warm", got)
+        expect("the held connection ends", held.wait(60) != 0)
+        took.append(got.first)
+        before = time.time()
+        said = dict(line.partition(" ")[::2] for line in guest(s, ASK, "round %d" % i).splitlines())
+        after = time.time()
+        expect("its name", said["host"] == s.vm, said)
+        expect("the time", before - 1.5 <= int(said["time"]) <= after + 0.5, said, before, after)
+        expect("the warm-up", said["warm"] == "yes", said)
+        expect("nothing of the one before", said["mark"].strip() == "", said)
+        expect("no process of the one before", said["strays"] == "0", said)
+        expect("the workload works", said["beats"].split()[0] != said["beats"].split()[1], said)
+        expect("its kernel has no complaint", said["wrong"] == "0", said)
+        ids.add(said["id"])
+        randoms.add(said["random"])
+        beats.append(int(said["beats"].split()[1]))
+    expect("a machine-id each", len(ids) == rounds, ids)
+    expect("random bytes each", len(randoms) == rounds, randoms)
+    expect("back to the same moment", max(beats) - min(beats) < 300, beats)
+    got = s.ask("RESTORE base id=b")
+    expect("to the base", got.keys.get("how") == "warm", got)
+    expect("before the warm-up", guest(s, "cat /run/warm 2>/dev/null || echo none") == "none\n")
+    print("# reset to agent's answer: %s us" % took, flush=True)
+    subprocess.run(["smvm-runner", "info", s.vm])
+    expect("BYE", s.quit() == 0)
+sys.exit(bool(wrong))
