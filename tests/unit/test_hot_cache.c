@@ -183,6 +183,7 @@ static void made_file_is_loaded_in_large_folios(void **state)
 
 	if (!has_large_folios(t)) {
 		free(sparse);
+		print_message("# no large folios in the page cache of the file system here\n");
 		skip();
 	}
 	for (size_t off = 0; off < SIZE; off += 4 * 4096)

@@ -177,11 +177,13 @@ static int teardown(void **state)
 }
 
 /* Skips the test where nothing can be mounted. */
-#define MOUNTED(state)                      \
-	({                                  \
-		if (!can_mount())           \
-			skip();             \
-		(struct mounted *)*(state); \
+#define MOUNTED(state)                                                 \
+	({                                                             \
+		if (!can_mount()) {                                    \
+			print_message("# no /dev/fuse to mount by\n"); \
+			skip();                                        \
+		}                                                      \
+		(struct mounted *)*(state);                            \
 	})
 
 static const char *at(struct mounted *t, const char *path)

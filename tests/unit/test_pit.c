@@ -46,7 +46,7 @@ static struct vm *new_vm(bool restored)
 	struct vm *vm;
 
 	if (access("/dev/kvm", R_OK | W_OK) < 0) {
-		print_message("no usable /dev/kvm\n");
+		print_message("# no usable /dev/kvm\n");
 		skip();
 	}
 	assert_ok(vm_new(&cfg, &vm, &err), &err);

@@ -421,7 +421,7 @@ static void no_end_leaves_half_a_snapshot(void **state)
 	struct err err = ERR_INIT;
 
 	if (access("/dev/kvm", R_OK | W_OK) < 0) {
-		print_message("no /dev/kvm\n");
+		print_message("# no /dev/kvm\n");
 		skip();
 	}
 	assert_true(stride > 0);

@@ -218,7 +218,7 @@ static int teardown(void **state)
 static struct fixture *kvm(void **state)
 {
 	if (!*state) {
-		print_message("no /dev/kvm\n");
+		print_message("# no /dev/kvm\n");
 		skip();
 	}
 	return *state;
