@@ -103,10 +103,10 @@ $(BUILD)/libsmfs.so: $(call pic,$(SMFS_LIB))
 	$(Q)$(CC) $(LDFLAGS) -shared -Wl,-soname,libsmfs.so.0 -o $@ $^ \
 	    $$($(PKGCONF) --libs $(STORE_PKGS) fuse3)
 
-# libsmvm stands alone: what it uses of libsmfs is linked into it.
-$(BUILD)/libsmvm.so: $(call pic,$(SMVM_LIB) $(filter smfs/base/% smfs/store/%,$(SMFS_LIB)))
+# libsmvm stands alone: what it uses of libsmfs is linked into it, and only what smvm.h declares is seen of it.
+$(BUILD)/libsmvm.so: runner/api/libsmvm.map $(call pic,$(SMVM_LIB) $(filter smfs/base/% smfs/store/%,$(SMFS_LIB)))
 	@echo '  LD  $@'
-	$(Q)$(CC) $(LDFLAGS) -shared -Wl,-soname,libsmvm.so.0 -o $@ $^ \
+	$(Q)$(CC) $(LDFLAGS) -shared -Wl,-soname,libsmvm.so.0 -Wl,--version-script=$< -o $@ $(filter %.o,$^) \
 	    $$($(PKGCONF) --libs $(STORE_PKGS) libarchive)
 
 # ---- commands ---------------------------------------------------------------------------------
@@ -261,6 +261,7 @@ install: all $(BY_SCRIPT)
 	    install -D -m 644 $(BUILD)/$$l.pc $(DESTDIR)$(LIBDIR)/pkgconfig/$$l.pc || exit 1; done
 	for h in $(HEADERS); do \
 	    install -D -m 644 $$h $(DESTDIR)$(PREFIX)/include/$$h || exit 1; done
+	install -D -m 644 runner/api/smvm.h $(DESTDIR)$(PREFIX)/include/smvm.h
 	for u in $(notdir $(UNITS:.in=)); do \
 	    install -D -m 644 $(BUILD)/$$u $(DESTDIR)$(UNITDIR)/$$u || exit 1; done
 	install -D -m 644 packaging/systemd/smfs.default $(DESTDIR)$(SYSCONFDIR)/default/smfs

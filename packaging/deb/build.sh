@@ -11,7 +11,7 @@ cd "$(dirname "$0")/../.."
 : "${VERSION:?}" "${BUILD:?}"
 arch=$(dpkg --print-architecture)
 multiarch=$(dpkg-architecture -qDEB_HOST_MULTIARCH)
-out=$BUILD/deb
+out=$(cd "$BUILD" && pwd)/deb
 all=$out/tree
 rm -rf "$out"
 mkdir -p "$all"
@@ -19,7 +19,7 @@ mkdir -p "$all"
 SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || date +%s)}
 export SOURCE_DATE_EPOCH
 
-${MAKE:-make} -s install BUILD="$BUILD" PREFIX=/usr LIBDIR="/usr/lib/$multiarch" DESTDIR="$PWD/$all" >/dev/null
+${MAKE:-make} -s install BUILD="$BUILD" PREFIX=/usr LIBDIR="/usr/lib/$multiarch" DESTDIR="$all" >/dev/null
 strip --strip-unneeded "$all"/usr/bin/* "$all"/usr/lib/smvm/* "$all/usr/lib/$multiarch"/*.so.0
 strip --strip-debug "$all/usr/lib/$multiarch"/*.a
 gzip -9n "$all"/usr/share/man/man1/*.1
@@ -73,7 +73,7 @@ for p in smfs smvm-runner libsmfs0 libsmvm0 libsmvm-dev; do
 	# dpkg-shlibdeps wants a source package around it.
 	mkdir -p "$out/shlibs/debian"
 	printf 'Source: smfs\n\nPackage: %s\nArchitecture: any\n' $p >"$out/shlibs/debian/control"
-	programs=$(find "$PWD/$root" -type f \( -path '*/bin/*' -o -name '*.so.*' \))
+	programs=$(find "$root" -type f \( -path '*/bin/*' -o -name '*.so.*' \))
 	deps=
 	[ -z "$programs" ] || deps=$(cd "$out/shlibs" && dpkg-shlibdeps --ignore-missing-info -O $programs 2>/dev/null |
 		sed -n 's/^shlibs:Depends=//p')

@@ -53,6 +53,7 @@ needs=$(for d in $debs; do dpkg-deb -f "$d" Depends; done | tr ',' '\n' | sed 's
 check "what they depend on is in Debian 12" apt install --no-install-recommends $needs gcc pkg-config
 list >"$T/before"
 check "they install" sh -c 'cd "$1/tmp" && DEBIAN_FRONTEND=noninteractive chroot "$1" sh -c "cd /tmp && apt-get -q -y install --no-install-recommends ./*.deb"' sh "$R"
+check "all of them" sh -c '[ "$(chroot "$1" dpkg-query -W -f "\${db:Status-Abbrev}\n" smfs smvm-runner libsmfs0 libsmvm0 libsmvm-dev | grep -c "^ii")" -eq 5 ]' sh "$R"
 version=$(sed -n 's/^VERSION *:= *//p' Makefile)
 for c in smfs smvm-runner smvm-pull; do
 	check "$c runs there" sh -c 'chroot "$1" $2 --version | grep -qF "$3"' sh "$R" $c "$version"
@@ -81,7 +82,7 @@ rm -rf "$R/srv/store" "$R/srv/mnt"
 check "they are removed" apt remove smfs smvm-runner libsmfs0 libsmvm0 libsmvm-dev
 check "with their programs" [ ! -e "$R/usr/bin/smfs" ]
 check "but not with the configuration" [ -f "$R/etc/default/smfs" ]
-check "which goes when they are purged" apt purge smfs smvm-runner libsmfs0 libsmvm0 libsmvm-dev
+check "which goes when they are purged" in_root dpkg --purge smfs smvm-runner libsmfs0 libsmvm0 libsmvm-dev
 list >"$T/after"
 check "nothing of them is left" diff "$T/before" "$T/after"
 tap_done

@@ -1,0 +1,89 @@
+/* handle.h - what the files of libsmvm's public calls share. */
+#ifndef RUNNER_API_HANDLE_H
+#define RUNNER_API_HANDLE_H
+
+#include <limits.h>
+#include <stdbool.h>
+#include <sys/types.h>
+
+#include "runner/api/reply.h"
+#include "runner/control/rundir.h"
+
+struct smvm_image {
+	char mount[PATH_MAX], dir[PATH_MAX], ref[512];
+};
+
+/*
+ * Restores, snapshots and the like that are done, or failed, and that nobody has been told of. A
+ * worker has one of each kind in flight at most; one that sends more than fit is no worker.
+ */
+#define EVENTS_MAX 16
+
+struct smvm_vm {
+	char id[VM_ID_LEN + 1], dir[REPLY_DIR_MAX]; /* "" unknown */
+
+	/* The worker, from here to the end: none of smvm_vm_open()'s. */
+	int fd;		/* to it; -1: closed, or none */
+	bool is_worker; /* it had one */
+	bool extended;	/* it knows HELLO */
+	pid_t pid;	/* of smvm_vm_start(), else 0 */
+	int pidfd;
+	int log_fd; /* what it has said on standard error; -1: not ours */
+	bool joined;
+
+	/* In flight: what it was asked for and has not answered. */
+	bool restoring, snapshotting;
+	bool restore_expired; /* told as ETIMEDOUT: by us, or by it */
+	bool snapshot_expired;
+	/* Requests are counted, whether the dialect has ids or not: an answer is its own's. */
+	unsigned serial, restore_serial, snapshot_serial;
+	char restore_id[REPLY_ID_MAX + 1], snapshot_id[REPLY_ID_MAX + 1];
+
+	bool ready, hello, baked, bye; /* it has said so */
+	struct err bake_error;
+
+	struct news {
+		unsigned serial; /* of the request it answers; 0: none */
+		struct smvm_event event;
+	} news[EVENTS_MAX];
+	unsigned nnews;
+
+	size_t len; /* of a line begun */
+	char buf[REPLY_LINE_MAX + 2];
+};
+
+/* struct err is what the library's inside fills: the same, told outside. Returns `r`. */
+int api_error(struct smvm_error *out, const struct err *err, int r);
+
+/* ---- link.c: the connection ---- */
+
+/* One line, its LF added. EPIPE "command closed". */
+int link_say(struct smvm_vm *vm, const char *line, struct err *err);
+/*
+ * Read what there is and act on it, waiting up to `timeout_ms` for something (-1: for ever). 0:
+ * nothing came; 1: something did; EPIPE "command closed" once all that was said before is acted on.
+ */
+int link_step(struct smvm_vm *vm, int timeout_ms, struct err *err);
+/*
+ * link_step() until *flag, or until `until_us` (monotonic_us(); UINT64_MAX: no limit) with
+ * ETIMEDOUT.
+ */
+int link_await(struct smvm_vm *vm, const bool *flag, uint64_t until_us, struct err *err);
+void link_close(struct smvm_vm *vm);
+/* READY, then HELLO, and whether it knows that. */
+int link_greet(struct smvm_vm *vm, int timeout_ms, struct err *err);
+/* Take what has happened to request `serial` (0: the oldest of all) out; false: nothing. */
+bool link_take(struct smvm_vm *vm, unsigned serial, struct smvm_event *out);
+/* `text` as a word of a request: quoted where the dialect has it. EINVAL where it cannot be said.
+ */
+int link_word(const struct smvm_vm *vm, const char *text, char *out, size_t size, struct err *err);
+
+/* ---- vm.c ---- */
+
+struct smvm_vm *vm_handle(void);
+/* A handle of a running machine by its run directory. */
+int vm_open_by(const char *name, struct smvm_vm **out, struct err *err);
+/* "<dir>/<file>", or ENOTSUP where the directory is not known. */
+int vm_file(const struct smvm_vm *vm, const char *file, char out[RUNDIR_PATH_MAX], struct err *err);
+
+#endif

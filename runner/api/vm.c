@@ -1,0 +1,188 @@
+/* vm.c - smvm_vm_*: handles, and their ends. */
+#include "runner/api/handle.h"
+#include "runner/control/control.h"
+#include "smfs/base/clock.h"
+#include "smfs/base/num.h"
+
+#include <poll.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+
+#define STOP_GRACE_MS 10000
+#define QUIT_MS	      65000 /* the worker's own limit, and some */
+
+struct smvm_vm *vm_handle(void)
+{
+	struct smvm_vm *vm = calloc(1, sizeof(*vm));
+
+	if (vm)
+		vm->fd = vm->pidfd = vm->log_fd = -1;
+	return vm;
+}
+
+int smvm_vm_attach(int fd, int timeout_ms, struct smvm_vm **out, struct smvm_error *err)
+{
+	struct err e = ERR_INIT;
+	struct smvm_vm *vm = vm_handle();
+
+	if (!vm) {
+		close(fd);
+		return api_error(err, &e, err_set(&e, ENOMEM, "attach: out of memory"));
+	}
+	vm->is_worker = true;
+	vm->fd = fd;
+	int r = link_greet(vm, timeout_ms, &e);
+	if (r < 0)
+		smvm_vm_free(vm);
+	else
+		*out = vm;
+	return api_error(err, &e, r);
+}
+
+int vm_open_by(const char *name, struct smvm_vm **out, struct err *err)
+{
+	struct rundir *d;
+	int r = rundir_find(name, &d, err);
+
+	if (r < 0)
+		return r;
+	struct smvm_vm *vm = vm_handle();
+	if (vm) {
+		memcpy(vm->id, d->info.id, sizeof(vm->id));
+		snprintf(vm->dir, sizeof(vm->dir), "%s", d->path);
+	}
+	rundir_release(d);
+	if (!vm)
+		return err_set(err, ENOMEM, "open VM %s: out of memory", name);
+	*out = vm;
+	return 0;
+}
+
+int smvm_vm_open(const char *name, struct smvm_vm **out, struct smvm_error *err)
+{
+	struct err e = ERR_INIT;
+
+	return api_error(err, &e, vm_open_by(name, out, &e));
+}
+
+const char *smvm_vm_id(const struct smvm_vm *vm)
+{
+	return vm->id;
+}
+
+const char *smvm_vm_directory(const struct smvm_vm *vm)
+{
+	return vm->dir;
+}
+
+int vm_file(const struct smvm_vm *vm, const char *file, char out[RUNDIR_PATH_MAX], struct err *err)
+{
+	if (vm->is_worker && vm->fd < 0)
+		return err_set(err, EPIPE, "command closed");
+	if (!vm->dir[0])
+		return err_set(err, ENOTSUP,
+			       "the worker speaks the original protocol: its directory is not "
+			       "known");
+	if ((size_t)snprintf(out, RUNDIR_PATH_MAX, "%s/%s", vm->dir, file) >= RUNDIR_PATH_MAX)
+		return err_set(err, ENAMETOOLONG, "%s/%s", vm->dir, file);
+	return 0;
+}
+
+/* ---- the end ---- */
+
+/* BYE, or in the original protocol the end of the connection. */
+static int quit(struct smvm_vm *vm, struct err *err)
+{
+	static const bool never;
+	int r = link_say(vm, "QUIT", err);
+
+	if (r < 0)
+		return r;
+	const uint64_t until = monotonic_us() + QUIT_MS * 1000ull;
+	r = link_await(vm, vm->extended ? &vm->bye : &never, until, err);
+	link_close(vm);
+	/* Without BYE it has ended otherwise than was asked. */
+	return r == -EPIPE && !vm->extended ? 0 : r;
+}
+
+static int stop_other(struct smvm_vm *vm, struct err *err)
+{
+	char path[RUNDIR_PATH_MAX];
+	struct rundir *d;
+	int r = rundir_find(vm->id, &d, err);
+
+	if (r < 0)
+		return r;
+	r = control_stop(rundir_file(d, "control.sock", path), d->info.pid, false, STOP_GRACE_MS,
+			 err);
+	rundir_release(d);
+	return r;
+}
+
+int smvm_vm_stop(struct smvm_vm *vm, struct smvm_error *err)
+{
+	struct err e = ERR_INIT;
+
+	return api_error(err, &e, vm->is_worker ? quit(vm, &e) : stop_other(vm, &e));
+}
+
+void smvm_vm_drop(struct smvm_vm *vm)
+{
+	link_close(vm);
+}
+
+static int join(struct smvm_vm *vm, int timeout_ms, int *status, struct err *err)
+{
+	const uint64_t until = monotonic_us() + (uint64_t)MAX(timeout_ms, 0) * 1000;
+	struct pollfd p = {.fd = vm->pidfd, .events = POLLIN};
+	siginfo_t info = {0};
+	int n;
+
+	if (!vm->pid)
+		return err_set(err, ENOTSUP, "join: this handle has started no process");
+	if (vm->joined)
+		return err_set(err, EALREADY, "already joined");
+	do {
+		uint64_t now = monotonic_us();
+
+		n = poll(&p, 1,
+			 timeout_ms < 0 ? -1
+			 : now < until	? (int)((until - now) / 1000) + 1
+					: 0);
+	} while (n < 0 && errno == EINTR);
+	if (n == 0)
+		return err_set(err, ETIMEDOUT, "process %d has not ended within %d ms",
+			       (int)vm->pid, timeout_ms);
+	if (waitid(P_PID, (id_t)vm->pid, &info, WEXITED) < 0)
+		return err_errno(err, "wait for process %d", (int)vm->pid);
+	vm->joined = true;
+	if (status)
+		*status = info.si_code == CLD_EXITED ? info.si_status : 128 + info.si_status;
+	return 0;
+}
+
+int smvm_vm_join(struct smvm_vm *vm, int timeout_ms, int *status, struct smvm_error *err)
+{
+	struct err e = ERR_INIT;
+
+	return api_error(err, &e, join(vm, timeout_ms, status, &e));
+}
+
+void smvm_vm_free(struct smvm_vm *vm)
+{
+	if (!vm)
+		return;
+	link_close(vm);
+	/* It ends because of that, within the time it gives to what it is writing. */
+	if (vm->pid && !vm->joined && join(vm, QUIT_MS, NULL, NULL) < 0) {
+		kill(vm->pid, SIGKILL);
+		waitpid(vm->pid, NULL, 0);
+	}
+	if (vm->pidfd >= 0)
+		close(vm->pidfd);
+	if (vm->log_fd >= 0)
+		close(vm->log_fd);
+	free(vm);
+}
