@@ -96,7 +96,7 @@ static int fork_vm(struct smvm_vm *vm, unsigned n, const char *name, struct smvm
 		   unsigned *made, struct err *err)
 {
 	char path[RUNDIR_PATH_MAX];
-	json_t *reply;
+	json_t *reply = NULL;
 
 	*made = 0;
 	if (!n || n > FORK_MAX)

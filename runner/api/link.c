@@ -48,7 +48,7 @@ int link_say(struct smvm_vm *vm, const char *line, struct err *err)
 	if (n > LINE_LEN_MAX)
 		return err_set(err, EMSGSIZE, "a request of %zu bytes: %d at most", n,
 			       LINE_LEN_MAX);
-	memcpy(text, line, n);
+	memcpy(text, line, n + 1);
 	text[n++] = '\n';
 	while (done < n) {
 		ssize_t w = send(vm->fd, text + done, n - done, MSG_NOSIGNAL | MSG_DONTWAIT);

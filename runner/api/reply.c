@@ -78,7 +78,7 @@ static char *unquote(char *p)
 			*to++ = p[1];
 			p += 2;
 		} else if (p[1] == 'x' && hex(p[2]) >= 0 && hex(p[3]) >= 0) {
-			*to++ = (char)(hex(p[2]) << 4 | hex(p[3]));
+			*to++ = (char)(hex(p[2]) * 16 + hex(p[3]));
 			p += 4;
 		} else {
 			return NULL;
@@ -194,7 +194,7 @@ static void put_error(struct reply *r, char *rest)
 			code = code_of(rest + 5);
 		} else if (r->kind == REPLY_ERR_RESTORE && !strncmp(rest, "machine=", 8)) {
 			kept = !strncmp(rest + 8, "kept", 4) ? "; the machine is as before"
-							     : "; there is no machine now";
+							     : "; there is no machine";
 		} else {
 			break;
 		}

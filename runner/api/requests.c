@@ -180,7 +180,7 @@ static int snapshot_other(struct smvm_vm *vm, const char *name, const char *base
 			  struct smvm_snapshotted *out, struct err *err)
 {
 	char path[RUNDIR_PATH_MAX];
-	json_t *reply;
+	json_t *reply = NULL;
 	int r = vm_file(vm, "control.sock", path, err);
 
 	if (r == 0)

@@ -1,0 +1,128 @@
+#!/bin/sh
+# libsmvm as a user meets it: installed, its examples built outside of the tree by pkg-config alone, and run.
+cd "$(dirname "$0")/../.." || exit 1
+. tests/lib/tap.sh
+unset MAKEFLAGS MAKELEVEL
+src=$PWD/doc/examples
+make -s BUILD="$B" PREFIX=/usr DESTDIR="$T/dest" install >"$T/log" 2>&1 || cat "$T/log"
+header=$T/dest/usr/include/smvm.h
+
+# ---- what is installed --------------------------------------------------------------------------
+symbols() { nm -D --defined-only "$T/dest/usr/lib/libsmvm.so.0" | awk '$2 != "A" {print $3}' | sort; }
+declared() { grep -oE '\bsmvm_[a-z_]+\(' "$header" | tr -d '(' | grep -v '^smvm_$' | sort -u; }
+shows_only_that() {
+	symbols | sed 's/@@SMVM_0$//' >"$T/shown"
+	sed -n '/^SMVM_API/,/;/p' "$header" | tr '\n' ' ' | grep -oE 'smvm_[a-z_]+\(' | tr -d '(' | sort -u >"$T/declared"
+	diff "$T/declared" "$T/shown"
+}
+check "the shared library shows what the header declares, and nothing else" shows_only_that
+check "each symbol with a version" sh -c '! nm -D --defined-only "$1" | grep -v " A " | grep -v "@@SMVM_0$"' sh \
+	"$T/dest/usr/lib/libsmvm.so.0"
+check "the header needs nothing but the C library, in C11 and in C++" sh -c 'for l in c c++; do
+	echo "#include <smvm.h>" | cc -x $l -Wall -Wextra -Werror -pedantic -I"$1" -fsyntax-only - || exit 1; done' sh "$T/dest/usr/include"
+
+# ---- the examples, from outside -----------------------------------------------------------------
+mkdir "$T/outside"
+cp "$src"/*.c "$T/outside"
+# A sysroot of its own: as if what is below $T/dest were the root.
+PKG_CONFIG_SYSROOT_DIR=$T/dest PKG_CONFIG_PATH=$T/dest/usr/lib/pkgconfig
+PKG_CONFIG_ALLOW_SYSTEM_CFLAGS=1 PKG_CONFIG_ALLOW_SYSTEM_LIBS=1
+export PKG_CONFIG_SYSROOT_DIR PKG_CONFIG_PATH PKG_CONFIG_ALLOW_SYSTEM_CFLAGS PKG_CONFIG_ALLOW_SYSTEM_LIBS
+built() { # built EXAMPLE
+	(cd "$T/outside" && cc -Wall -Wextra -Werror -o "$1" "$1.c" $(pkg-config --cflags --libs smvm))
+}
+for f in "$src"/*.c; do
+	e=$(basename "$f" .c)
+	check "$e is built by pkg-config alone" built "$e"
+	used="${used:-} $(grep -oE 'smvm_[a-z_]+\(' "$f" | tr -d '(')"
+done
+each_used() {
+	for s in $(cat "$T/declared"); do
+		case " $(echo $used) " in *" $s "*) ;; *) echo "# no example of $s"; return 1 ;; esac
+	done
+}
+check "there is an example of each call" each_used
+# The two must be of one release; the loader is told where, as for any library not in its path.
+export LD_LIBRARY_PATH="$T/dest/usr/lib" SMVM_RUNNER="$T/dest/usr/bin/smvm-runner"
+X=$T/outside
+
+mkdir -p "$T/img/images/docker.io/library/one:1"
+echo '{}' >"$T/img/images/docker.io/library/one:1/config.json"
+check "image_open finds an image by its short name" \
+	prints "docker.io/library/one:1 in $T/img/images/docker.io/library/one:1" env SMFS_MOUNT="$T/img" "$X/image_open" one:1
+check "and says what to do where there is none" says 1 "is not an smfs mount; run .smfs mount" env SMFS_MOUNT="$T/img" "$X/image_open" two
+. tests/guest/tiny.sh
+guest=$B/guest/counter
+quiet() { [ -z "$(smvm-runner ps -q)" ]; }
+
+check "vm_kernel boots a kernel and keeps it" prints "bytes of memory in" "$X/vm_kernel" "$guest" snap
+check "nothing runs after it" quiet
+check "a name that is taken is refused, in the worker's words" says 1 "snap.*exist" "$X/vm_kernel" "$guest" snap
+check "a kernel that is none is refused with the worker's last words" says 1 "smfs.pc" "$X/vm_kernel" "$B/smfs.pc" other
+check "vm_start refuses an image that is not there" says 1 "smvm-pull" "$X/vm_start" nothing
+check "vm_restore restores, in place, with each phase told" prints \
+	"^warm: [1-9][0-9]* us: stop [0-9]*, map [0-9]*, read [0-9]*, load [0-9]* (copy 0,.*generation 2$" "$X/vm_restore" snap
+check "three times" [ "$(wc -l <"$T/out")" -eq 3 ]
+check "the first of them made the machine" grep -q '^new: ' "$T/out"
+check "nothing of it is left" quiet
+check "an unknown snapshot is refused, in the worker's words" says 1 "snapshot nothing: no such directory" "$X/vm_restore" nothing
+check "vm_restore_timeout is in time" prints "^in time: " "$X/vm_restore_timeout" snap 20000
+# The mount's server stands still for a second: a restore waits for it.
+late() {
+	pid=$(cat "$SMFS_MOUNT/.smfs/pid")
+	kill -STOP "$pid"
+	(sleep 1 && kill -CONT "$pid") &
+	prints "$2" "$X/vm_restore_timeout" "$1" 200
+	set -- $?
+	wait $!
+	return "$1"
+}
+smvm-runner restore --name again snap >/dev/null && smvm-runner snapshot again unread >/dev/null && smvm-runner stop -f again
+check "a restore that takes longer is in flight after its time, and ends well" late unread "^restored after all"
+check "it was late" grep -q "^late: " "$T/out"
+check "and another one meanwhile was refused" grep -qx "refused: restore in flight" "$T/out"
+check "vm_restore_begin restores four at once" prints "restored in" "$X/vm_restore_begin" snap 4
+check "all of them" [ "$(grep -c 'restored in' "$T/out")" -eq 4 ]
+check "vm_snapshot_begin writes a diff beside the running guest" prints "later differs from snap by [0-9]* bytes" \
+	"$X/vm_snapshot_begin" snap later
+check "which can be restored" prints "^warm: " "$X/vm_restore" later
+check "a machine of smvm-runner's" status 0 smvm-runner restore --name mine snap
+check "is snapshotted and stopped by vm_open" prints "is stopped" "$X/vm_open" mine mine1
+check "it cannot be restored, which is told" grep -q "only its own worker" "$T/out"
+check "an unknown one is not found" says 1 "nobody" "$X/vm_open" nobody x
+check "vm_fork makes three children" prints "^child [0-9a-f]\{12\}" "$X/vm_fork" snap 3
+check "all of them" [ "$(wc -l <"$T/out")" -eq 3 ]
+check "vm_stop and join" prints "^stopped, status 0" "$X/vm_stop" snap
+check "a second join is refused" grep -qx "join again: already joined" "$T/out"
+check "a restore after it, too" grep -qx "restore: command closed" "$T/out"
+check "and a stop after a drop" grep -qx "stop: command closed" "$T/out"
+check "a dropped worker ends in order" grep -qx "dropped, status 0" "$T/out"
+check "a bare guest runs no programs, and that is told" says 1 "bare guest" "$X/vm_exec" snap true
+"$X/vm_attach" "$T/w.sock" snap >"$T/attached" 2>&1 &
+attach=$!
+until_true 5 [ -S "$T/w.sock" ]
+check "a worker of somebody else's" status 0 smvm-runner worker --socket "$T/w.sock"
+check "is driven by vm_attach" wait $attach
+check "through a restore" grep -q "restored in" "$T/attached"
+check "nothing is left running" quiet
+check "nor any socket's directory" sh -c '! ls -d /tmp/libsmvm.* 2>/dev/null'
+
+# A program that dies takes its machine along.
+cat >"$X/wait.c" <<'END'
+#include <smvm.h>
+#include <unistd.h>
+int main(int argc, char **argv)
+{
+	struct smvm_vm *vm;
+	return argc < 2 || smvm_vm_start(NULL, NULL, &vm, NULL) < 0 || smvm_vm_restore(vm, argv[1], NULL, NULL) < 0 || pause();
+}
+END
+built wait
+"$X/wait" snap &
+p=$!
+busy() { ! quiet; }
+check "a program with a machine" until_true 5 busy
+kill -KILL $p
+wait $p 2>/dev/null
+check "when it is killed, leaves none" until_true 5 quiet
+tap_done
