@@ -86,12 +86,20 @@ int boot_read_conf(struct bootconf *c, struct err *err)
 	return r < 0 ? r : bootconf_decode(data, len, c, err);
 }
 
-const char *boot_cgroup(void)
+const char *boot_cgroup(const char **work)
 {
 	struct err e = ERR_INIT;
 
-	if (cgroup_make(WORK_CGROUP, &e) == 0 && access(WORK_CGROUP "/cgroup.freeze", W_OK) == 0)
+	*work = NULL;
+	if (cgroup_make(WORK_CGROUP, &e) == 0 && access(WORK_CGROUP "/cgroup.freeze", W_OK) == 0) {
+		if (cgroup_account("/sys/fs/cgroup", &e) == 0 &&
+		    cgroup_account(WORK_CGROUP, &e) == 0 &&
+		    cgroup_make(WORK_CGROUP "/main", &e) == 0)
+			*work = WORK_CGROUP "/main";
+		else
+			log_warn("no account of memory: %s", e.msg);
 		return WORK_CGROUP;
+	}
 	log_warn("no cgroup2 freezer (%s): this guest cannot be prepared for a snapshot",
 		 e.code ? e.msg : "cgroup.freeze is missing");
 	return NULL;

@@ -30,7 +30,10 @@ void boot_settle(struct guest *g);
 /* Map the mailbox page, NULL (and a line in the log) when /dev/mem does not allow it. */
 const uint8_t *boot_map_mailbox(uint64_t gpa);
 
-/* The workload's cgroup folder, NULL (and a line in the log) when there is no cgroup2. */
-const char *boot_cgroup(void);
+/*
+ * The workload's cgroup folder and the one in it for its programs, see guest.h; NULL (and a line in
+ * the log) where the kernel has no cgroup2 freezer, or no memory controller.
+ */
+const char *boot_cgroup(const char **work);
 
 #endif

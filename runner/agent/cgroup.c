@@ -58,6 +58,33 @@ int cgroup_kill(const char *path, struct err *err)
 	return 0;
 }
 
+int cgroup_account(const char *path, struct err *err)
+{
+	cleanup_fd int fd = open_in(path, "cgroup.subtree_control", O_WRONLY, err);
+
+	if (fd < 0)
+		return fd;
+	if (write(fd, "+memory", 7) != 7)
+		return err_errno(err, "account for memory below cgroup %s", path);
+	return 0;
+}
+
+int cgroup_peak(const char *path, uint64_t *peak, struct err *err)
+{
+	cleanup_fd int fd = open_in(path, "memory.peak", O_RDONLY, err);
+	char text[32];
+	ssize_t n;
+
+	if (fd < 0)
+		return fd;
+	n = pread_upto(fd, text, sizeof(text) - 1, 0);
+	if (n < 0)
+		return err_set(err, (int)-n, "read %s/memory.peak: %s", path, strerror((int)-n));
+	text[n] = '\0';
+	text[strcspn(text, "\n")] = '\0';
+	return parse_u64(text, 0, UINT64_MAX, peak, err);
+}
+
 void cgroup_move(const char *from, const char *to)
 {
 	cleanup_fd int in = open_in(from, "cgroup.procs", O_RDONLY, NULL);

@@ -9,6 +9,7 @@
 #define RUNNER_AGENT_CGROUP_H
 
 #include <stdbool.h>
+#include <stdint.h>
 
 #include "smfs/base/err.h"
 
@@ -23,6 +24,10 @@ int cgroup_open_procs(const char *path, struct err *err);
 int cgroup_freeze(const char *path, bool freeze, int timeout_ms, struct err *err);
 /* SIGKILL to everything in it, whatever session or group it has made for itself (Linux 5.14). */
 int cgroup_kill(const char *path, struct err *err);
+/* Have the memory of what is in the folders below it accounted for. It holds no process itself. */
+int cgroup_account(const char *path, struct err *err);
+/* The most bytes it has used at a time (Linux 5.19). */
+int cgroup_peak(const char *path, uint64_t *peak, struct err *err);
 /* What is still in `from` goes on as part of `to`. */
 void cgroup_move(const char *from, const char *to);
 

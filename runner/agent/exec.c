@@ -2,6 +2,7 @@
 #include "runner/agent/exec.h"
 #include "runner/agent/session.h"
 
+#include "runner/agent/cgroup.h"
 #include "runner/agent/spawn.h"
 #include "runner/proto/tlv.h"
 #include "smfs/base/cleanup.h"
@@ -9,6 +10,7 @@
 
 #include <fcntl.h>
 #include <signal.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/pidfd.h>
@@ -64,6 +66,22 @@ static int open_pipes(struct exec *x, const struct agent_exec *req, int theirs[3
 	return 0;
 }
 
+/* Beside the other programs', so that it is frozen with them. */
+static int own_group(struct exec *x, const char *program, struct err *err)
+{
+	char path[PATH_MAX];
+	int r;
+
+	if (!x->g->work)
+		return err_set(err, ENOTSUP,
+			       "run %s: this guest's kernel cannot measure its memory", program);
+	snprintf(path, sizeof(path), "%s/exec.%d", x->g->cgroup, (int)getpid());
+	r = cgroup_make(path, err);
+	if (r == 0)
+		memcpy(x->group, path, sizeof(path));
+	return r;
+}
+
 static int start(struct exec *x, const struct agent_exec *req, struct err *err)
 {
 	const struct bootconf *conf = x->g->conf;
@@ -75,7 +93,7 @@ static int start(struct exec *x, const struct agent_exec *req, struct err *err)
 			  .cwd = cwd && *cwd ? cwd : "/",
 			  .creds = &c,
 			  .tty = req->tty,
-			  .cgroup = x->g->cgroup,
+			  .cgroup = guest_work(x->g),
 			  .die_with_parent = true};
 	char **env = NULL;
 	bool frozen;
@@ -87,6 +105,10 @@ static int start(struct exec *x, const struct agent_exec *req, struct err *err)
 		return err_set(err, EAGAIN, "run %s: the guest is frozen for a snapshot; try later",
 			       req->argv[0]);
 	r = users_resolve(x->g->root, user, &c, err);
+	if (r == 0 && req->measure) {
+		r = own_group(x, req->argv[0], err);
+		s.cgroup = x->group;
+	}
 	if (r == 0 && !(env = spawn_env(conf->env, req->env, c.home, req->tty)))
 		r = err_set(err, ENOMEM, "run %s: out of memory", req->argv[0]);
 	if (r == 0)
@@ -117,6 +139,11 @@ static int start(struct exec *x, const struct agent_exec *req, struct err *err)
 
 static void exec_free(struct exec *x)
 {
+	if (x->group[0]) {
+		/* What it leaves running on purpose is part of the workload from now on. */
+		cgroup_move(x->group, guest_work(x->g));
+		rmdir(x->group);
+	}
 	exec_close(&x->in);
 	exec_close(&x->out.fd);
 	exec_close(&x->err.fd);
@@ -128,7 +155,7 @@ static void exec_free(struct exec *x)
 
 static void kill_group(struct exec *x)
 {
-	kill(-x->pid, SIGKILL);
+	exec_kill(x);
 	while (waitpid(x->pid, NULL, 0) < 0 && errno == EINTR)
 		;
 }

@@ -7,6 +7,8 @@
 #ifndef RUNNER_AGENT_EXEC_H
 #define RUNNER_AGENT_EXEC_H
 
+#include <limits.h>
+
 #include "runner/agent/guest.h"
 
 /* A queue of bytes: appended at the end, consumed at `off`. */
@@ -29,6 +31,7 @@ struct exec {
 	int pidfd; /* -1 once the program has been reaped */
 	int status;
 	bool timed_out;
+	char group[PATH_MAX]; /* the cgroup of its own of a program that is measured, else "" */
 	uint64_t deadline_us; /* 0: none */
 	int in;		      /* the program's stdin, -1: closed */
 	bool in_eof;	      /* close `in` when the queue is empty */
@@ -40,6 +43,8 @@ struct exec {
 	uint8_t buf[AGENT_DATA_MAX];
 };
 
+/* The process group and, where it has one, the cgroup. */
+void exec_kill(struct exec *x);
 /* Until the program has ended and been reaped. Negative: the connection is gone or broken. */
 int exec_carry(struct exec *x);
 /* After that: the rest of its output, then EXIT. */

@@ -1,8 +1,10 @@
 /* The loop of an exec session: the connection, the program's descriptors and its end. */
+#include "runner/agent/cgroup.h"
 #include "runner/agent/exec.h"
 #include "runner/agent/session.h"
 
 #include "smfs/base/cleanup.h"
+#include "smfs/base/log.h"
 #include "smfs/base/num.h"
 
 #include <poll.h>
@@ -203,6 +205,15 @@ static void reap(struct exec *x)
 		exec_close(&x->pidfd);
 }
 
+void exec_kill(struct exec *x)
+{
+	struct err e = ERR_INIT;
+
+	if (x->group[0] && cgroup_kill(x->group, &e) < 0)
+		log_warn("%s", e.msg);
+	kill(-x->pid, SIGKILL);
+}
+
 static int timeout_of(struct exec *x)
 {
 	uint64_t now;
@@ -214,7 +225,7 @@ static int timeout_of(struct exec *x)
 		return (int)MIN((x->deadline_us - now) / 1000 + 1, (uint64_t)INT32_MAX);
 	x->timed_out = true;
 	x->deadline_us = 0;
-	kill(-x->pid, SIGKILL);
+	exec_kill(x);
 	return -1;
 }
 
@@ -331,18 +342,21 @@ int exec_finish(struct exec *x)
 {
 	cleanup_writer struct writer w = WRITER_INIT;
 	struct agent_exit e = {0};
+	struct err err = ERR_INIT;
 	int r = x->tty ? drain_tty(x, &x->out) : drain_pipe(x, &x->out);
 
 	if (r == 0 && !x->tty)
 		r = drain_pipe(x, &x->err);
 	if (r < 0)
 		return r;
-	if (x->timed_out)
-		e = (struct agent_exit){AGENT_EXIT_TIMEOUT, SIGKILL};
-	else if (WIFSIGNALED(x->status))
-		e = (struct agent_exit){AGENT_EXIT_SIGNAL, (uint32_t)WTERMSIG(x->status)};
-	else
-		e = (struct agent_exit){AGENT_EXIT_CODE, (uint32_t)WEXITSTATUS(x->status)};
+	e.kind = x->timed_out		  ? AGENT_EXIT_TIMEOUT
+		 : WIFSIGNALED(x->status) ? AGENT_EXIT_SIGNAL
+					  : AGENT_EXIT_CODE;
+	e.value = (uint32_t)(x->timed_out	      ? SIGKILL
+			     : WIFSIGNALED(x->status) ? WTERMSIG(x->status)
+						      : WEXITSTATUS(x->status));
+	if (x->group[0] && cgroup_peak(x->group, &e.peak, &err) < 0)
+		log_warn("%s", err.msg);
 	agent_put_exit(&w, &e);
 	if (w.failed)
 		return -ENOMEM;

@@ -22,6 +22,7 @@
 #include "runner/proto/bootconf.h"
 
 struct guest;
+struct journal;
 
 /* Guarded by `lock`, all of it; use guest_lock(). */
 struct shared {
@@ -49,10 +50,16 @@ struct guest {
 	struct shared *shared;
 	const struct bootconf *conf;
 	const struct identity_ops *identity;
-	const char *root;	/* in front of /etc/...: "" in a guest */
-	const char *cgroup;	/* the workload's cgroup2 folder; NULL: none could be made */
-	const uint8_t *mailbox; /* the mapped page, NULL: not readable */
-	char rootfs[128];	/* for INFO */
+	const char *root;   /* in front of /etc/...: "" in a guest */
+	const char *cgroup; /* the workload's cgroup2 folder; NULL: none could be made */
+	/*
+	 * The folder in it where programs are, so that those measured can have another beside it;
+	 * NULL: the kernel has no memory controller, and they are in `cgroup` itself.
+	 */
+	const char *work;
+	struct journal *journal; /* NULL: none is kept */
+	const uint8_t *mailbox;	 /* the mapped page, NULL: not readable */
+	char rootfs[128];	 /* for INFO */
 	uint64_t ready_ms;
 	unsigned hook_ms; /* a hook's time limit, 0: CONTROL_HOOK_MS */
 	int power_wr;	  /* pipe to process 1: a u32 grace_ms asks for power off; -1: refused */
@@ -71,6 +78,12 @@ void guest_unlock(struct guest *g);
 int control_claim(struct guest *g, struct err *err);
 void control_release(struct guest *g);
 void control_release_dead(struct guest *g, pid_t pid);
+
+/* The cgroup that programs join, NULL: none. */
+static inline const char *guest_work(const struct guest *g)
+{
+	return g->work ? g->work : g->cgroup;
+}
 
 uint64_t boottime_ms(void);
 uint64_t monotonic_us(void);

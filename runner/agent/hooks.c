@@ -183,7 +183,7 @@ static void run_one(struct guest *g, const char *path, const char *item, char *c
 	r->limit_ms = (uint32_t)(limit_us / 1000);
 	if (group[0]) {
 		/* What it leaves running on purpose is frozen with the rest from now on. */
-		cgroup_move(group, g->cgroup);
+		cgroup_move(group, guest_work(g));
 		rmdir(group);
 	}
 }

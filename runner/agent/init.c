@@ -1,6 +1,7 @@
 #include "runner/agent/init.h"
 
 #include "runner/agent/cgroup.h"
+#include "runner/agent/journal.h"
 #include "runner/agent/session.h"
 #include "runner/agent/spawn.h"
 #include "runner/proto/tlv.h"
@@ -20,6 +21,9 @@
 #include <sys/wait.h>
 
 #include <linux/vm_sockets.h>
+
+#define GRACE_MAX_MS 3600000u
+#define REST_MS	     1000u /* what is left for the others when the entrypoint has used it all up */
 
 struct init {
 	struct guest *g;
@@ -73,11 +77,14 @@ static int entry_start(struct guest *g, pid_t *pid, struct err *err)
 	struct creds creds;
 	cleanup_fd int null = open("/dev/null", O_RDONLY | O_CLOEXEC);
 	cleanup_fd int con = open("/dev/console", O_WRONLY | O_NOCTTY | O_CLOEXEC);
+	cleanup_fd int tty = -1;
+	struct err e = ERR_INIT;
+	pid_t journal;
 	struct spawn s = {.argv = c->argv,
 			  .cwd = c->cwd && *c->cwd ? c->cwd : "/",
 			  .creds = &creds,
 			  .fd = {null, con >= 0 ? con : null, con >= 0 ? con : null},
-			  .cgroup = g->cgroup};
+			  .cgroup = guest_work(g)};
 	char **env;
 	int r;
 
@@ -90,6 +97,12 @@ static int entry_start(struct guest *g, pid_t *pid, struct err *err)
 	if (!env)
 		return err_set(err, ENOMEM, "out of memory");
 	s.env = env;
+	/* Without a journal the console has it all the same; only log: conditions are refused. */
+	if (journal_new(&g->journal, &e) < 0 ||
+	    journal_start(g->journal, con, &tty, &journal, &e) < 0)
+		log_warn("%s", e.msg);
+	else
+		s.fd[1] = s.fd[2] = tty;
 	r = spawn(&s, pid, err);
 	strv_free(env);
 	return r;
@@ -112,7 +125,8 @@ static void entry_begin(struct init *in)
 	g->ended_rd = p[0];
 	in->ended_wr = p[1];
 	if (entry_start(g, &in->entry, &e) < 0) {
-		const struct agent_exit x = {AGENT_EXIT_CODE, e.code == ENOENT ? 127 : 126};
+		const struct agent_exit x = {.kind = AGENT_EXIT_CODE,
+					     .value = e.code == ENOENT ? 127 : 126};
 
 		log_err("entrypoint: %s", e.msg);
 		entry_ended(in, &x);
@@ -208,11 +222,12 @@ static void reap_all(struct init *in)
 			control_release_dead(in->g, p);
 		}
 		if (p == in->entry) {
-			struct agent_exit x = {AGENT_EXIT_CODE, (uint32_t)WEXITSTATUS(status)};
+			struct agent_exit x = {.kind = AGENT_EXIT_CODE,
+					       .value = (uint32_t)WEXITSTATUS(status)};
 
 			if (WIFSIGNALED(status))
-				x = (struct agent_exit){AGENT_EXIT_SIGNAL,
-							(uint32_t)WTERMSIG(status)};
+				x = (struct agent_exit){.kind = AGENT_EXIT_SIGNAL,
+							.value = (uint32_t)WTERMSIG(status)};
 			entry_ended(in, &x);
 		}
 	}
@@ -274,10 +289,9 @@ uint32_t init_run(struct guest *g, int listener)
 	return in.grace_ms;
 }
 
-/* Until no child is left, or the time is over. */
-static bool wait_children(uint32_t ms)
+/* Until `who` (0: every child) has been reaped, or `end`, in monotonic microseconds, has come. */
+static bool wait_children(pid_t who, uint64_t end)
 {
-	uint64_t end = monotonic_us() + (uint64_t)ms * 1000;
 	sigset_t set;
 
 	sigemptyset(&set);
@@ -288,7 +302,8 @@ static bool wait_children(uint32_t ms)
 		pid_t p;
 
 		while ((p = waitpid(-1, NULL, WNOHANG)) > 0)
-			;
+			if (p == who)
+				return true;
 		if (p < 0 && errno == ECHILD)
 			return true;
 		now = monotonic_us();
@@ -300,6 +315,27 @@ static bool wait_children(uint32_t ms)
 	}
 }
 
+/*
+ * The entrypoint first: it may need what it has started to end in order. Then everybody, and what
+ * has not ended by then is killed.
+ */
+static void end_all(struct guest *g, uint32_t grace_ms)
+{
+	uint64_t end = monotonic_us() + MIN(grace_ms, GRACE_MAX_MS) * 1000ull;
+	pid_t entry;
+
+	guest_lock(g);
+	entry = g->shared->entry_state == AGENT_ENTRY_RUNNING ? g->shared->entry_pid : 0;
+	guest_unlock(g);
+	if (entry && kill(entry, SIGTERM) == 0 && !wait_children(entry, end))
+		log_warn("the entrypoint did not end in %u ms", grace_ms);
+	kill(-1, SIGTERM);
+	if (!wait_children(0, MAX(end, monotonic_us() + MIN(grace_ms, REST_MS) * 1000ull))) {
+		kill(-1, SIGKILL);
+		wait_children(0, monotonic_us() + 1000000);
+	}
+}
+
 void init_power_off(struct guest *g, uint32_t grace_ms)
 {
 	struct err e = ERR_INIT;
@@ -307,11 +343,7 @@ void init_power_off(struct guest *g, uint32_t grace_ms)
 	log_info("powering off");
 	if (g->cgroup && cgroup_freeze(g->cgroup, false, 1000, &e) < 0)
 		log_warn("%s", e.msg);
-	kill(-1, SIGTERM);
-	if (!wait_children(MIN(grace_ms, 60000u))) {
-		kill(-1, SIGKILL);
-		wait_children(1000);
-	}
+	end_all(g, grace_ms);
 	sync();
 	for (unsigned i = g->conf->ndisks; i-- > 0;)
 		if (umount2(g->conf->disk[i].path, 0) < 0)

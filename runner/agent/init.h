@@ -6,7 +6,7 @@
 
 #include "runner/agent/guest.h"
 
-#define INIT_SESSIONS_MAX 64
+#define INIT_SESSIONS_MAX 256
 
 /* A listening AF_VSOCK socket on AGENT_PORT. */
 int init_listen(struct err *err);
@@ -17,7 +17,10 @@ int init_listen(struct err *err);
  */
 uint32_t init_run(struct guest *g, int listener);
 
-/* SIGTERM, SIGKILL after `grace_ms`, sync, off. Does not return. */
+/*
+ * SIGTERM to the entrypoint, once it has ended to all others, SIGKILL after `grace_ms`, sync, off.
+ * Does not return.
+ */
 void init_power_off(struct guest *g, uint32_t grace_ms) __attribute__((noreturn));
 
 #endif

@@ -27,7 +27,7 @@ static int boot(struct guest *g, struct bootconf *conf, int *listener, struct er
 		return r;
 	if ((r = boot_disks(conf, err)) < 0)
 		return r;
-	g->cgroup = boot_cgroup();
+	g->cgroup = boot_cgroup(&g->work);
 	boot_settle(g);
 	g->shared->generation = conf->generation;
 	memcpy(g->shared->uuid, conf->uuid, sizeof(conf->uuid));

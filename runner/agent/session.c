@@ -122,6 +122,21 @@ static int control(struct guest *g, int fd, const struct agent_frame *f, struct 
 	return r;
 }
 
+static int reply_ready(struct guest *g, int fd, const struct agent_frame *f, struct err *err)
+{
+	cleanup_free struct agent_results *rs = calloc(1, sizeof(*rs));
+	int r;
+
+	if (!rs) {
+		err_set(err, ENOMEM, "READY: out of memory");
+		return session_refuse(fd, err);
+	}
+	r = ready_serve(g, fd, f, rs, err);
+	if (r == -EPROTO || r == -ECONNRESET)
+		return r;
+	return r < 0 ? session_refuse(fd, err) : reply_results(fd, rs);
+}
+
 /* Answers once the entrypoint has ended; a peer that goes away meanwhile ends the wait. */
 static int reply_wait(struct guest *g, int fd)
 {
@@ -159,6 +174,10 @@ static int serve_one(struct guest *g, int fd, const struct agent_frame *f, struc
 		return reply_info(g, fd);
 	case AGENT_WAIT:
 		return reply_wait(g, fd);
+	case AGENT_READY:
+		return reply_ready(g, fd, f, err);
+	case AGENT_CONNECT:
+		return connect_serve(g, fd, f, err);
 	case AGENT_PREPARE:
 	case AGENT_THAW:
 	case AGENT_GENERATION:

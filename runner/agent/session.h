@@ -23,6 +23,16 @@ void session_serve(struct guest *g, int fd);
  */
 int exec_serve(struct guest *g, int fd, const struct agent_frame *f, struct err *err);
 
+/* The same of a forwarded stream. */
+int connect_serve(struct guest *g, int fd, const struct agent_frame *f, struct err *err);
+
+/*
+ * Wait for what READY asks. EPROTO: malformed; ECONNRESET: the peer went away; anything else is the
+ * answer.
+ */
+int ready_serve(struct guest *g, int fd, const struct agent_frame *f, struct agent_results *rs,
+		struct err *err);
+
 /* Send an ERROR frame with *e. */
 int session_refuse(int fd, const struct err *e);
 

@@ -97,6 +97,10 @@ int boot_options_take(struct boot_options *o, int opt, const char *arg, struct e
 	case 'w':
 		o->workdir = arg;
 		return 0;
+	case 'p':
+		if (o->nforwards == FORWARD_MAX)
+			return err_set(err, EINVAL, "--publish: at most %d", FORWARD_MAX);
+		return forward_parse(arg, &o->forward[o->nforwards++], err);
 	case OPT_DISK:
 		return take_disk(o, arg, err);
 	case OPT_ENTRYPOINT:
@@ -155,6 +159,8 @@ int boot_options_resolve(struct boot_options *o, const char *image, char **args,
 				    .cmdline = o->cmdline,
 				    .vcpus = (unsigned)o->vcpus,
 				    .ram_bytes = o->ram_bytes,
+				    .forward = o->forward,
+				    .nforwards = o->nforwards,
 				    .conf = &o->conf};
 	if (o->kernel)
 		r = is_elf(o->kernel, &o->boot.bare, err);

@@ -6,6 +6,7 @@
 
 #include <limits.h>
 
+#include "runner/control/forward.h"
 #include "runner/control/vmm.h"
 #include "runner/vm/machine.h"
 
@@ -22,6 +23,8 @@ struct boot_options {
 		bool readonly;
 	} disk[MACHINE_MAX_DISKS];
 	unsigned ndisks;
+	struct forward forward[FORWARD_MAX];
+	unsigned nforwards;
 
 	/* Filled by boot_options_resolve(). */
 	char image_dir[PATH_MAX], image_ref[512];
@@ -37,6 +40,9 @@ struct boot_options {
 	"  -e, --env NAME=VALUE  set a variable of the workload (repeatable)\n"                    \
 	"  -u, --user USER       run it as uid[:gid] or name[:group]\n"                            \
 	"  -w, --workdir DIR     run it in DIR\n"                                                  \
+	"  -p, --publish [ADDRESS:]PORT:TARGET\n"                                                  \
+	"                        PORT of this host (0: any) leads to TARGET, a port or Unix\n"     \
+	"                        socket of the guest (repeatable)\n"                               \
 	"      --disk FILE:PATH[:ro]\n"                                                            \
 	"                        mount FILE, an ext4 image, at PATH (repeatable)\n"                \
 	"      --entrypoint PROG run PROG instead of the image's entrypoint\n"                     \
@@ -44,13 +50,22 @@ struct boot_options {
 	"      --append TEXT     add to the kernel's command line\n"                               \
 	"      --mount DIR       where the store is mounted ($SMFS_MOUNT, /mnt/smfs)\n"
 
-/* Long options and short ones ("c:m:e:u:w:h") of both commands; values for the long-only ones. */
-enum { OPT_NAME = 256, OPT_ENTRYPOINT, OPT_KERNEL, OPT_APPEND, OPT_MOUNT, OPT_DISK, OPT_OWN };
-#define BOOT_OPTIONS_SHORT "c:m:e:u:w:h"
+/* Long options and short ones ("c:m:e:u:w:p:h") of both commands; values for the long-only ones. */
+enum {
+	OPT_NAME = 256,
+	OPT_ENTRYPOINT,
+	OPT_KERNEL,
+	OPT_APPEND,
+	OPT_MOUNT,
+	OPT_DISK,
+	OPT_OWN
+};
+#define BOOT_OPTIONS_SHORT "c:m:e:u:w:p:h"
 #define BOOT_OPTIONS_LONG                                                                          \
 	{"name", required_argument, NULL, OPT_NAME}, {"cpus", required_argument, NULL, 'c'},       \
 		{"memory", required_argument, NULL, 'm'}, {"env", required_argument, NULL, 'e'},   \
 		{"user", required_argument, NULL, 'u'}, {"workdir", required_argument, NULL, 'w'}, \
+		{"publish", required_argument, NULL, 'p'},                                         \
 		{"disk", required_argument, NULL, OPT_DISK},                                       \
 		{"entrypoint", required_argument, NULL, OPT_ENTRYPOINT},                           \
 		{"kernel", required_argument, NULL, OPT_KERNEL},                                   \

@@ -23,6 +23,8 @@ int cmd_ws(int argc, char **argv);
 int cmd_ps(int argc, char **argv);
 int cmd_info(int argc, char **argv);
 int cmd_stop(int argc, char **argv);
+int cmd_forward(int argc, char **argv);
+int cmd_cp(int argc, char **argv);
 int cmd_console(int argc, char **argv);
 int cmd_worker(int argc, char **argv);
 int cmd_doctor(int argc, char **argv);
@@ -35,6 +37,11 @@ int usage_error(const char *cmd, const char *fmt, ...) __attribute__((format(pri
 int help(const char *text);
 /* Print JSON (stolen) on standard output, indented; exit code 0. */
 int print_json(json_t *j);
+/*
+ * Of vm_info.forwards: "forwards", a list of texts, and "host_port", the host's port of the first.
+ * Nothing when there are none.
+ */
+void add_forwards(json_t *j, const char *forwards);
 /*
  * On standard error, a line each: the hooks a restored or forked guest has run, and what else of
  * its new identity failed. `timings` may be NULL.

@@ -17,7 +17,8 @@ static const char usage[] =
 	"  -e, --env NAME=VALUE set a variable (repeatable)\n"
 	"  -u, --user USER      uid[:gid] or name[:group]\n"
 	"  -w, --workdir DIR    working directory\n"
-	"      --timeout SECS   kill it after SECS; the status is then 124\n";
+	"      --timeout SECS   kill it after SECS; the status is then 124\n"
+	"      --stats          tell on standard error how long it took and how much memory it used\n";
 
 int cmd_exec(int argc, char **argv)
 {
@@ -27,6 +28,7 @@ int cmd_exec(int argc, char **argv)
 						{"user", required_argument, NULL, 'u'},
 						{"workdir", required_argument, NULL, 'w'},
 						{"timeout", required_argument, NULL, 'T'},
+						{"stats", no_argument, NULL, 'S'},
 						{"help", no_argument, NULL, 'h'},
 						{0}};
 	char *env[257], path[RUNDIR_PATH_MAX];
@@ -62,6 +64,9 @@ int cmd_exec(int argc, char **argv)
 			if (parse_u64(optarg, 1, 1000000, &timeout_s, &err) < 0)
 				return usage_error("exec", "--timeout: %s", err.msg);
 			x.timeout_ms = (uint32_t)timeout_s * 1000;
+			break;
+		case 'S':
+			x.measure = true;
 			break;
 		case 'h':
 			return help(usage);

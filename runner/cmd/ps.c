@@ -19,6 +19,7 @@ static json_t *info_json(const struct rundir *d)
 			      "parent", i->parent, "generation", (json_int_t)i->generation, "dir",
 			      d->path);
 
+	add_forwards(j, i->forwards);
 	if (i->saving[0])
 		json_object_set_new(j, "saving",
 				    json_pack("{s:s, s:s}", "name", i->saving, "state",

@@ -1,5 +1,6 @@
 /* smvm-runner restore: a machine from a snapshot. */
 #include "runner/cmd/cmd.h"
+#include "runner/control/forward.h"
 #include "runner/control/launch.h"
 #include "runner/control/where.h"
 
@@ -21,6 +22,9 @@ static const char usage[] =
 	"  -f, --foreground   stay, with the serial console on standard input and output\n"
 	"      --clock POLICY advance (default): the guest's wall clock is set to the host's; freeze: it\n"
 	"                     goes on from where the snapshot stopped it\n"
+	"  -p, --publish [ADDRESS:]PORT:TARGET\n"
+	"                     PORT of this host (0: any) leads to TARGET, a port or Unix socket of\n"
+	"                     the guest (repeatable)\n"
 	"      --prefault WHAT  map RAM in the background once the guest runs: its working set, if\n"
 	"                     the snapshot has one (ws, the default), all data (all), or none\n"
 	"      --mount DIR    where the store is mounted ($SMFS_MOUNT, /mnt/smfs)\n"
@@ -30,8 +34,12 @@ static json_t *launched_json(const struct launched *l)
 {
 	const struct vm_info *i = &l->dir->info;
 
-	return json_pack("{s:s, s:s, s:i, s:s, s:O*}", "id", i->id, "name", i->name, "pid",
-			 (int)i->pid, "dir", l->dir->path, "timings", l->timings);
+	json_t *j = json_pack("{s:s, s:s, s:i, s:s, s:O*}", "id", i->id, "name", i->name, "pid",
+			      (int)i->pid, "dir", l->dir->path, "timings", l->timings);
+
+	if (j)
+		add_forwards(j, i->forwards);
+	return j;
 }
 
 /* One machine's JSON is an object, that of several an array. */
@@ -68,7 +76,8 @@ int cmd_restore(int argc, char **argv)
 {
 	static const struct option options[] = {{"number", required_argument, NULL, 'n'},
 						{"name", required_argument, NULL, 'N'},
-						{"prefault", required_argument, NULL, 'p'},
+						{"prefault", required_argument, NULL, 'P'},
+						{"publish", required_argument, NULL, 'p'},
 						{"foreground", no_argument, NULL, 'f'},
 						{"clock", required_argument, NULL, 'c'},
 						{"mount", required_argument, NULL, 'm'},
@@ -80,10 +89,12 @@ int cmd_restore(int argc, char **argv)
 	bool foreground = false, json = false;
 	struct err err = ERR_INIT;
 	char dir[PATH_MAX];
+	struct forward forwards[FORWARD_MAX];
+	unsigned nforwards = 0;
 	uint64_t n = 1;
 	int clock = CLOCK_ADVANCE, o;
 
-	while ((o = getopt_long(argc, argv, "n:fh", options, NULL)) != -1) {
+	while ((o = getopt_long(argc, argv, "n:fp:h", options, NULL)) != -1) {
 		switch (o) {
 		case 'n':
 			if (parse_u64(optarg, 1, RESTORE_MAX, &n, &err) < 0)
@@ -95,6 +106,12 @@ int cmd_restore(int argc, char **argv)
 				return usage_error("restore", "%s", err.msg);
 			break;
 		case 'p':
+			if (nforwards == FORWARD_MAX ||
+			    forward_parse(optarg, &forwards[nforwards++], &err) < 0)
+				return usage_error("restore", "--publish: %s",
+						   err.code ? err.msg : "too many");
+			break;
+		case 'P':
 			if (!prefault_policy_of(optarg, &prefault))
 				return usage_error("restore", "--prefault: none, ws or all");
 			break;
@@ -123,7 +140,9 @@ int cmd_restore(int argc, char **argv)
 	struct vmm_restore r = {.mount = where_mount(mount),
 				.snapshot_dir = dir,
 				.clock = clock,
-				.prefault = prefault};
+				.prefault = prefault,
+				.forward = forwards,
+				.nforwards = nforwards};
 	if (where_snapshot(r.mount, argv[optind], dir, &err) < 0)
 		return fail(&err);
 	if (foreground && n > 1)

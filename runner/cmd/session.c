@@ -3,8 +3,11 @@
 #include "runner/cmd/tty.h"
 
 #include "smfs/base/cleanup.h"
+#include "smfs/base/clock.h"
+#include "smfs/base/num.h"
 
 #include <signal.h>
+#include <stdio.h>
 #include <sys/signalfd.h>
 
 #define START_MS 30000
@@ -31,6 +34,8 @@ int session_exec(const char *vsock_path, struct agent_exec *x, int connect_ms, i
 	struct agent_exit exit;
 	struct tty tty = {0};
 	unsigned rows, cols;
+	char peak[SIZE_STR_MAX];
+	uint64_t began;
 	sigset_t old;
 	int r = agent_connect(vsock_path, connect_ms, &a, err);
 
@@ -40,6 +45,7 @@ int session_exec(const char *vsock_path, struct agent_exec *x, int connect_ms, i
 	x->rows = (uint16_t)rows;
 	x->cols = (uint16_t)cols;
 	cleanup_fd int sig = open_signals(&old, err);
+	began = monotonic_us();
 	r = sig < 0 ? sig : agent_exec_start(a, x, START_MS, err);
 	if (r == 0 && x->tty)
 		r = tty_raw(&tty, err);
@@ -56,6 +62,10 @@ int session_exec(const char *vsock_path, struct agent_exec *x, int connect_ms, i
 	agent_close(a);
 	if (sig >= 0)
 		sigprocmask(SIG_SETMASK, &old, NULL);
+	if (r == 0 && x->measure)
+		fprintf(stderr, "smvm-runner: status %d after %.3f s, at most %s of memory\n",
+			agent_exit_status(&exit), (double)(monotonic_us() - began) / 1e6,
+			format_size(exit.peak, peak));
 	if (r == 0)
 		*status = agent_exit_status(&exit);
 	return r;

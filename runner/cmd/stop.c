@@ -25,6 +25,7 @@ int cmd_stop(int argc, char **argv)
 {
 	static const struct option options[] = {{"force", no_argument, NULL, 'f'},
 						{"time", required_argument, NULL, 't'},
+						{"timeout", required_argument, NULL, 't'},
 						{"help", no_argument, NULL, 'h'},
 						{0}};
 	uint64_t grace_s = 10;
@@ -43,10 +44,11 @@ int cmd_stop(int argc, char **argv)
 			break;
 		case 'h':
 			return help("Usage: smvm-runner stop [-f] [-t SECONDS] VM...\n"
-				    "Ask the guest to power off; after SECONDS (10) end it "
-				    "regardless.\n"
-				    "  -f, --force          end it at once\n"
-				    "  -t, --time SECONDS   how long the guest may take\n");
+				    "SIGTERM to the entrypoint and, once that has ended, to all "
+				    "others; what is left\n"
+				    "after SECONDS (10) is killed, and the guest powers off.\n"
+				    "  -f, --force             end it at once\n"
+				    "  -t, --timeout SECONDS   how long the guest may take\n");
 		default:
 			return EXIT_USAGE;
 		}

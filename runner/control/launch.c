@@ -1,6 +1,7 @@
 #include "runner/control/launch.h"
 
 #include "runner/control/console.h"
+#include "runner/control/forward.h"
 #include "runner/control/identity.h"
 #include "runner/control/spawn.h"
 #include "runner/control/vmm_internal.h"
@@ -10,6 +11,7 @@
 #include "smfs/base/log.h"
 #include "smfs/base/num.h"
 
+#include <stdio.h>
 #include <string.h>
 
 #define BOOT_WAIT_MS 180000 /* a nested, emulated machine is slow */
@@ -38,16 +40,58 @@ int launch_await_agent(struct vmm *v, int timeout_ms, struct err *err)
 		       last[0] ? last : "(none)");
 }
 
+/*
+ * Before there is a VM: its process will not be allowed to make listeners, and a port that is taken
+ * is known before anything else is done. The process that serves them ends with this one.
+ */
+static int begin_forwards(struct rundir *d, const struct forward *list, unsigned n, struct err *err)
+{
+	char path[RUNDIR_PATH_MAX];
+	struct forwarder *f;
+	pid_t pid;
+	int r;
+
+	if (n == 0)
+		return 0;
+	r = forwarder_open(list, n, &f, err);
+	if (r < 0)
+		return r;
+	forwarder_text(f, d->info.forwards, sizeof(d->info.forwards));
+	r = forwarder_start(f, rundir_file(d, "vsock.sock", path), &pid, err);
+	forwarder_free(f);
+	return r;
+}
+
+/* What the launcher's copy of the directory's facts lacks. */
+static json_t *with_forwards(const struct rundir *d, json_t *details)
+{
+	if (!d->info.forwards[0])
+		return details;
+	if (!details)
+		details = json_object();
+	json_object_set_new(details, "forwards", json_string(d->info.forwards));
+	return details;
+}
+
+static void take_forwards(struct rundir *d, json_t *details)
+{
+	const char *text = json_string_value(json_object_get(details, "forwards"));
+
+	snprintf(d->info.forwards, sizeof(d->info.forwards), "%s", text ? text : "");
+	json_object_del(details, "forwards");
+}
+
 static int boot_body(struct spawn_child *c, struct rundir *d, void *arg, struct err *err)
 {
 	const struct vmm_boot *b = arg;
 	struct vmm *v;
 
-	if (vmm_boot(d, b, false, &v, err) < 0)
+	if (begin_forwards(d, b->forward, b->nforwards, err) < 0 ||
+	    vmm_boot(d, b, false, &v, err) < 0)
 		return EXIT_FAILED;
 	int code = EXIT_FAILED;
 	if (!v->has_agent || launch_await_agent(v, BOOT_WAIT_MS, err) == 0) {
-		spawn_ready(c, NULL);
+		spawn_ready(c, with_forwards(d, NULL));
 		code = vmm_run(v, err);
 	}
 	if (code != EXIT_OK)
@@ -58,12 +102,14 @@ static int boot_body(struct spawn_child *c, struct rundir *d, void *arg, struct 
 
 static int restore_body(struct spawn_child *c, struct rundir *d, void *arg, struct err *err)
 {
+	const struct vmm_restore *q = arg;
 	json_t *timings = NULL;
 	struct vmm *v;
 
-	if (vmm_restore(d, arg, false, &v, &timings, err) < 0)
+	if (begin_forwards(d, q->forward, q->nforwards, err) < 0 ||
+	    vmm_restore(d, q, false, &v, &timings, err) < 0)
 		return EXIT_FAILED;
-	spawn_ready(c, timings);
+	spawn_ready(c, with_forwards(d, timings));
 	int code = vmm_run(v, err);
 	if (code != EXIT_OK)
 		log_err("%s", err->msg);
@@ -101,9 +147,15 @@ int launch_boot(const char *name, const struct vmm_boot *b, bool attached, struc
 		struct err *err)
 {
 	struct spawn child;
+	json_t *details = NULL;
 	int r = begin(name, attached, boot_body, (void *)(uintptr_t)b, out, &child, err);
 
-	return r < 0 ? r : finish(&child, out, NULL, err);
+	if (r == 0)
+		r = finish(&child, out, &details, err);
+	if (r == 0)
+		take_forwards(*out, details);
+	json_decref(details);
+	return r;
 }
 
 unsigned launch_restores(const char *name, unsigned n, const struct vmm_restore *r,
@@ -131,9 +183,10 @@ unsigned launch_restores(const char *name, unsigned n, const struct vmm_restore 
 	for (unsigned i = 0; i < begun; i++) {
 		struct err e = ERR_INIT;
 
-		if (finish(&child[i], &out[i].dir, &out[i].timings, &e) == 0)
+		if (finish(&child[i], &out[i].dir, &out[i].timings, &e) == 0) {
+			take_forwards(out[i].dir, out[i].timings);
 			out[up++] = out[i];
-		else if (!err->code)
+		} else if (!err->code)
 			*err = e;
 	}
 	free(child);
@@ -145,12 +198,18 @@ typedef int (*bring_up)(struct rundir *d, const void *arg, struct vmm **out, str
 
 static int up_boot(struct rundir *d, const void *arg, struct vmm **out, struct err *err)
 {
-	return vmm_boot(d, arg, true, out, err);
+	const struct vmm_boot *b = arg;
+	int r = begin_forwards(d, b->forward, b->nforwards, err);
+
+	return r < 0 ? r : vmm_boot(d, b, true, out, err);
 }
 
 static int up_restore(struct rundir *d, const void *arg, struct vmm **out, struct err *err)
 {
-	return vmm_restore(d, arg, true, out, NULL, err);
+	const struct vmm_restore *q = arg;
+	int r = begin_forwards(d, q->forward, q->nforwards, err);
+
+	return r < 0 ? r : vmm_restore(d, q, true, out, NULL, err);
 }
 
 static int foreground(const char *name, bring_up up, const void *arg, struct err *err)

@@ -103,19 +103,19 @@ static int make_base(struct err *err)
 	return 0;
 }
 
-#define INFO_FORMAT "{s:s, s:s, s:i, s:I, s:i, s:I, s:s, s:s, s:s, s:I, s?s, s?b}"
+#define INFO_FORMAT "{s:s, s:s, s:i, s:I, s:i, s:I, s:s, s:s, s:s, s:I, s?s, s?b, s?s}"
 
 static bool info_parse(const char *text, size_t len, struct vm_info *i)
 {
-	const char *id, *name, *image, *snapshot, *parent, *saving = "";
+	const char *id, *name, *image, *snapshot, *parent, *saving = "", *forwards = "";
 	json_int_t created, ram, generation;
 	int pid, vcpus, failed = 0;
 	json_t *j = json_loadb(text, len, 0, NULL);
-	bool ok = j &&
-		  json_unpack(j, INFO_FORMAT, "id", &id, "name", &name, "pid", &pid, "created_ns",
-			      &created, "vcpus", &vcpus, "ram_bytes", &ram, "image", &image,
-			      "snapshot", &snapshot, "parent", &parent, "generation", &generation,
-			      "saving", &saving, "save_failed", &failed) == 0;
+	bool ok = j && json_unpack(j, INFO_FORMAT, "id", &id, "name", &name, "pid", &pid,
+				   "created_ns", &created, "vcpus", &vcpus, "ram_bytes", &ram,
+				   "image", &image, "snapshot", &snapshot, "parent", &parent,
+				   "generation", &generation, "saving", &saving, "save_failed",
+				   &failed, "forwards", &forwards) == 0;
 
 	if (ok) {
 		*i = (struct vm_info){.pid = pid,
@@ -130,6 +130,7 @@ static bool info_parse(const char *text, size_t len, struct vm_info *i)
 		snprintf(i->snapshot, sizeof(i->snapshot), "%s", snapshot);
 		snprintf(i->parent, sizeof(i->parent), "%s", parent);
 		snprintf(i->saving, sizeof(i->saving), "%s", saving);
+		snprintf(i->forwards, sizeof(i->forwards), "%s", forwards);
 	}
 	json_decref(j);
 	return ok;
@@ -139,12 +140,13 @@ int rundir_publish(struct rundir *d, struct err *err)
 {
 	char path[RUNDIR_PATH_MAX], fresh[RUNDIR_PATH_MAX];
 	const struct vm_info *i = &d->info;
-	json_t *j = json_pack(
-		"{s:s, s:s, s:i, s:I, s:i, s:I, s:o, s:o, s:s, s:I, s:s, s:b}", "id", i->id, "name",
-		i->name, "pid", (int)i->pid, "created_ns", (json_int_t)i->created_ns, "vcpus",
-		(int)i->vcpus, "ram_bytes", (json_int_t)i->ram_bytes, "image", json_text(i->image),
-		"snapshot", json_text(i->snapshot), "parent", i->parent, "generation",
-		(json_int_t)i->generation, "saving", i->saving, "save_failed", i->save_failed);
+	json_t *j = json_pack("{s:s, s:s, s:i, s:I, s:i, s:I, s:o, s:o, s:s, s:I, s:s, s:b, s:s}",
+			      "id", i->id, "name", i->name, "pid", (int)i->pid, "created_ns",
+			      (json_int_t)i->created_ns, "vcpus", (int)i->vcpus, "ram_bytes",
+			      (json_int_t)i->ram_bytes, "image", json_text(i->image), "snapshot",
+			      json_text(i->snapshot), "parent", i->parent, "generation",
+			      (json_int_t)i->generation, "saving", i->saving, "save_failed",
+			      i->save_failed, "forwards", i->forwards);
 	cleanup_free char *text = j ? json_dumps(j, JSON_INDENT(2)) : NULL;
 
 	json_decref(j);

@@ -25,6 +25,7 @@
 #include "runner/vm/vm.h"
 
 struct vmm;
+struct forward;
 
 struct vmm_boot {
 	const char *mount;     /* where the image and the snapshots are */
@@ -36,6 +37,8 @@ struct vmm_boot {
 	unsigned vcpus;
 	uint64_t ram_bytes;
 	const struct machine_disk *disk; /* as many as conf->ndisks, in that order */
+	const struct forward *forward; /* `nforwards` ports of the host that lead into it */
+	unsigned nforwards;
 	struct bootconf *conf; /* the workload; root device, identity and clock are filled in */
 };
 
@@ -44,6 +47,8 @@ struct vmm_restore {
 	const char *snapshot_dir;
 	enum clock_policy clock;
 	enum prefault_policy prefault;
+	const struct forward *forward; /* as of a boot */
+	unsigned nforwards;
 };
 
 /*

@@ -1,6 +1,7 @@
 #include "runner/guest/agent_client.h"
 
 #include "runner/guest/agent_conn.h"
+#include "runner/proto/agent_reach.h"
 #include "smfs/base/cleanup.h"
 #include "smfs/base/num.h"
 
@@ -13,6 +14,7 @@
 #include <sys/un.h>
 #include <time.h>
 
+#define ANSWER_MS      10000 /* beyond a deadline that the agent keeps itself */
 #define RETRY_FIRST_MS 5
 #define RETRY_MAX_MS   100
 /*
@@ -110,7 +112,6 @@ static int attach(int fd, int end_fd, int64_t end, struct agent **out, struct er
 {
 	struct agent *a = calloc(1, sizeof(*a));
 	cleanup_writer struct writer w = WRITER_INIT;
-	uint16_t version;
 	int r;
 
 	if (!a) {
@@ -128,7 +129,7 @@ static int attach(int fd, int end_fd, int64_t end, struct agent **out, struct er
 	if (r == 0 && a->frame.type == AGENT_ERROR)
 		r = agent_get_error(&a->frame, err);
 	else if (r == 0)
-		r = agent_get_hello(&a->frame, &version, err);
+		r = agent_get_hello(&a->frame, &a->version, err);
 	if (r < 0) {
 		agent_close(a);
 		return r;
@@ -207,6 +208,22 @@ void agent_close(struct agent *a)
 }
 
 /* ---- control ------------------------------------------------------------------------------- */
+
+unsigned agent_version(const struct agent *a)
+{
+	return a->version;
+}
+
+int agent_needs(const struct agent *a, unsigned since, const char *what, struct err *err)
+{
+	if (a->version >= since)
+		return 0;
+	return err_set(
+		err, ENOTSUP,
+		"the agent in this guest (version %u) cannot %s, which takes version %u; boot "
+		"its image anew, and snapshot that instead of the old snapshot",
+		a->version, what, since);
+}
 
 int agent_call(struct agent *a, uint16_t type, const struct writer *w, uint16_t want,
 	       int timeout_ms, struct err *err)
@@ -295,6 +312,36 @@ int agent_stop(struct agent *a, unsigned grace_ms, int timeout_ms, struct err *e
 
 	agent_put_stop(&w, &s);
 	return call_results(a, AGENT_STOP, &w, timeout_ms, NULL, err);
+}
+
+int agent_ready(struct agent *a, char *const *conditions, int timeout_ms,
+		struct agent_results *results, struct err *err)
+{
+	cleanup_writer struct writer w = WRITER_INIT;
+	const struct agent_ready q = {.condition = (char **)(uintptr_t)conditions,
+				      .timeout_ms = (uint32_t)MAX(timeout_ms, 0)};
+	enum agent_condition kind;
+	bool only_agent = true;
+	const char *arg;
+	int r = 0;
+
+	for (char *const *c = conditions; r == 0 && *c; c++) {
+		r = agent_condition_parse(*c, &kind, &arg, err);
+		only_agent = only_agent && kind == CONDITION_AGENT;
+	}
+	if (r < 0 || only_agent) {
+		if (results)
+			results->n = 0;
+		return r;
+	}
+	r = agent_needs(a, agent_type_since(AGENT_READY), "tell when a service is ready", err);
+	if (r < 0)
+		return r;
+	agent_put_ready(&w, &q);
+	/* The agent's own deadline comes first, and says what was missing. */
+	return call_results(a, AGENT_READY, &w,
+			    timeout_ms > INT_MAX - ANSWER_MS ? -1 : timeout_ms + ANSWER_MS, results,
+			    err);
 }
 
 int agent_wait(struct agent *a, int timeout_ms, struct agent_exit *exit, struct err *err)

@@ -39,6 +39,11 @@ int agent_connect_unless(const char *vsock_path, int timeout_ms, int end_fd, str
 			 struct err *err);
 /* The same over a connected stream socket, taken over also on failure: for tests. */
 int agent_attach(int fd, int timeout_ms, struct agent **out, struct err *err);
+/*
+ * The version of the protocol that both speak. What an older agent lacks is refused with ENOTSUP
+ * and a message that says so.
+ */
+unsigned agent_version(const struct agent *a);
 /* Kills the exec session that still runs on it, if any. NULL is fine. */
 void agent_close(struct agent *a);
 
@@ -68,6 +73,14 @@ int agent_clock(struct agent *a, int timeout_ms, struct err *err);
  * agreed; vm_wait() tells when it is off.
  */
 int agent_stop(struct agent *a, unsigned grace_ms, int timeout_ms, struct err *err);
+
+/*
+ * Wait until all `conditions` hold (agent_reach.h; NULL-terminated, at least one), `timeout_ms` at
+ * most: ETIMEDOUT names the one that did not, ECHILD when the entrypoint has failed meanwhile.
+ * `results` (may be NULL) has how long each took. "agent" alone holds once there is a connection.
+ */
+int agent_ready(struct agent *a, char *const *conditions, int timeout_ms,
+		struct agent_results *results, struct err *err);
 
 /*
  * Wait until the entrypoint has ended. A guest that powers off then does so only after this is

@@ -6,9 +6,15 @@
 
 struct agent {
 	int fd;
+	uint16_t version;	  /* of the protocol, what both speak */
 	int end_fd;		  /* borrowed: readable once the guest is no more; -1: none */
 	struct agent_frame frame; /* the last one received */
 };
+
+/*
+ * ENOTSUP when the agent's version of the protocol is below `since`. `what` completes "cannot ...".
+ */
+int agent_needs(const struct agent *a, unsigned since, const char *what, struct err *err);
 
 /* Send a request and read its answer of type `want` into a->frame; an ERROR becomes the error. */
 int agent_call(struct agent *a, uint16_t type, const struct writer *w, uint16_t want,

@@ -20,7 +20,10 @@
 int agent_exec_start(struct agent *a, const struct agent_exec *x, int timeout_ms, struct err *err)
 {
 	cleanup_writer struct writer w = WRITER_INIT;
+	int r = x->measure ? agent_needs(a, 2, "measure a program's memory", err) : 0;
 
+	if (r < 0)
+		return r;
 	agent_put_exec(&w, x);
 	return agent_call(a, AGENT_EXEC, &w, AGENT_STARTED, timeout_ms, err);
 }

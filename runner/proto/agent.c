@@ -9,15 +9,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-static int malformed(const struct agent_frame *f, const struct tlv *t, struct err *err)
-{
-	if (t && t->oom)
-		return err_set(err, ENOMEM, "agent message %s: out of memory",
-			       agent_type_name(f->type));
-	return err_set(err, EPROTO, "agent message %s: malformed at item %u",
-		       agent_type_name(f->type), t ? t->tag : 0);
-}
-
 void agent_put_hello(struct writer *w)
 {
 	put_u32(w, AGENT_MAGIC);
@@ -49,6 +40,7 @@ enum {
 	EXEC_ROWS = 7,
 	EXEC_COLS = 8,
 	EXEC_TIMEOUT = 9,
+	EXEC_MEASURE = 10,
 };
 
 void agent_put_exec(struct writer *w, const struct agent_exec *x)
@@ -62,6 +54,8 @@ void agent_put_exec(struct writer *w, const struct agent_exec *x)
 	put_tlv_u16(w, EXEC_ROWS, x->rows);
 	put_tlv_u16(w, EXEC_COLS, x->cols);
 	put_tlv_u32(w, EXEC_TIMEOUT, x->timeout_ms);
+	if (x->measure)
+		put_tlv_u8(w, EXEC_MEASURE, 1);
 }
 
 int agent_get_exec(const struct agent_frame *f, struct agent_exec *x, struct err *err)
@@ -101,6 +95,9 @@ int agent_get_exec(const struct agent_frame *f, struct agent_exec *x, struct err
 		case EXEC_TIMEOUT:
 			tlv_u32(&t, &x->timeout_ms);
 			break;
+		case EXEC_MEASURE:
+			tlv_bool(&t, &x->measure);
+			break;
 		default:
 			break;
 		}
@@ -113,7 +110,7 @@ int agent_get_exec(const struct agent_frame *f, struct agent_exec *x, struct err
 		t.oom = true;
 	if (!tlv_ok(&r, &t) || nargs == 0) {
 		agent_exec_free(x);
-		return malformed(f, &t, err);
+		return tlv_malformed(agent_type_name(f->type), &t, err);
 	}
 	return 0;
 }
@@ -129,12 +126,14 @@ void agent_exec_free(struct agent_exec *x)
 
 /* ---- EXIT ---------------------------------------------------------------------------------- */
 
-enum { EXIT_KIND = 1, EXIT_VALUE = 2 };
+enum { EXIT_KIND = 1, EXIT_VALUE = 2, EXIT_PEAK = 3 };
 
 void agent_put_exit(struct writer *w, const struct agent_exit *x)
 {
 	put_tlv_u8(w, EXIT_KIND, x->kind);
 	put_tlv_u32(w, EXIT_VALUE, x->value);
+	if (x->peak)
+		put_tlv_u64(w, EXIT_PEAK, x->peak);
 }
 
 int agent_get_exit(const struct agent_frame *f, struct agent_exit *x, struct err *err)
@@ -148,9 +147,11 @@ int agent_get_exit(const struct agent_frame *f, struct agent_exit *x, struct err
 			tlv_u8(&t, &x->kind);
 		else if (t.tag == EXIT_VALUE)
 			tlv_u32(&t, &x->value);
+		else if (t.tag == EXIT_PEAK)
+			tlv_u64(&t, &x->peak);
 	}
 	if (!tlv_ok(&r, &t) || x->kind > AGENT_EXIT_TIMEOUT)
-		return malformed(f, &t, err);
+		return tlv_malformed(agent_type_name(f->type), &t, err);
 	return 0;
 }
 
@@ -225,7 +226,7 @@ int agent_get_generation(const struct agent_frame *f, struct agent_generation *g
 		}
 	}
 	if (!tlv_ok(&r, &t) || !machine_id_ok(g->machine_id))
-		return malformed(f, &t, err);
+		return tlv_malformed(agent_type_name(f->type), &t, err);
 	if (!number || !uuid || !g->entropy_len)
 		return err_set(err, EPROTO,
 			       "agent message GENERATION: number, uuid or entropy missing");
@@ -249,7 +250,7 @@ int agent_get_stop(const struct agent_frame *f, struct agent_stop *s, struct err
 		if (t.tag == STOP_GRACE)
 			tlv_u32(&t, &s->grace_ms);
 	}
-	return tlv_ok(&r, &t) ? 0 : malformed(f, &t, err);
+	return tlv_ok(&r, &t) ? 0 : tlv_malformed(agent_type_name(f->type), &t, err);
 }
 
 /* ---- CLOCK --------------------------------------------------------------------------------- */
@@ -272,7 +273,7 @@ int agent_get_clock(const struct agent_frame *f, struct agent_clock *c, struct e
 			tlv_u64(&t, &c->wall_ns);
 	}
 	if (!tlv_ok(&r, &t))
-		return malformed(f, &t, err);
+		return tlv_malformed(agent_type_name(f->type), &t, err);
 	return c->wall_ns ? 0 : err_set(err, EPROTO, "CLOCK without a time");
 }
 
@@ -351,18 +352,18 @@ int agent_get_results(const struct agent_frame *f, struct agent_results *rs, str
 		if (t.tag != RESULTS_ENTRY)
 			continue;
 		if (rs->n == AGENT_RESULTS_MAX)
-			return malformed(f, &t, err);
+			return tlv_malformed(agent_type_name(f->type), &t, err);
 		x->code = get_u32(&e);
 		x->us = get_u64(&e);
 		if (!get_text16(&e, x->item, sizeof(x->item)) ||
 		    !get_text16(&e, x->detail, sizeof(x->detail)))
-			return malformed(f, &t, err);
+			return tlv_malformed(agent_type_name(f->type), &t, err);
 		x->limit_ms = e.left ? get_u32(&e) : 0;
 		if (!reader_done(&e))
-			return malformed(f, &t, err);
+			return tlv_malformed(agent_type_name(f->type), &t, err);
 		rs->n++;
 	}
-	return tlv_ok(&r, &t) ? 0 : malformed(f, &t, err);
+	return tlv_ok(&r, &t) ? 0 : tlv_malformed(agent_type_name(f->type), &t, err);
 }
 
 /* ---- INFO_IS ------------------------------------------------------------------------------- */
@@ -460,7 +461,7 @@ int agent_get_info(const struct agent_frame *f, struct agent_info *i, struct err
 	}
 	if (!tlv_ok(&r, &t) || i->entry_state > AGENT_ENTRY_EXITED ||
 	    i->entry_exit.kind > AGENT_EXIT_TIMEOUT)
-		return malformed(f, &t, err);
+		return tlv_malformed(agent_type_name(f->type), &t, err);
 	return 0;
 }
 
@@ -489,7 +490,7 @@ int agent_get_error(const struct agent_frame *f, struct err *err)
 	}
 	/* 4095 is MAX_ERRNO, the largest value Linux itself could return. */
 	if (!tlv_ok(&r, &t) || code == 0 || code > 4095)
-		return malformed(f, &t, err);
+		return tlv_malformed(agent_type_name(f->type), &t, err);
 	/* The text comes from the guest: what would act on a terminal does not pass. */
 	for (char *p = message; *p; p++)
 		if ((unsigned char)*p < 0x20 || *p == 0x7f)

@@ -3,11 +3,12 @@
  *
  * doc/agent-protocol.md is the byte-for-byte description. In short: a vsock stream to guest port
  * AGENT_PORT carries frames, each an 8-byte header (payload length, type, zero) and a payload;
- * integers are little endian. Both sides open with HELLO. One connection serves one exec session,
- * or any number of control requests one after the other; several connections may be open at once
- * and flow control is the socket's. Payloads are a list of items (tag, length, value) but for the
- * stream frames, which are raw bytes; unknown tags are skipped, so a field can be added without a
- * new version.
+ * integers are little endian. Both sides open with HELLO, which settles the version: an agent lives
+ * in snapshots, and meets runners much newer than itself. One connection serves one exec session or
+ * forwarded stream, or any number of other requests one after the other; several connections may be
+ * open at once and flow control is the socket's. Payloads are a list of items (tag, length, value)
+ * but for the stream frames, which are raw bytes; unknown tags are skipped, so a field can be added
+ * without a new version.
  *
  * Both sides treat the other as hostile: lengths and counts are bounded before anything is
  * allocated, and every decoder fails whole, with what was wrong in `err` (EPROTO).
@@ -27,7 +28,7 @@
 
 #define AGENT_PORT	     1024u
 #define AGENT_MAGIC	     0x61764d53u /* "SMva" */
-#define AGENT_VERSION	     1u
+#define AGENT_VERSION	     2u
 #define AGENT_FRAME_HDR	     8u
 #define AGENT_FRAME_MAX	     (256u << 10) /* payload bytes */
 #define AGENT_DATA_MAX	     (64u << 10)  /* payload bytes of a stream frame */
@@ -60,6 +61,17 @@ enum agent_type {
 	AGENT_RESULTS = 17,
 	AGENT_WAIT = 18,  /* host: answered by EXIT once the entrypoint has ended */
 	AGENT_CLOCK = 19, /* host: struct agent_clock -> RESULTS */
+	/* Since version 2; the messages are in agent_reach.h and agent_files.h. */
+	AGENT_READY = 20,   /* host: struct agent_ready -> RESULTS once all of it holds */
+	AGENT_CONNECT = 21, /* host: struct agent_target -> OPENED, then bytes without frames */
+	AGENT_OPENED = 22,  /* agent: struct agent_opened; what was asked for goes on */
+	AGENT_READ = 23,    /* host: struct agent_read -> OPENED, DATA ..., DONE */
+	AGENT_WRITE = 24,   /* host: struct agent_write -> OPENED; host: DATA ..., DONE -> DONE */
+	AGENT_FETCH = 25,   /* host: struct agent_fetch -> OPENED, ENTRY and DATA ..., DONE */
+	AGENT_PUT = 26,	    /* host: struct agent_put -> OPENED; host: the same, DONE -> DONE */
+	AGENT_DATA = 27,    /* both: bytes, at least one */
+	AGENT_ENTRY = 28,   /* both: struct agent_entry */
+	AGENT_DONE = 29,    /* both: struct agent_done */
 };
 
 struct agent_frame {
@@ -90,6 +102,8 @@ int agent_frame_send(int fd, uint16_t type, const struct writer *w, int timeout_
 		     struct err *err);
 
 const char *agent_type_name(uint16_t type);
+/* The first version of the protocol that has it. */
+unsigned agent_type_since(uint16_t type);
 
 /* ---- messages ------------------------------------------------------------------------------ */
 
@@ -110,6 +124,11 @@ struct agent_exec {
 	bool stdin_open;  /* false: the program reads /dev/null */
 	uint16_t rows, cols;
 	uint32_t timeout_ms; /* 0: none; after it the process group is killed */
+	/*
+	 * Version 2: give it a cgroup of its own, so that agent_exit.peak is known and the time
+	 * limit ends all it has started. What it leaves running then joins the workload.
+	 */
+	bool measure;
 };
 /* put: pointers stay the caller's. get: all are owned, agent_exec_free(). */
 void agent_put_exec(struct writer *w, const struct agent_exec *x);
@@ -124,6 +143,7 @@ enum agent_exit_kind {
 struct agent_exit {
 	uint8_t kind;
 	uint32_t value;
+	uint64_t peak; /* bytes of memory at most in use by it and its children, 0: not measured */
 };
 void agent_put_exit(struct writer *w, const struct agent_exit *x);
 int agent_get_exit(const struct agent_frame *f, struct agent_exit *x, struct err *err);

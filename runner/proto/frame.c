@@ -7,12 +7,14 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/uio.h>
 #include <time.h>
 #include <unistd.h>
 
 static const struct {
 	const char *name;
 	uint32_t max;
+	unsigned since; /* 0: the first version */
 } types[] = {
 	[AGENT_HELLO] = {"HELLO", 64},
 	[AGENT_ERROR] = {"ERROR", 4096},
@@ -33,6 +35,16 @@ static const struct {
 	[AGENT_RESULTS] = {"RESULTS", AGENT_FRAME_MAX},
 	[AGENT_WAIT] = {"WAIT", 4096},
 	[AGENT_CLOCK] = {"CLOCK", 64},
+	[AGENT_READY] = {"READY", 65536, 2},
+	[AGENT_CONNECT] = {"CONNECT", 4096, 2},
+	[AGENT_OPENED] = {"OPENED", 4096, 2},
+	[AGENT_READ] = {"READ", 8192, 2},
+	[AGENT_WRITE] = {"WRITE", 8192, 2},
+	[AGENT_FETCH] = {"FETCH", 8192, 2},
+	[AGENT_PUT] = {"PUT", 8192, 2},
+	[AGENT_DATA] = {"DATA", AGENT_DATA_MAX, 2},
+	[AGENT_ENTRY] = {"ENTRY", 16384, 2},
+	[AGENT_DONE] = {"DONE", 64, 2},
 };
 
 const char *agent_type_name(uint16_t type)
@@ -40,6 +52,11 @@ const char *agent_type_name(uint16_t type)
 	if (type >= ARRAY_SIZE(types) || !types[type].name)
 		return "unknown frame";
 	return types[type].name;
+}
+
+unsigned agent_type_since(uint16_t type)
+{
+	return type < ARRAY_SIZE(types) && types[type].since ? types[type].since : 1;
 }
 
 int agent_header_parse(const uint8_t hdr[AGENT_FRAME_HDR], uint16_t *type, uint32_t *len,
@@ -115,27 +132,34 @@ static int recv_all(int fd, void *buf, size_t n, int64_t end, struct err *err)
 	size_t done = 0;
 
 	while (done < n) {
-		int r = wait_fd(fd, POLLIN, end, err);
-
-		if (r < 0)
-			return r;
 		ssize_t k = recv(fd, (char *)buf + done, n - done, MSG_DONTWAIT);
-		if (k < 0 && (errno == EINTR || errno == EAGAIN))
+
+		if (k < 0 && errno == EAGAIN) {
+			int r = wait_fd(fd, POLLIN, end, err);
+
+			if (r < 0)
+				return r;
+			continue;
+		}
+		if (k < 0 && errno == EINTR)
 			continue;
 		if (k <= 0)
 			return gone(err, k ? errno : 0);
-		done += k;
+		done += (size_t)k;
 	}
 	return 0;
 }
 
-static int send_all(int fd, const void *buf, size_t n, int64_t end, struct err *err)
+/* A header and what it announces, in one packet where both fit. */
+static int send_all(int fd, const void *hdr, size_t nh, const void *data, size_t n, int64_t end,
+		    struct err *err)
 {
-	size_t done = 0;
+	struct iovec v[2] = {{.iov_base = (void *)(uintptr_t)hdr, .iov_len = nh},
+			     {.iov_base = (void *)(uintptr_t)data, .iov_len = n}};
 
-	while (done < n) {
-		ssize_t k =
-			send(fd, (const char *)buf + done, n - done, MSG_DONTWAIT | MSG_NOSIGNAL);
+	while (v[0].iov_len || v[1].iov_len) {
+		struct msghdr m = {.msg_iov = v, .msg_iovlen = 2};
+		ssize_t k = sendmsg(fd, &m, MSG_DONTWAIT | MSG_NOSIGNAL);
 
 		if (k < 0 && errno == EAGAIN) {
 			int r = wait_fd(fd, POLLOUT, end, err);
@@ -148,7 +172,13 @@ static int send_all(int fd, const void *buf, size_t n, int64_t end, struct err *
 			continue;
 		if (k < 0)
 			return gone(err, errno);
-		done += k;
+		for (int i = 0; i < 2; i++) {
+			size_t take = MIN((size_t)k, v[i].iov_len);
+
+			v[i].iov_base = (char *)v[i].iov_base + take;
+			v[i].iov_len -= take;
+			k -= (ssize_t)take;
+		}
 	}
 	return 0;
 }
@@ -174,17 +204,13 @@ int agent_frame_write(int fd, uint16_t type, const void *data, size_t len, int t
 {
 	int64_t end = timeout_ms < 0 ? -1 : now_ms() + timeout_ms;
 	uint8_t hdr[AGENT_FRAME_HDR];
-	int r;
 
 	if (type >= ARRAY_SIZE(types) || len > types[type].max)
 		return err_set(err, E2BIG, "agent request %s: %zu bytes, at most %u fit",
 			       agent_type_name(type), len,
 			       type < ARRAY_SIZE(types) ? types[type].max : 0);
 	agent_header_put(hdr, type, (uint32_t)len);
-	r = send_all(fd, hdr, sizeof(hdr), end, err);
-	if (r == 0)
-		r = send_all(fd, data, len, end, err);
-	return r;
+	return send_all(fd, hdr, sizeof(hdr), data, len, end, err);
 }
 
 int agent_frame_send(int fd, uint16_t type, const struct writer *w, int timeout_ms, struct err *err)

@@ -22,6 +22,13 @@ bool tlv_ok(const struct reader *r, const struct tlv *t)
 	return reader_done(r) && !t->bad && !t->oom;
 }
 
+int tlv_malformed(const char *message, const struct tlv *t, struct err *err)
+{
+	if (t->oom)
+		return err_set(err, ENOMEM, "agent message %s: out of memory", message);
+	return err_set(err, EPROTO, "agent message %s: malformed at item %u", message, t->tag);
+}
+
 void tlv_bytes(struct tlv *t, void *out, size_t n)
 {
 	if (t->len != n)

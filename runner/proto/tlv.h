@@ -14,6 +14,7 @@
 #define RUNNER_PROTO_TLV_H
 
 #include "smfs/base/bytes.h"
+#include "smfs/base/err.h"
 
 struct tlv {
 	uint16_t tag;
@@ -26,6 +27,8 @@ struct tlv {
 bool tlv_next(struct reader *r, struct tlv *t);
 /* The whole input was read and nothing was malformed. */
 bool tlv_ok(const struct reader *r, const struct tlv *t);
+/* The error of a message that is not: EPROTO with the item it was met at, or ENOMEM. */
+int tlv_malformed(const char *message, const struct tlv *t, struct err *err);
 
 void tlv_u8(struct tlv *t, uint8_t *out);
 void tlv_bool(struct tlv *t, bool *out); /* one byte, 0 or 1 */

@@ -20,7 +20,7 @@ static void info_tells_the_state(void **state)
 	x->g.mailbox = x->mailbox;
 	x->g.shared->generation = 4;
 	x->g.shared->entry_state = AGENT_ENTRY_EXITED;
-	x->g.shared->entry_exit = (struct agent_exit){AGENT_EXIT_CODE, 2};
+	x->g.shared->entry_exit = (struct agent_exit){.kind = AGENT_EXIT_CODE, .value = 2};
 	struct agent *a = begin(x);
 	assert_int_equal(agent_info(a, &i, MS, &e), 0);
 	assert_int_equal(i.generation, 4);
@@ -274,7 +274,7 @@ static void wait_and_stop(void **state)
 	assert_int_equal(pipe2(power, O_CLOEXEC), 0);
 	x->g.ended_rd = ended_pipe[0];
 	x->g.power_wr = power[1];
-	x->g.shared->entry_exit = (struct agent_exit){AGENT_EXIT_CODE, 6};
+	x->g.shared->entry_exit = (struct agent_exit){.kind = AGENT_EXIT_CODE, .value = 6};
 	a = begin(x);
 	/* The session has a copy of the write end, which process 1's children close: end it here.
 	 */

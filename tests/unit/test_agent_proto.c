@@ -219,11 +219,11 @@ static void info_error_exit_round_trip(void **state)
 	/* A guest's words do not drive the host's terminal. */
 	assert_string_equal(err.msg, "guest: no?[2J such");
 
-	agent_put_exit(&q, &(struct agent_exit){AGENT_EXIT_CODE, 7});
+	agent_put_exit(&q, &(struct agent_exit){.kind = AGENT_EXIT_CODE, .value = 7});
 	f = frame_of(AGENT_EXIT, &q);
 	assert_int_equal(agent_get_exit(&f, &x, NULL), 0);
 	assert_int_equal(agent_exit_status(&x), 7);
-	assert_int_equal(agent_exit_status(&(struct agent_exit){AGENT_EXIT_TIMEOUT, 9}), 124);
+	assert_int_equal(agent_exit_status(&(struct agent_exit){.kind = AGENT_EXIT_TIMEOUT}), 124);
 }
 
 static void header_refusals(void **state)

@@ -5,7 +5,7 @@
 
 image=$1
 # Without a fork in the loop, so that it asks often: whose host is it now?
-workload='while :; do read -r h </proc/sys/kernel/hostname && echo "$h" >>/tmp/who; sleep 0.05; done'
+workload='busybox httpd -p 8080 -h /etc; echo service at 8080; while :; do read -r h </proc/sys/kernel/hostname && echo "$h" >>/tmp/who; sleep 0.05; done'
 
 status_is() { # status_is N COMMAND...
 	status_want=$1
@@ -16,7 +16,12 @@ status_is() { # status_is N COMMAND...
 # The value of KEY in a file of "key value" lines.
 said() { sed -n "s/^$2 //p" "$1"; }
 
-boot() { smvm-runner boot --name origin --cpus 2 --memory 256M "$image" -- sh -c "$workload" >"$T/id"; }
+boot() {
+	smvm-runner boot --name origin --cpus 2 --memory 256M --json -p 0:8080 --ready port:8080 --ready 'log:^service at [0-9]+$' \
+		"$image" -- sh -c "$workload" >"$T/boot"
+}
+# The hostname as the service of the machine described by FILE tells it.
+served() { curl -s -m 60 "http://127.0.0.1:$(field "$1" .host_port)/hostname"; } # served FILE
 
 step 'mount the store' smfs mount "$SMFS_STORE" "$M"
 step 'boot' boot
@@ -45,8 +50,10 @@ check 'user, group, directory and environment are as asked' [ "$(said "$T/root" 
 check 'the image can be written to' [ "$(said "$T/root" written)" = x ]
 check 'nothing of the initramfs is left' [ "$(said "$T/root" left)" = . ]
 check 'loopback is up' [ "$(said "$T/root" lo)" = 1 ]
-check 'programs run in the cgroup that is frozen' [ "$(said "$T/root" cgroup)" = '0::/smvm.work' ]
+check 'programs run in the cgroup that is frozen' [ "$(said "$T/root" cgroup)" = '0::/smvm.work/main' ]
 check 'orphans are reaped' [ "$(said "$T/root" zombies)" = 0 ]
+
+check 'a port of the host leads to the service, which was waited for' [ "$(served "$T/boot")" = origin ]
 
 # ---- exec ----------------------------------------------------------------------------------------
 smvm-runner exec origin -- sh -c 'echo "$(id -un) $(pwd) $FROM"; echo err >&2; exit 7' >"$T/o" 2>"$T/e"
@@ -58,6 +65,8 @@ smvm-runner exec -i origin -- cat <"$T/in" >"$T/out"
 check 'three megabytes go in and come out unchanged' cmp "$T/in" "$T/out"
 check 'a program that is not there is named' sh -c 'smvm-runner exec origin -- no-such 2>&1 | grep -q no-such'
 check 'a signal in the guest is 128 + its number' status_is 143 smvm-runner exec origin -- sh -c 'kill -TERM $$'
+smvm-runner exec --stats origin -- sh -c 'x=$(busybox head -c 8000000 /dev/zero | busybox tr "\0" x); exit 9' 2>"$T/stats"
+check 'the memory of a program is measured' sh -c '[ $1 -eq 9 ] && sed "s/^/# /" "$2" && grep -Eq "status 9 after .* at most ([89]|[1-4][0-9])\.[0-9]+ MiB" "$2"' - $? "$T/stats"
 check 'a time limit is kept' status_is 124 smvm-runner exec --timeout 1 origin -- sleep 1000
 cat >"$T/in_terminal.py" <<'PY'
 import fcntl, os, pty, struct, sys, termios
@@ -102,7 +111,10 @@ smvm-runner exec origin -- sh -c 'echo $$ >/tmp/open; echo ready; exec sleep 876
 client=$!
 until_true 60 grep -q ready "$T/open"
 step 'snapshot' smvm-runner snapshot origin frozen
-step 'restore' smvm-runner restore --name copy frozen
+restore() { smvm-runner restore --json -p 0:8080 --name copy frozen >"$T/restored"; }
+step 'restore' restore
+check 'a port leads to the service of the copy' [ "$(served "$T/restored")" = copy ]
+check 'and the other still to that of the original' [ "$(served "$T/boot")" = origin ]
 smvm-runner info copy >"$T/copy"
 # One that has died says why in its log.
 [ "$(smvm-runner ps -q | wc -l)" -eq 2 ] || job_state
