@@ -165,7 +165,7 @@ static int reply_wait(struct guest *g, int fd)
 }
 
 /* 0: the connection takes another request. Negative: it is broken; EPROTO is the peer's doing. */
-static int serve_one(struct guest *g, int fd, const struct agent_frame *f, struct err *err)
+static int serve_one(struct guest *g, int fd, struct agent_frame *f, struct err *err)
 {
 	switch (f->type) {
 	case AGENT_EXEC:
@@ -178,6 +178,11 @@ static int serve_one(struct guest *g, int fd, const struct agent_frame *f, struc
 		return reply_ready(g, fd, f, err);
 	case AGENT_CONNECT:
 		return connect_serve(g, fd, f, err);
+	case AGENT_READ:
+	case AGENT_WRITE:
+	case AGENT_FETCH:
+	case AGENT_PUT:
+		return files_serve(g, fd, f, err);
 	case AGENT_PREPARE:
 	case AGENT_THAW:
 	case AGENT_GENERATION:

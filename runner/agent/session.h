@@ -33,6 +33,9 @@ int connect_serve(struct guest *g, int fd, const struct agent_frame *f, struct e
 int ready_serve(struct guest *g, int fd, const struct agent_frame *f, struct agent_results *rs,
 		struct err *err);
 
+/* READ, WRITE, FETCH and PUT. `f` is used for what the peer sends meanwhile. */
+int files_serve(struct guest *g, int fd, struct agent_frame *f, struct err *err);
+
 /* Send an ERROR frame with *e. */
 int session_refuse(int fd, const struct err *e);
 

@@ -25,6 +25,7 @@ static const struct {
 	{"ps", cmd_ps, "list running VMs"},
 	{"info", cmd_info, "tell everything about one VM"},
 	{"stop", cmd_stop, "stop a VM"},
+	{"cp", cmd_cp, "copy files and folders from and to a running VM"},
 	{"forward", cmd_forward, "let ports of this host lead into a running VM"},
 	{"console", cmd_console, "attach to a VM's serial console, or print its log"},
 	{"worker", cmd_worker, "a machine that a supervisor drives over a socket"},

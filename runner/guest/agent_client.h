@@ -19,6 +19,7 @@
 #define RUNNER_GUEST_AGENT_CLIENT_H
 
 #include "runner/proto/agent.h"
+#include "runner/proto/tree.h"
 
 struct agent;
 
@@ -128,5 +129,30 @@ int agent_exec_capture(struct agent *a, const struct agent_exec *x, const void *
 		       size_t input_len, size_t max, int timeout_ms, struct agent_output *o,
 		       struct err *err);
 void agent_output_free(struct agent_output *o);
+
+/* ---- files ---------------------------------------------------------------------------------- */
+
+/*
+ * At most `length` bytes (UINT64_MAX: all) of a regular file of the guest from `offset` on, into
+ * the descriptor `out`. *o (may be NULL) tells its size, mode, owner and time. EISDIR, EINVAL for
+ * what is no regular file.
+ */
+int agent_file_read(struct agent *a, const char *path, uint64_t offset, uint64_t length, int out,
+		    struct agent_opened *o, struct agent_done *done, struct err *err);
+/*
+ * Replace or make a file of the guest with what `in` has, to its end: atomically, and synced. After
+ * a failure what was there is still there, and the connection is to be closed.
+ */
+int agent_file_write(struct agent *a, const struct agent_write *q, int in, struct agent_done *done,
+		     struct err *err);
+/*
+ * Copy a file or tree of the guest to `name` of the folder `dirfd` (tree_target() gives both). The
+ * guest may be hostile: see tree.h. After a failure what had arrived is there. p->idle_ms 0: 120 s.
+ */
+int agent_fetch(struct agent *a, const char *path, int dirfd, const char *name,
+		const struct tree_policy *p, struct agent_done *done, struct err *err);
+/* Copy `name` of the folder `dirfd` into the guest. */
+int agent_put(struct agent *a, int dirfd, const char *name, const struct agent_put *q,
+	      struct agent_done *done, struct err *err);
 
 #endif

@@ -106,6 +106,13 @@ check 'a program dies with its client' smvm-runner exec -u 0 origin -- sh -c '
 	done
 	exit 1'
 
+# ---- files ----------------------------------------------------------------------------------------
+mkdir -p "$T/tree/sub/empty" && ln -s ../../etc/passwd "$T/tree/sub/link" && cp "$T/in" "$T/tree/sub/big" && chmod 700 "$T/tree/sub"
+smvm-runner cp "$T/tree" origin:/tmp
+smvm-runner cp origin:/tmp/tree "$T/back"
+check 'a tree goes in and comes out unchanged' diff -r --no-dereference "$T/tree" "$T/back"
+check 'with its modes' [ "$(stat -c %a "$T/back/sub")" = 700 ]
+
 # ---- the generation contract -----------------------------------------------------------------------
 smvm-runner exec origin -- sh -c 'echo $$ >/tmp/open; echo ready; exec sleep 87654' >"$T/open" &
 client=$!
