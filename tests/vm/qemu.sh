@@ -9,8 +9,8 @@
 # release has years of fixes to that code, and is faster. It is downloaded by apt, signatures checked as ever, and
 # unpacked beside the tests' other files: nothing on the host is installed or changed.
 #
-# It still has two faults of VMRUN that can kill guests, which vmrun.c describes and mends in QEMU's memory (7.2 exports too
-# little for that): an injected interrupt can be delivered twice, and another processor's interrupt request be lost.
+# It still has faults that kill guests, which vmrun.c describes and mends in QEMU's memory (7.2 exports too little for that):
+# the worst lets any processor's FXRSTOR undo what another has just noted of entering or leaving a guest.
 
 qemu_fit() { # the installed one is new enough
 	qemu_version=$(qemu-system-x86_64 --version | sed -n '1s/.*version \([0-9]*\).*/\1/p')

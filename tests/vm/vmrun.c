@@ -1,6 +1,23 @@
 /*
- * vmrun.c - preloaded into QEMU: two faults of its emulated VMRUN (helper_vmrun(), at least up to
- * 10.0.2) that can kill nested guests, mended in memory.
+ * vmrun.c - preloaded into QEMU: three faults of its emulation of SVM (at least up to 10.0.2) that
+ * kill nested guests and now and then the kernel that runs them, mended in memory.
+ *
+ * HFLAGS2. The bits of env->hflags2 say that the processor is between VMRUN and the exit: nested
+ * paging is on, GIF, virtual interrupts. Only its own thread may write them. But each FXRSTOR,
+ * XRSTOR and FLDENV of any processor calls cpu_clear_ignne(), which clears a bit of the *first*
+ * processor's hflags2 by a plain `&=`, without a lock. While the first one enters or leaves a
+ * guest, it gets old bits back: a kernel that walks its page tables through the guest's; a guest
+ * whose addresses are taken for the kernel's, which then writes anywhere; a guest that may never
+ * take an interrupt again; interrupts before the kernel has its GS base back.
+ *
+ * Seen with a watch on do_vmexit(): 0x14b before, 0x40 after, the bit for nested paging left where
+ * it cannot be, once in some 300,000 exits of guests with two processors; the next instruction of
+ * the kernel is then taken for the guest's. With a program on the second processor that does
+ * nothing but FXRSTOR, a guest on the first one never lives until its first answer; mended, it
+ * does.
+ *
+ * The cure: cpu_clear_ignne() returns at once. It is for IGNNE#, by which MS-DOS ignores x87 errors
+ * (port 0xf0).
  *
  * TWICE. To inject an external interrupt, which is how KVM delivers them, helper_vmrun() sets the
  * CPU's exception_index to the vector and delivers it, but leaves exception_index set. Whatever
@@ -32,8 +49,11 @@
  */
 #include <dlfcn.h>
 #include <errno.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 typedef void vmrun_fn(void *env, int aflag, int next_eip_addend);
 
@@ -57,6 +77,19 @@ static void vmrun_mended(void *env, int aflag, int next_eip_addend)
 	qemu.loop_exit(*current_cpu);
 }
 
+/* Let a function of the executable that takes and gives nothing do nothing. */
+static int make_empty(void *function)
+{
+	const unsigned char ret = 0xc3;
+	uintptr_t size = (uintptr_t)sysconf(_SC_PAGESIZE);
+	void *page = (void *)((uintptr_t)function & ~(size - 1));
+
+	if (mprotect(page, size, PROT_READ | PROT_WRITE) < 0)
+		return -1;
+	memcpy(function, &ret, 1);
+	return mprotect(page, size, PROT_READ | PROT_EXEC);
+}
+
 static void *name(const char *symbol, int *missing)
 {
 	void *p = dlsym(RTLD_DEFAULT, symbol);
@@ -78,7 +111,8 @@ __attribute__((constructor)) static void mend(void)
 	qemu.unlock = (void (*)(void))name("bql_unlock", &missing);
 	qemu.loop_exit = (void (*)(void *))name("cpu_loop_exit_noexc", &missing);
 	name("current_cpu", &missing);
-	if (missing || *info != (void *)qemu.vmrun) {
+	void *clear_ignne = name("cpu_clear_ignne", &missing);
+	if (missing || *info != (void *)qemu.vmrun || make_empty(clear_ignne) < 0) {
 		fprintf(stderr, "vmrun: this QEMU exports too little to mend its VMRUN: "
 				"expect nested guests to fail now and then\n");
 		return;
