@@ -19,7 +19,7 @@
 
 /* Generous: they end what hangs, and a guest that has just been restored faults all its memory in.
  */
-#define CONTROL_FREEZE_MS 10000
+#define CONTROL_FREEZE_MS 30000
 #define CONTROL_HOOK_MS	  20000 /* each */
 #define CONTROL_HOOKS_MS  40000 /* all together */
 #define CONTROL_HOOKS_MAX 64
