@@ -27,6 +27,7 @@ run() { # run SUITE-NAME COMMAND...
 	limit=600
 	case $name in vm/*) limit=1200 ;; esac # emulated: the machine's own deadline comes first
 	case $name in *-long) [ $limit -ge 1800 ] || limit=1800 ;; esac
+	case $name in vm/test_runtimes-long) limit=5400 ;; esac # 250 guests, emulated
 	timeout -k 10 "${SUITE_TIMEOUT:-$limit}" "$@" >"$log" 2>&1 </dev/null
 	rc=$?
 	# Processors that QEMU emulates kill or hang a guest now and then (README, Tests), and what fails for that
