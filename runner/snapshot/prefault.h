@@ -37,7 +37,7 @@
 #include "smfs/base/err.h"
 
 #define PREFAULT_COPIES_MIN (64ull << 20)
-#define PREFAULT_AHEAD_US   50000
+#define PREFAULT_AHEAD_US   100000
 
 enum prefault_policy {
 	PREFAULT_WS, /* the snapshot's working set, if it has one */
