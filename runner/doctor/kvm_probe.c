@@ -23,6 +23,7 @@
 
 #define LOOP_INSNS  2 /* instructions per turn of the counting loop */
 #define ENOUGH_US   25000
+#define ROUGH_US    1000 /* a run of this length gives a figure already */
 #define EXITS_FIRST 64
 
 /*
@@ -212,10 +213,10 @@ static int time_loop(struct probe *p, double *per_s, struct err *err)
 		if (r < 0)
 			return r;
 		uint64_t us = MAX(monotonic_us() - start, (uint64_t)1);
-		if (us >= ENOUGH_US) {
+		if (us >= ROUGH_US)
 			*per_s = (double)turns * LOOP_INSNS * 1e6 / (double)us;
+		if (us >= ENOUGH_US)
 			return 0;
-		}
 	}
 }
 

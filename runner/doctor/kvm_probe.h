@@ -19,7 +19,10 @@ struct kvm_probe {
 	double create_us;   /* from opening /dev/kvm to a vCPU with its registers */
 };
 
-/* Takes a tenth of a second. May hang with a broken KVM: run it where it can be killed. */
+/*
+ * Takes a tenth of a second, with figures in `out` as they become known: 0 before. May hang with a
+ * broken KVM, or be slow on a busy host: run it where it can be killed.
+ */
 int kvm_probe(struct kvm_probe *out, struct err *err);
 
 #endif
