@@ -46,7 +46,8 @@ static int exec_in(struct smvm_vm *vm, const struct smvm_exec *x, struct smvm_ex
 		*out = (struct smvm_exit){
 			.code = agent_exit_status(&ended),
 			.signal = ended.kind == AGENT_EXIT_SIGNAL ? (int)ended.value : 0,
-			.timed_out = ended.kind == AGENT_EXIT_TIMEOUT};
+			.timed_out = ended.kind == AGENT_EXIT_TIMEOUT,
+			.peak_bytes = ended.peak};
 	return r;
 }
 

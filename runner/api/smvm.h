@@ -232,6 +232,7 @@ struct smvm_exit {
 	int code;      /* 0 to 255; 128 + N after signal N, 124 after the time-out, as in a shell */
 	int signal;    /* that ended it; 0: none */
 	int timed_out; /* it was killed for `timeout_ms` */
+	uint64_t peak_bytes; /* of memory, by it and its children; 0: the agent does not measure */
 };
 /*
  * Run a program and wait for its end; its output is carried meanwhile. Descriptors stay the
