@@ -27,6 +27,7 @@ int cmd_forward(int argc, char **argv);
 int cmd_cp(int argc, char **argv);
 int cmd_console(int argc, char **argv);
 int cmd_worker(int argc, char **argv);
+int cmd_pool(int argc, char **argv);
 int cmd_doctor(int argc, char **argv);
 
 /* Print "smvm-runner: <message>" and give the exit code for it. */

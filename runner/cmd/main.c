@@ -29,6 +29,7 @@ static const struct {
 	{"forward", cmd_forward, "let ports of this host lead into a running VM"},
 	{"console", cmd_console, "attach to a VM's serial console, or print its log"},
 	{"worker", cmd_worker, "a machine that a supervisor drives over a socket"},
+	{"pool", cmd_pool, "machines of a snapshot, kept warm for whoever claims one"},
 	{"doctor", cmd_doctor, "look whether this host can run VMs, and how well"},
 };
 

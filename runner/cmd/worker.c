@@ -7,6 +7,7 @@
 #include "smfs/base/num.h"
 
 #include <string.h>
+#include <sys/prctl.h>
 
 static const char usage[] =
 	"Usage: smvm-runner worker --socket PATH [OPTIONS] [IMAGE [-- COMMAND [ARG...]]]\n"
@@ -87,6 +88,8 @@ int cmd_worker(int argc, char **argv)
 	struct boot_options b;
 	int o, code = EXIT_OK;
 
+	/* A pool starts it as /proc/self/exe. */
+	prctl(PR_SET_NAME, "smvm-runner");
 	boot_options_init(&b);
 	while ((o = getopt_long(argc, argv, "+" BOOT_OPTIONS_SHORT, options, NULL)) != -1) {
 		if (o == '?')

@@ -24,7 +24,7 @@ static const char *const known_files[] = {
 	"vm.json", "vm.json.new", "control.sock", "vsock.sock", "console.log", "vmm.log", "lock",
 };
 
-static const char *base_dir(void)
+const char *rundir_base(void)
 {
 	const char *e = getenv("SMVM_RUN_DIR");
 
@@ -55,11 +55,11 @@ char *rundir_file(const struct rundir *d, const char *file, char buf[RUNDIR_PATH
 
 static int set_path(struct rundir *d, const char *id, struct err *err)
 {
-	int n = snprintf(d->path, sizeof(d->path), "%s/%s", base_dir(), id);
+	int n = snprintf(d->path, sizeof(d->path), "%s/%s", rundir_base(), id);
 
 	if ((size_t)n >= sizeof(d->path))
 		return err_set(err, ENAMETOOLONG, "run directory %s: path too long for a socket",
-			       base_dir());
+			       rundir_base());
 	return 0;
 }
 
@@ -78,28 +78,28 @@ static void remove_files(const struct rundir *d)
  */
 static int base_lock(int flags, struct err *err)
 {
-	cleanup_fd int fd = open(base_dir(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	cleanup_fd int fd = open(rundir_base(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 
 	if (fd < 0 || flock(fd, LOCK_EX | flags) < 0)
-		return err_errno(err, "lock run directory %s", base_dir());
+		return err_errno(err, "lock run directory %s", rundir_base());
 	return steal_fd(&fd);
 }
 
 /* Whoever else could rename what is in it could be the VM that a command talks to. */
-static int make_base(struct err *err)
+int rundir_make_base(struct err *err)
 {
 	struct stat st;
 
-	if (mkdir(base_dir(), 0700) < 0 && errno != EEXIST)
-		return err_errno(err, "create run directory %s", base_dir());
-	if (stat(base_dir(), &st) < 0)
-		return err_errno(err, "stat run directory %s", base_dir());
+	if (mkdir(rundir_base(), 0700) < 0 && errno != EEXIST)
+		return err_errno(err, "create run directory %s", rundir_base());
+	if (stat(rundir_base(), &st) < 0)
+		return err_errno(err, "stat run directory %s", rundir_base());
 	if ((st.st_uid != geteuid() && st.st_uid != 0) || st.st_mode & S_IWOTH)
 		return err_set(
 			err, EPERM,
 			"run directory %s: others may write to it; make it your own or choose "
 			"another with SMVM_RUN_DIR",
-			base_dir());
+			rundir_base());
 	return 0;
 }
 
@@ -175,7 +175,7 @@ int rundir_create(const char *name, struct rundir **out, struct err *err)
 
 	if (name && (r = rundir_name_check(name, err)) < 0)
 		return r;
-	if ((r = make_base(err)) < 0)
+	if ((r = rundir_make_base(err)) < 0)
 		return r;
 	cleanup_fd int base = base_lock(0, err);
 	if (base < 0)
@@ -297,7 +297,7 @@ static int by_age(const void *a, const void *b)
 
 int rundir_list(struct rundir ***out, size_t *n, struct err *err)
 {
-	cleanup_dir DIR *dir = opendir(base_dir());
+	cleanup_dir DIR *dir = opendir(rundir_base());
 	struct rundir **all = NULL;
 	size_t count = 0;
 	struct dirent *e;
@@ -305,7 +305,7 @@ int rundir_list(struct rundir ***out, size_t *n, struct err *err)
 	*out = NULL;
 	*n = 0;
 	if (!dir)
-		return errno == ENOENT ? 0 : err_errno(err, "open run directory %s", base_dir());
+		return errno == ENOENT ? 0 : err_errno(err, "open run directory %s", rundir_base());
 	while ((e = readdir(dir))) {
 		struct rundir *d = is_id(e->d_name) ? load(e->d_name) : NULL;
 

@@ -49,6 +49,10 @@ struct rundir {
 	struct vm_info info;
 };
 
+/* The base directory; and the same, made if it is not there and found to be nobody else's. */
+const char *rundir_base(void);
+int rundir_make_base(struct err *err);
+
 /* VM names: [A-Za-z0-9][A-Za-z0-9._-]{0,62}. */
 int rundir_name_check(const char *name, struct err *err);
 

@@ -292,6 +292,26 @@ int line_parse(const char *p, size_t n, bool extended, struct request *out, stru
 	return r < 0 ? r : rest(&c, out, takes_path, err);
 }
 
+int line_word(const char **p, const char *end, char key[LINE_KEY_MAX], char value_[LINE_PATH_MAX])
+{
+	struct cursor c = {.p = *p, .end = end, .extended = true};
+
+	skip_spaces(&c);
+	if (c.p == c.end)
+		return 0;
+	const size_t n = key_length(&c);
+	if (n >= LINE_KEY_MAX)
+		return -EINVAL;
+	memcpy(key, c.p, n);
+	key[n] = '\0';
+	if (n)
+		c.p += n + 1;
+	if (value(&c, value_, LINE_PATH_MAX, NULL) < 0)
+		return -EINVAL;
+	*p = c.p;
+	return 1;
+}
+
 void line_quote(const char *text, char *out)
 {
 	static const char hex[] = "0123456789abcdef";

@@ -41,6 +41,14 @@ struct request {
  */
 int line_parse(const char *p, size_t n, bool extended, struct request *out, struct err *err);
 
+/*
+ * The next word of [*p, end) in the extended dialect, for whoever reads the other side's lines: 1 a
+ * pair (its key and value), 0 there is none, -EINVAL bad grammar or longer than its room. A word
+ * that is no pair has the key "".
+ */
+#define LINE_KEY_MAX 32
+int line_word(const char **p, const char *end, char key[LINE_KEY_MAX], char value[LINE_PATH_MAX]);
+
 /* `text` as a word: as it is, or quoted where the grammar needs it. `out` has room for 4 * len + 3.
  */
 void line_quote(const char *text, char *out);

@@ -66,7 +66,7 @@ def ps():
 
 def generation(vm):
     """(number, counter, nonce), as a counter guest says when it finds itself restored."""
-    m = until(lambda: re.search(r"^gen ([0-9a-f]{16}) ([0-9a-f]{16}) ([0-9a-f]+)\s*$", log(vm), re.M))
+    m = until(lambda: re.search(r"^gen ([0-9a-f]{16}) ([0-9a-f]{16}) ([0-9a-f]{16})\r?\n", log(vm), re.M))
     return int(m[1], 16), int(m[2], 16), m[3]
 
 

@@ -1,0 +1,766 @@
+#include "runner/pool/pool.h"
+
+#include <ctype.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <jansson.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "runner/control/jsontext.h"
+#include "runner/control/rundir.h"
+#include "runner/control/where.h"
+#include "runner/pool/claims.h"
+#include "runner/pool/member.h"
+#include "runner/pool/plan.h"
+#include "smfs/base/cleanup.h"
+#include "smfs/base/clock.h"
+#include "smfs/base/log.h"
+#include "smfs/base/meminfo.h"
+#include "smfs/base/num.h"
+
+#define STARTING_MAX 4	     /* at once: they want processors */
+#define PATIENCE_US  5000000 /* for a worker to end once it is told to */
+#define PLAN_US	     100000  /* how often memory is looked at when it was short */
+#define BACKOFF_MS   100
+#define BACKOFF_MAX  5000
+
+struct pool {
+	const struct pool_config *cfg;
+	char snapshot[PATH_MAX], socket[108], worker_socket[108];
+	int lock_fd, listen_fd, worker_fd, signal_fd;
+	bool stopping;
+	struct member *member[POOL_MEMBERS_MAX];
+	struct clients clients;
+	struct waiters waiters;
+	unsigned nclients, nwaiting, failures; /* starts that failed one after the other */
+	uint64_t start_again_us, replan_us;
+	uint64_t last_claim, last_client;
+	unsigned short_of_memory;
+	struct err last_failure;
+	struct {
+		uint64_t claims, refused, timed_out, released, lost, started, died;
+	} count;
+};
+
+/* ---- names --------------------------------------------------------------------------------- */
+
+int pool_name_check(const char *name, struct err *err)
+{
+	const size_t n = strlen(name);
+
+	if (n < 1 || n > POOL_NAME_MAX || !isalnum((unsigned char)name[0]))
+		return err_set(err, EINVAL, "pool '%.64s': 1 to %d of A-Z a-z 0-9 _ -", name,
+			       POOL_NAME_MAX);
+	for (size_t i = 0; i < n; i++)
+		if (!isalnum((unsigned char)name[i]) && !strchr("_-", name[i]))
+			return err_set(err, EINVAL, "pool '%.64s': 1 to %d of A-Z a-z 0-9 _ -",
+				       name, POOL_NAME_MAX);
+	return 0;
+}
+
+int pool_socket(const char *name, char out[108], struct err *err)
+{
+	int r = pool_name_check(name, err);
+
+	if (r == 0 && snprintf(out, 100, "%s/pool-%s.sock", rundir_base(), name) >= 100)
+		r = err_set(err, ENAMETOOLONG, "pool %s: the run directory's path is too long",
+			    name);
+	return r;
+}
+
+static int listen_on(const char *path, struct err *err)
+{
+	struct sockaddr_un a = {.sun_family = AF_UNIX};
+	cleanup_fd int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+
+	memcpy(a.sun_path, path, strlen(path));
+	if (fd < 0)
+		return err_errno(err, "create socket");
+	if (unlink(path) < 0 && errno != ENOENT)
+		return err_errno(err, "remove the old %s", path);
+	/* On Linux the mode of the socket becomes that of the file: private from the start. */
+	if (fchmod(fd, 0600) < 0 || bind(fd, (struct sockaddr *)&a, sizeof(a)) < 0 ||
+	    listen(fd, SOMAXCONN) < 0)
+		return err_errno(err, "listen on %s", path);
+	return steal_fd(&fd);
+}
+
+/* ---- counting ------------------------------------------------------------------------------- */
+
+/* Memory of a worker's own, in bytes: what is resident and no file's. */
+static uint64_t own_bytes(const struct member *m)
+{
+	unsigned long long size, resident = 0, shared = 0;
+	char path[32];
+
+	snprintf(path, sizeof(path), "/proc/%d/statm", (int)m->pid);
+	cleanup_file FILE *f = fopen(path, "re");
+	if (!f || fscanf(f, "%llu %llu %llu", &size, &resident, &shared) != 3 || shared > resident)
+		return 0;
+	return (resident - shared) * 4096;
+}
+
+static struct plan_in survey(const struct pool *p)
+{
+	struct plan_in in = {.min = p->cfg->min,
+			     .max = p->cfg->max,
+			     .waiting = p->nwaiting,
+			     .vm_bytes = p->cfg->vm_bytes,
+			     .reserve = p->cfg->reserve_bytes,
+			     .available = meminfo_available()};
+	const uint64_t now = monotonic_us();
+
+	for (size_t i = 0; i < POOL_MEMBERS_MAX; i++) {
+		const struct member *m = p->member[i];
+
+		if (!m || m->state == MEMBER_DEAD)
+			continue;
+		in.warm += m->state == MEMBER_WARM;
+		in.claimed += m->state == MEMBER_CLAIMED;
+		in.coming += m->state == MEMBER_STARTING || m->state == MEMBER_RESETTING;
+		in.idle += m->state == MEMBER_WARM &&
+			   now - m->since_us >= p->cfg->idle_ms * (uint64_t)1000;
+		in.promised += in.vm_bytes - MIN(own_bytes(m), in.vm_bytes);
+	}
+	return in;
+}
+
+static unsigned starting(const struct pool *p)
+{
+	unsigned n = 0;
+
+	for (size_t i = 0; i < POOL_MEMBERS_MAX; i++)
+		n += p->member[i] && p->member[i]->state == MEMBER_STARTING;
+	return n;
+}
+
+/* ---- members -------------------------------------------------------------------------------- */
+
+static void start_one(struct pool *p)
+{
+	struct member **slot = NULL;
+	struct err err = ERR_INIT;
+
+	for (size_t i = 0; i < POOL_MEMBERS_MAX && !slot; i++)
+		if (!p->member[i])
+			slot = &p->member[i];
+	if (!slot || !(*slot = malloc(sizeof(**slot))))
+		return;
+	if (member_spawn(*slot, p->cfg, p->worker_socket, &err) < 0) {
+		log_err("pool: %s", err.msg);
+		p->last_failure = err;
+		p->start_again_us = monotonic_us() + BACKOFF_MAX * (uint64_t)1000;
+		free(*slot);
+		*slot = NULL;
+		return;
+	}
+	p->count.started++;
+}
+
+/* The one that has been idle for the longest. */
+static void end_one(struct pool *p)
+{
+	struct member *oldest = NULL;
+
+	for (size_t i = 0; i < POOL_MEMBERS_MAX; i++) {
+		struct member *m = p->member[i];
+
+		if (m && m->state == MEMBER_WARM && (!oldest || m->since_us < oldest->since_us))
+			oldest = m;
+	}
+	if (!oldest)
+		return;
+	oldest->state = MEMBER_DEAD;
+	oldest->since_us = monotonic_us();
+	member_end(oldest, false);
+	oldest->deadline_us = oldest->since_us + PATIENCE_US;
+}
+
+static void carry_out_plan(struct pool *p)
+{
+	const uint64_t now = monotonic_us();
+	const struct plan_in in = survey(p);
+	struct plan_out out = plan(&in);
+
+	p->short_of_memory = out.short_of_memory;
+	p->replan_us = out.short_of_memory || in.warm > in.min ? now + PLAN_US : 0;
+	for (unsigned n = starting(p); out.start && n < STARTING_MAX; n++, out.start--) {
+		if (now < p->start_again_us)
+			break;
+		start_one(p);
+	}
+	for (; out.end; out.end--)
+		end_one(p);
+}
+
+static struct client *client_of(struct pool *p, uint64_t number)
+{
+	struct client *c;
+
+	TAILQ_FOREACH (c, &p->clients, all)
+		if (number && c->number == number)
+			return c;
+	return NULL;
+}
+
+/* Its worker is gone or going; who has its machine is told. */
+static void bury(struct pool *p, struct member *m)
+{
+	const uint64_t now = monotonic_us();
+	struct client *c = client_of(p, m->owner);
+
+	if (m->claim) {
+		p->count.lost++;
+		if (c)
+			client_say(c, "LOST claim=%" PRIu64 " vm=%s code=%s %s", m->claim, m->vm,
+				   strerrorname_np(m->why.code), m->why.msg);
+	}
+	if (!m->restores) {
+		p->last_failure = m->why;
+		p->start_again_us = now + MIN((uint64_t)BACKOFF_MS << MIN(p->failures, 10u),
+					      (uint64_t)BACKOFF_MAX) *
+						  1000;
+		p->failures++;
+	}
+	p->count.died++;
+	m->claim = m->owner = 0;
+	member_end(m, false);
+	m->deadline_us = now + PATIENCE_US;
+}
+
+static void tend(struct pool *p, struct member **slot)
+{
+	struct member *m = *slot;
+	const uint64_t now = monotonic_us();
+
+	if (m->ended)
+		member_die(m, ECHILD, "its process has ended");
+	if (m->state != MEMBER_DEAD && m->deadline_us && now >= m->deadline_us)
+		member_die(m, ETIMEDOUT, "it took too long");
+	if (m->state == MEMBER_DEAD && m->why.code && !m->buried) {
+		m->buried = true;
+		bury(p, m);
+	}
+	if (m->state == MEMBER_DEAD && !m->ended && m->deadline_us && now >= m->deadline_us) {
+		member_end(m, true);
+		m->deadline_us = 0;
+	}
+	if (m->state == MEMBER_WARM && m->restores == 1)
+		p->failures = 0;
+	if (m->state == MEMBER_DEAD && m->ended) {
+		member_end(m, false);
+		free(m);
+		*slot = NULL;
+	}
+}
+
+static void reap(struct pool *p)
+{
+	pid_t pid;
+
+	while ((pid = waitpid(-1, NULL, WNOHANG)) > 0)
+		for (size_t i = 0; i < POOL_MEMBERS_MAX; i++)
+			if (p->member[i] && p->member[i]->pid == pid)
+				p->member[i]->ended = true;
+}
+
+/* Whose connection this is tells the kernel. */
+static void accept_member(struct pool *p)
+{
+	cleanup_fd int fd = accept4(p->worker_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+	struct ucred who;
+	socklen_t n = sizeof(who);
+
+	if (fd < 0 || getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &who, &n) < 0)
+		return;
+	for (size_t i = 0; i < POOL_MEMBERS_MAX; i++) {
+		struct member *m = p->member[i];
+
+		if (m && m->pid == who.pid && m->state == MEMBER_STARTING && m->fd < 0) {
+			member_connected(m, steal_fd(&fd));
+			return;
+		}
+	}
+	log_warn("pool: process %d is no worker of this pool", (int)who.pid);
+}
+
+/* ---- claims --------------------------------------------------------------------------------- */
+
+static void forget(struct pool *p, struct waiter *w)
+{
+	TAILQ_REMOVE(&p->waiters, w, queue);
+	p->nwaiting--;
+	free(w);
+}
+
+static void refuse(struct pool *p, struct waiter *w, int code, const char *text)
+{
+	client_error(w->client, "ERR_CLAIM", w->id, code, text);
+	forget(p, w);
+}
+
+static struct member *freshest(struct pool *p)
+{
+	struct member *best = NULL;
+
+	/* The last that became warm: what its guest uses is still in the processor's caches, and
+	 * the others become idle. */
+	for (size_t i = 0; i < POOL_MEMBERS_MAX; i++) {
+		struct member *m = p->member[i];
+
+		if (m && m->state == MEMBER_WARM && (!best || m->since_us > best->since_us))
+			best = m;
+	}
+	return best;
+}
+
+static void give(struct pool *p, struct waiter *w, struct member *m)
+{
+	const uint64_t now = monotonic_us();
+
+	m->state = MEMBER_CLAIMED;
+	m->since_us = now;
+	m->claim = ++p->last_claim;
+	m->owner = w->keep ? 0 : w->client->number;
+	p->count.claims++;
+	client_say(w->client,
+		   "CLAIMED claim=%" PRIu64 " vm=%s dir=%s pid=%d waited_us=%" PRIu64 "%s%s",
+		   m->claim, m->vm, m->quoted, (int)m->pid, now - w->since_us,
+		   w->id[0] ? " id=" : "", w->id);
+	/* It has not heard of it, so it is not its. */
+	if (w->client->gone)
+		member_reset(m, p->snapshot);
+	forget(p, w);
+}
+
+static void serve_waiters(struct pool *p)
+{
+	struct waiter *w;
+	struct member *m;
+
+	while ((w = TAILQ_FIRST(&p->waiters)) && (m = freshest(p))) {
+		if (meminfo_available() < p->cfg->reserve_bytes) {
+			p->count.refused++;
+			refuse(p, w, ENOMEM,
+			       "the host has less memory available than it is to keep");
+			continue;
+		}
+		give(p, w, m);
+	}
+}
+
+static void time_out_waiters(struct pool *p)
+{
+	const uint64_t now = monotonic_us();
+	char text[ERR_MSG_MAX + 128];
+	struct waiter *w, *next;
+
+	for (w = TAILQ_FIRST(&p->waiters); w; w = next) {
+		next = TAILQ_NEXT(w, queue);
+		if (now < w->deadline_us)
+			continue;
+		p->count.timed_out++;
+		snprintf(text, sizeof(text), "no machine within %" PRIu64 " ms%s%s",
+			 (now - w->since_us) / 1000,
+			 p->short_of_memory ? "; there is no memory for another"
+			 : p->failures	    ? "; the last start failed: "
+					    : "",
+			 p->short_of_memory || !p->failures ? "" : p->last_failure.msg);
+		refuse(p, w, ETIMEDOUT, text);
+	}
+}
+
+static void ask_claim(struct pool *p, struct client *c, const struct ask_line *q)
+{
+	const unsigned ms = q->deadline_ms ? q->deadline_ms : p->cfg->acquire_ms;
+	struct waiter *w;
+
+	if (p->stopping) {
+		client_error(c, "ERR_CLAIM", q->id, ESHUTDOWN, "the pool is ending");
+		return;
+	}
+	if (p->nwaiting == WAITING_MAX || !(w = calloc(1, sizeof(*w)))) {
+		client_error(c, "ERR_CLAIM", q->id, EAGAIN, "too many claims are waiting");
+		return;
+	}
+	memcpy(w->id, q->id, sizeof(w->id));
+	w->client = c;
+	w->keep = q->keep;
+	w->since_us = monotonic_us();
+	w->deadline_us = w->since_us + ms * (uint64_t)1000;
+	TAILQ_INSERT_TAIL(&p->waiters, w, queue);
+	p->nwaiting++;
+	serve_waiters(p);
+}
+
+static void ask_release(struct pool *p, struct client *c, const struct ask_line *q)
+{
+	for (size_t i = 0; i < POOL_MEMBERS_MAX; i++) {
+		struct member *m = p->member[i];
+
+		if (!m || m->state != MEMBER_CLAIMED ||
+		    (q->claim ? m->claim != q->claim : strcmp(m->vm, q->vm) != 0))
+			continue;
+		client_say(c, "RELEASED claim=%" PRIu64 "%s%s", m->claim, q->id[0] ? " id=" : "",
+			   q->id);
+		p->count.released++;
+		member_reset(m, p->snapshot);
+		return;
+	}
+	client_error(c, "ERR_RELEASE", q->id, ENOENT, "there is no such claim (any more)");
+}
+
+static json_t *member_json(const struct member *m)
+{
+	return json_pack("{s:s, s:s, s:i, s:I, s:I, s:I, s:I}", "vm", m->vm, "state",
+			 member_state_name(m->state), "pid", (int)m->pid, "claim",
+			 (json_int_t)m->claim, "restores", (json_int_t)m->restores, "warm_resets",
+			 (json_int_t)m->warm_resets, "took_us", (json_int_t)m->took_us);
+}
+
+static void ask_status(struct pool *p, struct client *c, const struct ask_line *q)
+{
+	const struct plan_in in = survey(p);
+	json_t *list = json_array();
+
+	for (size_t i = 0; i < POOL_MEMBERS_MAX; i++)
+		if (p->member[i])
+			json_array_append_new(list, member_json(p->member[i]));
+	json_t *j = json_pack(
+		"{s:s, s:o, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, "
+		"s:I, s:I, s:o}",
+		"name", p->cfg->name, "snapshot", json_text(p->snapshot), "min", (int)in.min, "max",
+		(int)in.max, "warm", (int)in.warm, "coming", (int)in.coming, "claimed",
+		(int)in.claimed, "waiting", (int)in.waiting, "short_of_memory",
+		(int)p->short_of_memory, "vm_bytes", (json_int_t)in.vm_bytes, "reserve_bytes",
+		(json_int_t)in.reserve, "available_bytes", (json_int_t)in.available, "claims",
+		(json_int_t)p->count.claims, "released", (json_int_t)p->count.released, "refused",
+		(json_int_t)p->count.refused, "timed_out", (json_int_t)p->count.timed_out, "lost",
+		(json_int_t)p->count.lost, "started", (json_int_t)p->count.started, "died",
+		(json_int_t)p->count.died, "machines", list);
+	if (p->failures)
+		json_object_set_new(j, "last_failure", json_text(p->last_failure.msg));
+	cleanup_free char *text = j ? json_dumps(j, JSON_COMPACT) : NULL;
+	json_decref(j);
+	if (text)
+		client_say(c, "STATUS %s%s%s%s", q->id[0] ? "id=" : "", q->id, q->id[0] ? " " : "",
+			   text);
+	else
+		client_error(c, "ERR_UNKNOWN", q->id, ENOMEM, "out of memory");
+}
+
+static void ask(struct pool *p, struct client *c, const char *line, size_t n)
+{
+	static const char *const error_word[] = {[ASK_NONE] = "ERR_UNKNOWN",
+						 [ASK_CLAIM] = "ERR_CLAIM",
+						 [ASK_RELEASE] = "ERR_RELEASE",
+						 [ASK_STATUS] = "ERR_UNKNOWN"};
+	struct err err = ERR_INIT;
+	struct ask_line q;
+
+	if (ask_parse(line, n, &q, &err) < 0) {
+		client_error(c, error_word[q.what], q.id, err.code, err.msg);
+		return;
+	}
+	switch (q.what) {
+	case ASK_CLAIM:
+		ask_claim(p, c, &q);
+		break;
+	case ASK_RELEASE:
+		ask_release(p, c, &q);
+		break;
+	case ASK_STATUS:
+		ask_status(p, c, &q);
+		break;
+	case ASK_NONE:
+		break;
+	}
+}
+
+/* ---- clients -------------------------------------------------------------------------------- */
+
+static void accept_client(struct pool *p)
+{
+	cleanup_fd int fd = accept4(p->listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+	struct client *c = fd < 0 || p->nclients == CLIENTS_MAX ? NULL : malloc(sizeof(*c));
+
+	if (!c) {
+		if (fd >= 0)
+			log_warn("pool: %u connections, one more refused", p->nclients);
+		return;
+	}
+	memset(c, 0, offsetof(struct client, buf));
+	c->fd = steal_fd(&fd);
+	c->number = ++p->last_client;
+	TAILQ_INSERT_TAIL(&p->clients, c, all);
+	p->nclients++;
+}
+
+static void read_client(struct pool *p, struct client *c)
+{
+	ssize_t n = recv(c->fd, c->buf + c->len, sizeof(c->buf) - c->len, MSG_DONTWAIT);
+	char *nl;
+
+	if (n < 0 && (errno == EAGAIN || errno == EINTR))
+		return;
+	if (n <= 0) {
+		c->gone = true;
+		return;
+	}
+	c->len += (size_t)n;
+	while (!c->gone && (nl = memchr(c->buf, '\n', c->len))) {
+		const size_t k = (size_t)(nl - c->buf);
+
+		ask(p, c, c->buf, k);
+		c->len -= k + 1;
+		memmove(c->buf, nl + 1, c->len);
+	}
+	if (c->len == sizeof(c->buf)) {
+		client_error(c, "ERR_UNKNOWN", "", EMSGSIZE, "a line of more than 16384 bytes");
+		c->gone = true;
+	}
+}
+
+/* With its claims: those waiting, and those it has not kept. */
+static void drop_client(struct pool *p, struct client *c)
+{
+	struct waiter *w, *next;
+
+	for (w = TAILQ_FIRST(&p->waiters); w; w = next) {
+		next = TAILQ_NEXT(w, queue);
+		if (w->client == c)
+			forget(p, w);
+	}
+	for (size_t i = 0; i < POOL_MEMBERS_MAX; i++)
+		if (p->member[i] && p->member[i]->state == MEMBER_CLAIMED &&
+		    p->member[i]->owner == c->number)
+			member_reset(p->member[i], p->snapshot);
+	TAILQ_REMOVE(&p->clients, c, all);
+	p->nclients--;
+	close(c->fd);
+	free(c);
+}
+
+/* ---- the loop ------------------------------------------------------------------------------- */
+
+static void sooner(uint64_t *next, uint64_t when)
+{
+	if (when && (!*next || when < *next))
+		*next = when;
+}
+
+static int wait_ms(const struct pool *p)
+{
+	const uint64_t now = monotonic_us();
+	const struct waiter *w;
+	uint64_t next = p->replan_us;
+
+	TAILQ_FOREACH (w, &p->waiters, queue)
+		sooner(&next, w->deadline_us);
+	for (size_t i = 0; i < POOL_MEMBERS_MAX; i++)
+		if (p->member[i])
+			sooner(&next, p->member[i]->deadline_us);
+	if (p->start_again_us > now)
+		sooner(&next, p->start_again_us);
+	return !next ? -1 : next <= now ? 0 : (int)MIN((next - now) / 1000 + 1, (uint64_t)60000);
+}
+
+static void take_signals(struct pool *p)
+{
+	struct signalfd_siginfo si;
+
+	while (read(p->signal_fd, &si, sizeof(si)) == sizeof(si))
+		if (si.ssi_signo != SIGCHLD)
+			p->stopping = true;
+	reap(p);
+}
+
+static void turn(struct pool *p)
+{
+	struct pollfd f[3 + POOL_MEMBERS_MAX + CLIENTS_MAX];
+	struct client *c, *next;
+	nfds_t n = 3, k;
+
+	f[0] = (struct pollfd){.fd = p->signal_fd, .events = POLLIN};
+	f[1] = (struct pollfd){.fd = p->worker_fd, .events = POLLIN};
+	f[2] = (struct pollfd){.fd = p->listen_fd, .events = POLLIN};
+	for (size_t i = 0; i < POOL_MEMBERS_MAX; i++)
+		f[n++] = (struct pollfd){.fd = p->member[i] ? p->member[i]->fd : -1,
+					 .events = POLLIN};
+	TAILQ_FOREACH (c, &p->clients, all)
+		f[n++] = (struct pollfd){.fd = c->fd, .events = POLLIN};
+	if (poll(f, n, wait_ms(p)) < 0 && errno != EINTR) {
+		log_err("pool: wait: %m");
+		p->stopping = true;
+		return;
+	}
+	/* A machine that has become ready is there for whoever asks in this turn. */
+	for (size_t i = 0; i < POOL_MEMBERS_MAX; i++)
+		if (f[3 + i].revents && p->member[i])
+			member_read(p->member[i], p->snapshot);
+	serve_waiters(p);
+	k = 3 + POOL_MEMBERS_MAX;
+	TAILQ_FOREACH (c, &p->clients, all)
+		if (f[k++].revents)
+			read_client(p, c);
+	if (f[0].revents)
+		take_signals(p);
+	if (f[1].revents)
+		accept_member(p);
+	if (f[2].revents)
+		accept_client(p);
+	for (c = TAILQ_FIRST(&p->clients); c; c = next) {
+		next = TAILQ_NEXT(c, all);
+		if (c->gone)
+			drop_client(p, c);
+	}
+	for (size_t i = 0; i < POOL_MEMBERS_MAX; i++)
+		if (p->member[i])
+			tend(p, &p->member[i]);
+	serve_waiters(p);
+	time_out_waiters(p);
+	if (!p->stopping)
+		carry_out_plan(p);
+}
+
+static bool any_member(const struct pool *p)
+{
+	for (size_t i = 0; i < POOL_MEMBERS_MAX; i++)
+		if (p->member[i])
+			return true;
+	return false;
+}
+
+/* Nobody is served any more; workers end as their connections do, or are killed. */
+static void stop(struct pool *p)
+{
+	struct waiter *w;
+	struct client *c;
+
+	while ((w = TAILQ_FIRST(&p->waiters)))
+		refuse(p, w, ESHUTDOWN, "the pool is ending");
+	while ((c = TAILQ_FIRST(&p->clients)))
+		drop_client(p, c);
+	for (size_t i = 0; i < POOL_MEMBERS_MAX; i++)
+		if (p->member[i]) {
+			struct member *m = p->member[i];
+
+			m->state = MEMBER_DEAD;
+			m->why.code = 0;
+			member_end(m, false);
+			m->deadline_us = monotonic_us() + PATIENCE_US;
+		}
+	while (any_member(p))
+		turn(p);
+}
+
+/* ---- begin and end -------------------------------------------------------------------------- */
+
+static int take_name(struct pool *p, struct err *err)
+{
+	char lock[120];
+	int r = rundir_make_base(err);
+
+	if (r == 0)
+		r = pool_socket(p->cfg->name, p->socket, err);
+	if (r < 0)
+		return r;
+	snprintf(lock, sizeof(lock), "%s.lock", p->socket);
+	/* The file stays: unlinking it would let two hold one name. */
+	p->lock_fd = open(lock, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+	if (p->lock_fd < 0)
+		return err_errno(err, "open %s", lock);
+	if (flock(p->lock_fd, LOCK_EX | LOCK_NB) < 0)
+		return err_set(err, EBUSY, "pool '%s' is running already; choose another --name",
+			       p->cfg->name);
+	snprintf(p->worker_socket, sizeof(p->worker_socket), "%.99s.w", p->socket);
+	p->listen_fd = listen_on(p->socket, err);
+	p->worker_fd = p->listen_fd < 0 ? -1 : listen_on(p->worker_socket, err);
+	return p->worker_fd < 0 ? -err->code : 0;
+}
+
+static int signals(struct err *err)
+{
+	sigset_t set;
+	int fd;
+
+	sigemptyset(&set);
+	sigaddset(&set, SIGTERM);
+	sigaddset(&set, SIGINT);
+	sigaddset(&set, SIGCHLD);
+	sigprocmask(SIG_BLOCK, &set, NULL);
+	fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+	return fd < 0 ? err_errno(err, "create signal descriptor") : fd;
+}
+
+static void release_name(struct pool *p)
+{
+	if (p->listen_fd >= 0) {
+		unlink(p->socket);
+		close(p->listen_fd);
+	}
+	if (p->worker_fd >= 0) {
+		unlink(p->worker_socket);
+		close(p->worker_fd);
+	}
+	if (p->signal_fd >= 0)
+		close(p->signal_fd);
+	if (p->lock_fd >= 0)
+		close(p->lock_fd);
+}
+
+static int begin(struct pool *p, struct pool_config *cfg, struct err *err)
+{
+	char ram[PATH_MAX + 8];
+	struct stat st;
+	int r = where_snapshot(cfg->mount, cfg->snapshot, p->snapshot, err);
+
+	if (r < 0)
+		return r;
+	snprintf(ram, sizeof(ram), "%s/ram", p->snapshot);
+	if (stat(ram, &st) < 0)
+		return err_errno(err, "snapshot %s: stat ram", cfg->snapshot);
+	if (!cfg->vm_bytes)
+		cfg->vm_bytes = (uint64_t)st.st_size;
+	r = take_name(p, err);
+	if (r == 0)
+		p->signal_fd = r = signals(err);
+	return r < 0 ? r : 0;
+}
+
+int pool_run(const struct pool_config *given, struct err *err)
+{
+	struct pool_config cfg = *given;
+	struct pool *p = calloc(1, sizeof(*p));
+	int r;
+
+	if (!p) {
+		err_set(err, ENOMEM, "pool: out of memory");
+		return EXIT_FAILED;
+	}
+	p->cfg = &cfg;
+	p->lock_fd = p->listen_fd = p->worker_fd = p->signal_fd = -1;
+	TAILQ_INIT(&p->clients);
+	TAILQ_INIT(&p->waiters);
+	r = begin(p, &cfg, err);
+	if (r == 0) {
+		carry_out_plan(p);
+		while (!p->stopping)
+			turn(p);
+		stop(p);
+	}
+	release_name(p);
+	free(p);
+	return r < 0 ? err_exit_code(-r) : EXIT_OK;
+}

@@ -1,0 +1,439 @@
+"""The cases of test_pool.sh: TAP on standard output. CHAOS=SECONDS: kill at random for so long instead."""
+import json
+import os
+import random
+import re
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+RUN = os.environ["SMVM_RUN_DIR"]
+LOG = open(os.path.join(os.path.dirname(RUN), "pools.log"), "a")
+count = failed = 0
+at_end = []
+
+
+def case(what):
+    def run(fn):
+        global count, failed
+        count += 1
+        try:
+            fn()
+            print("ok %d - %s" % (count, what), flush=True)
+        except Exception as e:
+            failed += 1
+            print("# %s: %s" % (type(e).__name__, str(e).replace("\n", "\n# ")))
+            print("not ok %d - %s" % (count, what), flush=True)
+    return run
+
+
+def same(got, want):
+    assert got == want, "%r, not %r" % (got, want)
+
+
+def cli(*args):
+    return subprocess.run(["smvm-runner", *args], capture_output=True, text=True, timeout=60)
+
+
+def until(what, seconds=10):
+    end = time.monotonic() + seconds
+    while True:
+        got = what()
+        if got:
+            return got
+        assert time.monotonic() < end, "it does not come to hold"
+        time.sleep(0.01)
+
+
+class Line:
+    def __init__(self, text):
+        self.text = text
+        self.word = text.partition(" ")[0]
+        self.keys = dict(re.findall(r" ([a-z_]+)=([^ ]+)", text))
+
+    def __repr__(self):
+        return self.text
+
+
+class Client:
+    def __init__(self, name="default"):
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.connect("%s/pool-%s.sock" % (RUN, name))
+        self.buffer = b""
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.sock.close()
+
+    def send(self, line):
+        self.sock.sendall(line.encode() + b"\n")
+
+    def line(self, timeout=20):
+        end = time.monotonic() + timeout
+        while b"\n" not in self.buffer:
+            left = end - time.monotonic()
+            if left <= 0 or not select.select([self.sock], [], [], left)[0]:
+                raise TimeoutError("no line")
+            data = self.sock.recv(65536)
+            if not data:
+                raise EOFError("the pool has closed the connection")
+            self.buffer += data
+        text, _, self.buffer = self.buffer.partition(b"\n")
+        return Line(text.decode())
+
+    def ask(self, line, timeout=20):
+        self.send(line)
+        return self.line(timeout)
+
+    def status(self):
+        got = self.ask("STATUS")
+        return json.loads(got.text.partition(" ")[2])
+
+
+class Pool:
+    def __init__(self, *args, warm=None, name="default", snapshot="s1"):
+        self.name = name
+        # What it says, and its workers, is for who reads a failure; it is not to hold this program's own pipes.
+        self.process = subprocess.Popen(["smvm-runner", "pool", "--name", name, "--snapshot", snapshot, *args],
+                                        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=LOG)
+        try:
+            until(self.listens)
+            if warm is not None:
+                until(lambda: self.status()["warm"] == warm, 60)
+        except BaseException:
+            self.process.terminate()
+            self.process.wait(20)
+            raise
+
+    def listens(self):
+        try:
+            return self.status()
+        except (FileNotFoundError, ConnectionRefusedError, EOFError):
+            assert self.process.poll() is None, "the pool has ended"
+            return False
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.process.terminate()
+        same(self.process.wait(20), 0)
+
+    def status(self):
+        with Client(self.name) as c:
+            return c.status()
+
+
+def generation(claimed):
+    """(number, counter, nonce), as the guest says when it finds itself restored."""
+    def said():
+        with open(claimed.keys["dir"] + "/console.log", errors="replace") as f:
+            return re.search(r"^gen ([0-9a-f]{16}) ([0-9a-f]{16}) ([0-9a-f]{16})\r?\n", f.read(), re.M)
+    return until(said).groups()
+
+
+def alive(pid):
+    try:
+        with open("/proc/%d/stat" % pid) as f:
+            return f.read().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def chaos(seconds):
+    """kill -9 of workers and of the pool, under load: every claim ends in success or an error, nothing is left."""
+    stop = time.monotonic() + seconds
+    tally = {"served": 0, "errors": 0, "lost": 0, "kills": 0, "pools": 1}
+    lock = threading.Lock()
+    pools = []
+    at_end.append(lambda: pools[-1].__exit__())
+    pools.append(Pool("--min", "2", "--max", "5", warm=2, snapshot="idle"))
+
+    def load():
+        while time.monotonic() < stop:
+            try:
+                with Client() as c:
+                    got = c.ask("CLAIM deadline_ms=5000", 30)
+                    with lock:
+                        tally["served" if got.word == "CLAIMED" else "errors"] += 1
+                    if got.word == "CLAIMED":
+                        time.sleep(random.random() * 0.05)
+                        if c.ask("RELEASE claim=" + got.keys["claim"]).word != "RELEASED":
+                            with lock:
+                                tally["lost"] += 1
+            except (OSError, EOFError):
+                with lock:
+                    tally["errors"] += 1
+                time.sleep(0.02)
+
+    threads = [threading.Thread(target=load) for _ in range(4)]
+    for t in threads:
+        t.start()
+    while time.monotonic() < stop:
+        time.sleep(random.random())
+        try:
+            pids = [m["pid"] for m in pools[-1].status()["machines"]]
+        except (OSError, EOFError):
+            pids = []
+        if pids and random.random() < 0.85:
+            os.kill(random.choice(pids), signal.SIGKILL)
+        else:
+            pools[-1].process.kill()
+            pools[-1].process.wait()
+            pools.append(Pool("--min", "2", "--max", "5", snapshot="idle"))
+            tally["pools"] += 1
+        tally["kills"] += 1
+    for t in threads:
+        t.join(60)
+        assert not t.is_alive(), "a claim hangs"
+    p = pools[-1]
+    until(lambda: (lambda s: s["warm"] >= 2 and not s["coming"] and not s["claimed"])(p.status()), 60)
+    s = p.status()
+    print("# %s; then %d warm, %d descriptors" % (tally, s["warm"], len(os.listdir("/proc/%d/fd" % p.process.pid))))
+    # Nobody's worker is left.
+    mine = {m["pid"] for m in s["machines"]}
+    until(lambda: {json.loads(open("%s/%s/vm.json" % (RUN, v)).read())["pid"] for v in cli("ps", "-q").stdout.split()} <= mine, 20)
+    # 4 listeners and locks, standard ones, a worker each; clients are gone.
+    until(lambda: len(os.listdir("/proc/%d/fd" % p.process.pid)) <= 8 + len(p.status()["machines"]) + 1)
+    assert tally["served"] > seconds, tally
+
+
+if os.environ.get("CHAOS"):
+    case("%s s of kill -9 under load" % os.environ["CHAOS"])(lambda: chaos(float(os.environ["CHAOS"])))
+    for end in at_end:
+        end()
+    print("1..%d" % count)
+    sys.exit(failed != 0)
+
+
+@case("machines are kept warm, and a claim has one at once")
+def _():
+    with Pool("--min", "2", "--max", "4", warm=2), Client() as c:
+        a = c.ask("CLAIM id=x")
+        same((a.word, a.keys["id"]), ("CLAIMED", "x"))
+        assert int(a.keys["waited_us"]) < 5000, a
+        number, _, _ = generation(a)
+        same(int(number, 16), 2)
+        same(cli("ps", "-q").stdout.split().count(a.keys["vm"]), 1)
+        # Another takes its place.
+        until(lambda: c.status()["warm"] == 2)
+        b = c.ask("CLAIM")
+        assert a.keys["vm"] != b.keys["vm"]
+        same(c.ask("RELEASE claim=%s id=r" % a.keys["claim"]).text, "RELEASED claim=%s id=r" % a.keys["claim"])
+        same(c.ask("RELEASE claim=" + a.keys["claim"]).keys["code"], "ENOENT")
+        same(c.ask("RELEASE vm=" + b.keys["vm"]).word, "RELEASED")
+
+
+@case("what is given back is as the snapshot again, in place, and is given again")
+def _():
+    with Pool("--min", "1", "--max", "1", warm=1), Client() as c:
+        seen = set()
+        for i in range(20):
+            a = c.ask("CLAIM")
+            seen.add(a.keys["vm"])
+            said = generation(a)
+            if not i:
+                first = said
+            same(said, first)
+            c.ask("RELEASE claim=" + a.keys["claim"])
+        same(len(seen), 1)
+        m, = c.status()["machines"]
+        assert m["restores"] >= 20 and m["warm_resets"] == m["restores"] - 1, m
+
+
+@case("claims wait, and are served in the order they came")
+def _():
+    with Pool("--min", "1", "--max", "1", warm=1) as p:
+        clients = [Client() for _ in range(10)]
+        for i, c in enumerate(clients):
+            c.send("CLAIM id=%d" % i)
+            until(lambda: p.status()["waiting"] == i)
+        order = []
+        for _ in range(10):
+            ready, _, _ = select.select([c.sock for c in clients], [], [], 20)
+            same(len(ready), 1)
+            c = next(c for c in clients if c.sock is ready[0])
+            got = c.line()
+            order.append(int(got.keys["id"]))
+            # Its going gives the machine back.
+            c.sock.close()
+            clients.remove(c)
+        same(order, list(range(10)))
+
+
+@case("never more than --max; a claim that waits too long is told so")
+def _():
+    with Pool("--min", "1", "--max", "2", warm=1), Client() as c:
+        for _ in range(2):
+            same(c.ask("CLAIM").word, "CLAIMED")
+        began = time.monotonic()
+        got = c.ask("CLAIM deadline_ms=300 id=late")
+        same((got.word, got.keys["id"], got.keys["code"]), ("ERR_CLAIM", "late", "ETIMEDOUT"))
+        assert 0.25 < time.monotonic() - began < 5
+        s = c.status()
+        same((s["claimed"], len(s["machines"]), s["timed_out"]), (2, 2, 1))
+    with Pool("--min", "0", "--max", "1", "--acquire-timeout", "1"), Client() as c:
+        same(c.ask("CLAIM").word, "CLAIMED")
+        same(c.ask("CLAIM").keys["code"], "ETIMEDOUT")
+
+
+@case("those beyond --min end when nobody claims them")
+def _():
+    with Pool("--min", "1", "--max", "4", "--idle-timeout", "1", warm=1), Client() as c:
+        claims = [c.ask("CLAIM") for _ in range(3)]
+        for a in claims:
+            c.ask("RELEASE claim=" + a.keys["claim"])
+        until(lambda: len(c.status()["machines"]) > 1)
+        until(lambda: (lambda s: s["warm"] == 1 and len(s["machines"]) == 1)(c.status()))
+        same(c.status()["died"], 0)
+
+
+@case("a claim ends with its connection, but not one that is kept")
+def _():
+    with Pool("--min", "1", "--max", "2", warm=1), Client() as watch:
+        with Client() as c:
+            c.ask("CLAIM")
+            kept = c.ask("CLAIM keep=1")
+            same(watch.status()["claimed"], 2)
+        until(lambda: watch.status()["claimed"] == 1)
+        same(watch.ask("RELEASE claim=" + kept.keys["claim"]).word, "RELEASED")
+
+
+@case("a worker that dies is replaced, and who has its machine is told")
+def _():
+    with Pool("--min", "2", "--max", "3", warm=2), Client() as c:
+        warm = c.status()["machines"][0]["pid"]
+        os.kill(warm, signal.SIGKILL)
+        until(lambda: (lambda s: s["warm"] == 2 and warm not in [m["pid"] for m in s["machines"]])(c.status()))
+        a = c.ask("CLAIM")
+        os.kill(int(a.keys["pid"]), signal.SIGKILL)
+        got = c.line()
+        same((got.word, got.keys["claim"], got.keys["vm"]), ("LOST", a.keys["claim"], a.keys["vm"]))
+        same(c.ask("RELEASE claim=" + a.keys["claim"]).keys["code"], "ENOENT")
+        until(lambda: c.status()["warm"] == 2)
+        same(c.status()["lost"], 1)
+
+
+@case("a guest that powers itself off is reset like any other")
+def _():
+    with Pool("--min", "1", "--max", "1", warm=1), Client() as c:
+        a = c.ask("CLAIM")
+        generation(a)
+        typist = subprocess.Popen(["smvm-runner", "console", a.keys["vm"]], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
+        typist.stdin.write(b"q")
+        typist.stdin.flush()
+        time.sleep(0.2)
+        typist.kill()
+        typist.wait()
+        c.ask("RELEASE claim=" + a.keys["claim"])
+        b = c.ask("CLAIM")
+        same((b.word, b.keys["vm"]), ("CLAIMED", a.keys["vm"]))
+        generation(b)
+
+
+@case("memory: what would not fit is not started, and claims are refused rather than served")
+def _():
+    with Pool("--min", "4", "--max", "4", "--vm-memory", "900G"), Client() as c:
+        until(lambda: c.status()["short_of_memory"] == 4)
+        got = c.ask("CLAIM deadline_ms=300")
+        same(got.keys["code"], "ETIMEDOUT")
+        assert "memory" in got.text, got
+        same(c.status()["machines"], [])
+    # Machines that were started when there was room, and less than is to be left now.
+    free = next(int(x.split()[1]) for x in open("/proc/meminfo") if x.startswith("MemAvailable"))
+    with Pool("--min", "1", "--max", "1", "--vm-memory", "1M", "--reserve", "%dK" % (free * 4)), Client() as c:
+        same(c.ask("CLAIM deadline_ms=500").keys["code"], "ETIMEDOUT")
+
+
+@case("what is no request is ERR_UNKNOWN, and bad grammar the request's own error")
+def _():
+    with Pool("--min", "0", "--max", "1"), Client() as c:
+        for line, word, code in (("PING", "ERR_UNKNOWN", "ENOSYS"), ("claim", "ERR_UNKNOWN", "ENOSYS"), ("\x01", "ERR_UNKNOWN", "EILSEQ"),
+                                 ("CLAIM x", "ERR_CLAIM", "EINVAL"), ("CLAIM deadline_ms=0", "ERR_CLAIM", "EINVAL"),
+                                 ("CLAIM keep=2", "ERR_CLAIM", "EINVAL"), ("CLAIM id=a/b", "ERR_CLAIM", "EINVAL"),
+                                 ("RELEASE", "ERR_RELEASE", "EINVAL"), ("RELEASE claim=x", "ERR_RELEASE", "EINVAL"),
+                                 ("RELEASE claim=1 vm=2", "ERR_RELEASE", "EINVAL"), ("RELEASE claim=99", "ERR_RELEASE", "ENOENT"),
+                                 ('RELEASE vm="a', "ERR_RELEASE", "EINVAL")):
+            got = c.ask(line)
+            same((got.word, got.keys["code"]), (word, code))
+        c.send("")
+        same(c.ask("STATUS id=s").text.split(" ")[:2], ["STATUS", "id=s"])
+        try:
+            c.sock.sendall(b"x" * (1 << 20))
+        except OSError:
+            pass
+        same(c.line().keys["code"], "EMSGSIZE")
+
+
+@case("the commands: status, claim, release")
+def _():
+    same(cli("pool", "status", "--name", "none").returncode, 3)
+    same(cli("pool", "claim", "--name", "none").returncode, 3)
+    with Pool("--min", "1", "--max", "2", warm=1, name="cmd"):
+        got = cli("pool", "status", "--name", "cmd")
+        assert got.returncode == 0 and "1 warm" in got.stdout, got
+        vm = cli("pool", "claim", "--name", "cmd").stdout.strip()
+        assert re.fullmatch("[0-9a-f]{12}", vm), vm
+        other = json.loads(cli("pool", "claim", "--json", "--name", "cmd").stdout)
+        same(cli("pool", "claim", "--timeout", "1", "--name", "cmd").returncode != 0, True)
+        same(json.loads(cli("pool", "status", "--json", "--name", "cmd").stdout)["claimed"], 2)
+        same(cli("pool", "release", vm, "--name", "cmd").returncode, 0)
+        same(cli("pool", "release", vm, "--name", "cmd").returncode, 3)
+        same(cli("pool", "release", other["vm"], "--name", "cmd").returncode, 0)
+        got = cli("pool", "--snapshot", "s1", "--name", "cmd")
+        assert got.returncode == 4 and "running already" in got.stderr, got
+    same(cli("pool", "--snapshot", "nosuch").returncode, 3)
+    same(cli("pool").returncode, 2)
+    same(cli("pool", "--snapshot", "s1", "--min", "3", "--max", "2").returncode, 2)
+    same(cli("pool", "--snapshot", "s1", "--name", "../x").returncode, 2)
+
+
+@case("the pool is killed: its workers end, and another takes its name")
+def _():
+    p = Pool("--min", "2", "--max", "2", warm=2)
+    pids = [m["pid"] for m in p.status()["machines"]]
+    p.process.kill()
+    p.process.wait()
+    until(lambda: not any(alive(x) for x in pids))
+    with Pool("--min", "1", "--max", "1", warm=1), Client() as c:
+        same(c.ask("CLAIM").word, "CLAIMED")
+
+
+@case("1,000 claims over a pool of 8: none lost, none served twice")
+def _():
+    with Pool("--min", "8", "--max", "8", warm=8, snapshot="idle") as p:
+        held, waits, lock, twice = set(), [], threading.Lock(), []
+
+        def claim_many(n):
+            with Client() as c:
+                for _ in range(n):
+                    got = c.ask("CLAIM deadline_ms=60000", 90)
+                    assert got.word == "CLAIMED", got
+                    with lock:
+                        if got.keys["vm"] in held:
+                            twice.append(got)
+                        held.add(got.keys["vm"])
+                        waits.append(int(got.keys["waited_us"]))
+                    with lock:
+                        held.discard(got.keys["vm"])
+                    assert c.ask("RELEASE claim=" + got.keys["claim"]).word == "RELEASED"
+
+        threads = [threading.Thread(target=claim_many, args=(125,)) for _ in range(8)]
+        for t in threads:
+            t.start()
+        for t in threads:
+            t.join()
+        waits.sort()
+        s = p.status()
+        print("# waited p50 %d us, p99 %d us" % (waits[500], waits[990]))
+        same((len(waits), s["claims"], s["lost"], twice), (1000, 1000, 0, []))
+
+
+print("1..%d" % count)
+sys.exit(failed != 0)
