@@ -1,9 +1,8 @@
-#include "runner/pool/pool.h"
+#include "runner/pool/pool_priv.h"
 
 #include <ctype.h>
 #include <fcntl.h>
 #include <inttypes.h>
-#include <jansson.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
@@ -17,12 +16,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "runner/control/jsontext.h"
 #include "runner/control/rundir.h"
 #include "runner/control/where.h"
-#include "runner/pool/claims.h"
-#include "runner/pool/member.h"
-#include "runner/pool/plan.h"
 #include "smfs/base/cleanup.h"
 #include "smfs/base/clock.h"
 #include "smfs/base/log.h"
@@ -34,24 +29,6 @@
 #define PLAN_US	     100000  /* how often memory is looked at when it was short */
 #define BACKOFF_MS   100
 #define BACKOFF_MAX  5000
-
-struct pool {
-	const struct pool_config *cfg;
-	char snapshot[PATH_MAX], socket[108], worker_socket[108];
-	int lock_fd, listen_fd, worker_fd, signal_fd;
-	bool stopping;
-	struct member *member[POOL_MEMBERS_MAX];
-	struct clients clients;
-	struct waiters waiters;
-	unsigned nclients, nwaiting, failures; /* starts that failed one after the other */
-	uint64_t start_again_us, replan_us;
-	uint64_t last_claim, last_client;
-	unsigned short_of_memory;
-	struct err last_failure;
-	struct {
-		uint64_t claims, refused, timed_out, released, lost, started, died;
-	} count;
-};
 
 /* ---- names --------------------------------------------------------------------------------- */
 
@@ -111,7 +88,7 @@ static uint64_t own_bytes(const struct member *m)
 	return (resident - shared) * 4096;
 }
 
-static struct plan_in survey(const struct pool *p)
+struct plan_in pool_survey(const struct pool *p)
 {
 	struct plan_in in = {.min = p->cfg->min,
 			     .max = p->cfg->max,
@@ -190,7 +167,7 @@ static void end_one(struct pool *p)
 static void carry_out_plan(struct pool *p)
 {
 	const uint64_t now = monotonic_us();
-	const struct plan_in in = survey(p);
+	const struct plan_in in = pool_survey(p);
 	struct plan_out out = plan(&in);
 
 	p->short_of_memory = out.short_of_memory;
@@ -295,263 +272,6 @@ static void accept_member(struct pool *p)
 	log_warn("pool: process %d is no worker of this pool", (int)who.pid);
 }
 
-/* ---- claims --------------------------------------------------------------------------------- */
-
-static void forget(struct pool *p, struct waiter *w)
-{
-	TAILQ_REMOVE(&p->waiters, w, queue);
-	p->nwaiting--;
-	free(w);
-}
-
-static void refuse(struct pool *p, struct waiter *w, int code, const char *text)
-{
-	client_error(w->client, "ERR_CLAIM", w->id, code, text);
-	forget(p, w);
-}
-
-static struct member *freshest(struct pool *p)
-{
-	struct member *best = NULL;
-
-	/* The last that became warm: what its guest uses is still in the processor's caches, and
-	 * the others become idle. */
-	for (size_t i = 0; i < POOL_MEMBERS_MAX; i++) {
-		struct member *m = p->member[i];
-
-		if (m && m->state == MEMBER_WARM && (!best || m->since_us > best->since_us))
-			best = m;
-	}
-	return best;
-}
-
-static void give(struct pool *p, struct waiter *w, struct member *m)
-{
-	const uint64_t now = monotonic_us();
-
-	m->state = MEMBER_CLAIMED;
-	m->since_us = now;
-	m->claim = ++p->last_claim;
-	m->owner = w->keep ? 0 : w->client->number;
-	p->count.claims++;
-	client_say(w->client,
-		   "CLAIMED claim=%" PRIu64 " vm=%s dir=%s pid=%d waited_us=%" PRIu64 "%s%s",
-		   m->claim, m->vm, m->quoted, (int)m->pid, now - w->since_us,
-		   w->id[0] ? " id=" : "", w->id);
-	/* It has not heard of it, so it is not its. */
-	if (w->client->gone)
-		member_reset(m, p->snapshot);
-	forget(p, w);
-}
-
-static void serve_waiters(struct pool *p)
-{
-	struct waiter *w;
-	struct member *m;
-
-	while ((w = TAILQ_FIRST(&p->waiters)) && (m = freshest(p))) {
-		if (meminfo_available() < p->cfg->reserve_bytes) {
-			p->count.refused++;
-			refuse(p, w, ENOMEM,
-			       "the host has less memory available than it is to keep");
-			continue;
-		}
-		give(p, w, m);
-	}
-}
-
-static void time_out_waiters(struct pool *p)
-{
-	const uint64_t now = monotonic_us();
-	char text[ERR_MSG_MAX + 128];
-	struct waiter *w, *next;
-
-	for (w = TAILQ_FIRST(&p->waiters); w; w = next) {
-		next = TAILQ_NEXT(w, queue);
-		if (now < w->deadline_us)
-			continue;
-		p->count.timed_out++;
-		snprintf(text, sizeof(text), "no machine within %" PRIu64 " ms%s%s",
-			 (now - w->since_us) / 1000,
-			 p->short_of_memory ? "; there is no memory for another"
-			 : p->failures	    ? "; the last start failed: "
-					    : "",
-			 p->short_of_memory || !p->failures ? "" : p->last_failure.msg);
-		refuse(p, w, ETIMEDOUT, text);
-	}
-}
-
-static void ask_claim(struct pool *p, struct client *c, const struct ask_line *q)
-{
-	const unsigned ms = q->deadline_ms ? q->deadline_ms : p->cfg->acquire_ms;
-	struct waiter *w;
-
-	if (p->stopping) {
-		client_error(c, "ERR_CLAIM", q->id, ESHUTDOWN, "the pool is ending");
-		return;
-	}
-	if (p->nwaiting == WAITING_MAX || !(w = calloc(1, sizeof(*w)))) {
-		client_error(c, "ERR_CLAIM", q->id, EAGAIN, "too many claims are waiting");
-		return;
-	}
-	memcpy(w->id, q->id, sizeof(w->id));
-	w->client = c;
-	w->keep = q->keep;
-	w->since_us = monotonic_us();
-	w->deadline_us = w->since_us + ms * (uint64_t)1000;
-	TAILQ_INSERT_TAIL(&p->waiters, w, queue);
-	p->nwaiting++;
-	serve_waiters(p);
-}
-
-static void ask_release(struct pool *p, struct client *c, const struct ask_line *q)
-{
-	for (size_t i = 0; i < POOL_MEMBERS_MAX; i++) {
-		struct member *m = p->member[i];
-
-		if (!m || m->state != MEMBER_CLAIMED ||
-		    (q->claim ? m->claim != q->claim : strcmp(m->vm, q->vm) != 0))
-			continue;
-		client_say(c, "RELEASED claim=%" PRIu64 "%s%s", m->claim, q->id[0] ? " id=" : "",
-			   q->id);
-		p->count.released++;
-		member_reset(m, p->snapshot);
-		return;
-	}
-	client_error(c, "ERR_RELEASE", q->id, ENOENT, "there is no such claim (any more)");
-}
-
-static json_t *member_json(const struct member *m)
-{
-	return json_pack("{s:s, s:s, s:i, s:I, s:I, s:I, s:I}", "vm", m->vm, "state",
-			 member_state_name(m->state), "pid", (int)m->pid, "claim",
-			 (json_int_t)m->claim, "restores", (json_int_t)m->restores, "warm_resets",
-			 (json_int_t)m->warm_resets, "took_us", (json_int_t)m->took_us);
-}
-
-static void ask_status(struct pool *p, struct client *c, const struct ask_line *q)
-{
-	const struct plan_in in = survey(p);
-	json_t *list = json_array();
-
-	for (size_t i = 0; i < POOL_MEMBERS_MAX; i++)
-		if (p->member[i])
-			json_array_append_new(list, member_json(p->member[i]));
-	json_t *j = json_pack(
-		"{s:s, s:o, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, "
-		"s:I, s:I, s:o}",
-		"name", p->cfg->name, "snapshot", json_text(p->snapshot), "min", (int)in.min, "max",
-		(int)in.max, "warm", (int)in.warm, "coming", (int)in.coming, "claimed",
-		(int)in.claimed, "waiting", (int)in.waiting, "short_of_memory",
-		(int)p->short_of_memory, "vm_bytes", (json_int_t)in.vm_bytes, "reserve_bytes",
-		(json_int_t)in.reserve, "available_bytes", (json_int_t)in.available, "claims",
-		(json_int_t)p->count.claims, "released", (json_int_t)p->count.released, "refused",
-		(json_int_t)p->count.refused, "timed_out", (json_int_t)p->count.timed_out, "lost",
-		(json_int_t)p->count.lost, "started", (json_int_t)p->count.started, "died",
-		(json_int_t)p->count.died, "machines", list);
-	if (p->failures)
-		json_object_set_new(j, "last_failure", json_text(p->last_failure.msg));
-	cleanup_free char *text = j ? json_dumps(j, JSON_COMPACT) : NULL;
-	json_decref(j);
-	if (text)
-		client_say(c, "STATUS %s%s%s%s", q->id[0] ? "id=" : "", q->id, q->id[0] ? " " : "",
-			   text);
-	else
-		client_error(c, "ERR_UNKNOWN", q->id, ENOMEM, "out of memory");
-}
-
-static void ask(struct pool *p, struct client *c, const char *line, size_t n)
-{
-	static const char *const error_word[] = {[ASK_NONE] = "ERR_UNKNOWN",
-						 [ASK_CLAIM] = "ERR_CLAIM",
-						 [ASK_RELEASE] = "ERR_RELEASE",
-						 [ASK_STATUS] = "ERR_UNKNOWN"};
-	struct err err = ERR_INIT;
-	struct ask_line q;
-
-	if (ask_parse(line, n, &q, &err) < 0) {
-		client_error(c, error_word[q.what], q.id, err.code, err.msg);
-		return;
-	}
-	switch (q.what) {
-	case ASK_CLAIM:
-		ask_claim(p, c, &q);
-		break;
-	case ASK_RELEASE:
-		ask_release(p, c, &q);
-		break;
-	case ASK_STATUS:
-		ask_status(p, c, &q);
-		break;
-	case ASK_NONE:
-		break;
-	}
-}
-
-/* ---- clients -------------------------------------------------------------------------------- */
-
-static void accept_client(struct pool *p)
-{
-	cleanup_fd int fd = accept4(p->listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
-	struct client *c = fd < 0 || p->nclients == CLIENTS_MAX ? NULL : malloc(sizeof(*c));
-
-	if (!c) {
-		if (fd >= 0)
-			log_warn("pool: %u connections, one more refused", p->nclients);
-		return;
-	}
-	memset(c, 0, offsetof(struct client, buf));
-	c->fd = steal_fd(&fd);
-	c->number = ++p->last_client;
-	TAILQ_INSERT_TAIL(&p->clients, c, all);
-	p->nclients++;
-}
-
-static void read_client(struct pool *p, struct client *c)
-{
-	ssize_t n = recv(c->fd, c->buf + c->len, sizeof(c->buf) - c->len, MSG_DONTWAIT);
-	char *nl;
-
-	if (n < 0 && (errno == EAGAIN || errno == EINTR))
-		return;
-	if (n <= 0) {
-		c->gone = true;
-		return;
-	}
-	c->len += (size_t)n;
-	while (!c->gone && (nl = memchr(c->buf, '\n', c->len))) {
-		const size_t k = (size_t)(nl - c->buf);
-
-		ask(p, c, c->buf, k);
-		c->len -= k + 1;
-		memmove(c->buf, nl + 1, c->len);
-	}
-	if (c->len == sizeof(c->buf)) {
-		client_error(c, "ERR_UNKNOWN", "", EMSGSIZE, "a line of more than 16384 bytes");
-		c->gone = true;
-	}
-}
-
-/* With its claims: those waiting, and those it has not kept. */
-static void drop_client(struct pool *p, struct client *c)
-{
-	struct waiter *w, *next;
-
-	for (w = TAILQ_FIRST(&p->waiters); w; w = next) {
-		next = TAILQ_NEXT(w, queue);
-		if (w->client == c)
-			forget(p, w);
-	}
-	for (size_t i = 0; i < POOL_MEMBERS_MAX; i++)
-		if (p->member[i] && p->member[i]->state == MEMBER_CLAIMED &&
-		    p->member[i]->owner == c->number)
-			member_reset(p->member[i], p->snapshot);
-	TAILQ_REMOVE(&p->clients, c, all);
-	p->nclients--;
-	close(c->fd);
-	free(c);
-}
-
 /* ---- the loop ------------------------------------------------------------------------------- */
 
 static void sooner(uint64_t *next, uint64_t when)
@@ -609,27 +329,27 @@ static void turn(struct pool *p)
 	for (size_t i = 0; i < POOL_MEMBERS_MAX; i++)
 		if (f[3 + i].revents && p->member[i])
 			member_read(p->member[i], p->snapshot);
-	serve_waiters(p);
+	pool_serve_waiters(p);
 	k = 3 + POOL_MEMBERS_MAX;
 	TAILQ_FOREACH (c, &p->clients, all)
 		if (f[k++].revents)
-			read_client(p, c);
+			pool_read_client(p, c);
 	if (f[0].revents)
 		take_signals(p);
 	if (f[1].revents)
 		accept_member(p);
 	if (f[2].revents)
-		accept_client(p);
+		pool_accept_client(p);
 	for (c = TAILQ_FIRST(&p->clients); c; c = next) {
 		next = TAILQ_NEXT(c, all);
 		if (c->gone)
-			drop_client(p, c);
+			pool_drop_client(p, c);
 	}
 	for (size_t i = 0; i < POOL_MEMBERS_MAX; i++)
 		if (p->member[i])
 			tend(p, &p->member[i]);
-	serve_waiters(p);
-	time_out_waiters(p);
+	pool_serve_waiters(p);
+	pool_time_out_waiters(p);
 	if (!p->stopping)
 		carry_out_plan(p);
 }
@@ -645,13 +365,11 @@ static bool any_member(const struct pool *p)
 /* Nobody is served any more; workers end as their connections do, or are killed. */
 static void stop(struct pool *p)
 {
-	struct waiter *w;
 	struct client *c;
 
-	while ((w = TAILQ_FIRST(&p->waiters)))
-		refuse(p, w, ESHUTDOWN, "the pool is ending");
+	pool_refuse_all(p);
 	while ((c = TAILQ_FIRST(&p->clients)))
-		drop_client(p, c);
+		pool_drop_client(p, c);
 	for (size_t i = 0; i < POOL_MEMBERS_MAX; i++)
 		if (p->member[i]) {
 			struct member *m = p->member[i];

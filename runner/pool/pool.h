@@ -7,6 +7,7 @@
  *     member.h    one worker: its process, its connection, what it is doing
  *     claims.h    clients, who waits for a machine and who has one
  *     plan.h      how many there should be
+ *     serve.c     requests of clients
  *     pool.c      the loop between them
  *
  * A MACHINE is given to one claim, then reset to the snapshot by its worker, or replaced if that

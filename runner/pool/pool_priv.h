@@ -1,0 +1,45 @@
+/* pool_priv.h - struct pool, shared by the files that make up its process. */
+#ifndef RUNNER_POOL_POOL_PRIV_H
+#define RUNNER_POOL_POOL_PRIV_H
+
+#include <limits.h>
+
+#include "runner/pool/claims.h"
+#include "runner/pool/member.h"
+#include "runner/pool/plan.h"
+#include "runner/pool/pool.h"
+
+struct pool {
+	const struct pool_config *cfg;
+	char snapshot[PATH_MAX], socket[108], worker_socket[108];
+	int lock_fd, listen_fd, worker_fd, signal_fd;
+	bool stopping;
+	struct member *member[POOL_MEMBERS_MAX];
+	struct clients clients;
+	struct waiters waiters;
+	unsigned nclients, nwaiting, failures; /* starts that failed one after the other */
+	uint64_t start_again_us, replan_us;
+	uint64_t last_claim, last_client;
+	unsigned short_of_memory;
+	struct err last_failure;
+	struct {
+		uint64_t claims, refused, timed_out, released, lost, started, died;
+	} count;
+};
+
+/* ---- pool.c */
+/* What there is, for plan(). */
+struct plan_in pool_survey(const struct pool *p);
+
+/* ---- serve.c */
+/* Give what is warm to whoever waits. */
+void pool_serve_waiters(struct pool *p);
+void pool_time_out_waiters(struct pool *p);
+void pool_refuse_all(struct pool *p); /* the pool ends */
+void pool_accept_client(struct pool *p);
+/* There is something to read; `gone` may be set. */
+void pool_read_client(struct pool *p, struct client *c);
+/* With its claims: those waiting, and those it has not kept. Frees it. */
+void pool_drop_client(struct pool *p, struct client *c);
+
+#endif
