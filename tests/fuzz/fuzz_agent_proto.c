@@ -4,10 +4,13 @@
  * encoded and decoded again unchanged.
  */
 #include "runner/agent/users.h"
+#include "runner/control/forward.h"
 #include "runner/guest/image.h"
-#include "runner/proto/agent.h"
+#include "runner/proto/agent_files.h"
+#include "runner/proto/agent_reach.h"
 #include "runner/proto/bootconf.h"
 #include "runner/proto/mailbox.h"
+#include "smfs/base/num.h"
 
 #include <stdint.h>
 #include <stdlib.h>
@@ -129,6 +132,44 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	case AGENT_RESULTS:
 		results(f);
 		break;
+	case AGENT_READY:
+		ROUND_TRIP(struct agent_ready, agent_put_ready, agent_get_ready, agent_ready_free);
+		break;
+	case AGENT_CONNECT:
+		ROUND_TRIP(struct agent_target, agent_put_target, agent_get_target, KEEP);
+		break;
+	case AGENT_OPENED:
+		ROUND_TRIP(struct agent_opened, agent_put_opened, agent_get_opened, KEEP);
+		break;
+	case AGENT_READ:
+		ROUND_TRIP(struct agent_read, agent_put_read, agent_get_read, KEEP);
+		break;
+	case AGENT_WRITE:
+		ROUND_TRIP(struct agent_write, agent_put_write, agent_get_write, KEEP);
+		break;
+	case AGENT_FETCH:
+		ROUND_TRIP(struct agent_fetch, agent_put_fetch, agent_get_fetch, KEEP);
+		break;
+	case AGENT_PUT:
+		ROUND_TRIP(struct agent_put, agent_put_put, agent_get_put, KEEP);
+		break;
+	case AGENT_ENTRY:
+		ROUND_TRIP(struct agent_entry, agent_put_entry, agent_get_entry, KEEP);
+		break;
+	case AGENT_DONE:
+		ROUND_TRIP(struct agent_done, agent_put_done, agent_get_done, KEEP);
+		break;
+	case 36: {
+		char text[512], again[FORWARD_TEXT_MAX];
+		struct forward x;
+
+		memcpy(text, f.data, MIN((size_t)f.len, sizeof(text) - 1));
+		text[MIN((size_t)f.len, sizeof(text) - 1)] = '\0';
+		if (forward_parse(text, &x, &err) == 0 &&
+		    forward_parse(forward_text(&x, x.port, again), &x, &err) < 0)
+			abort();
+		break;
+	}
 	case 32:
 		bootconf(f.data, f.len);
 		break;
