@@ -530,7 +530,7 @@ def _():
 def _():
     with worker(hello=True) as s:
         s.ask("RESTORE writer")
-        until(lambda: "whole" in log(s.vm), 20)
+        until(lambda: "whole" in log(s.vm), 90)
         s.send("SNAPSHOT z1 id=1 deadline_ms=3000")
         child, = until(lambda: children(s.process.pid))
         os.kill(child, signal.SIGSTOP)
@@ -548,7 +548,7 @@ def _():
 def _():
     with worker(hello=True) as s:
         s.ask("RESTORE writer")
-        until(lambda: "whole" in log(s.vm), 20)
+        until(lambda: "whole" in log(s.vm), 90)
         s.send("SNAPSHOT_ASYNC p1 id=1")
         got = s.line()
         same((got.word, got.keys["id"]), ("ACCEPTED", 1))
@@ -574,7 +574,7 @@ def _():
 def _():
     with worker(hello=True) as s:
         s.ask("RESTORE writer")
-        until(lambda: "whole" in log(s.vm), 20)
+        until(lambda: "whole" in log(s.vm), 90)
         s.ask("SNAPSHOT_ASYNC k2 id=1", "ACCEPTED")
         child, = children(s.process.pid)
         os.kill(child, signal.SIGKILL)
