@@ -1,3 +1,4 @@
+/* clang-format off: the manual has tables */
 /*
  * smvm.h - libsmvm: microVMs from a C program. This header is the manual.
  *
@@ -5,10 +6,12 @@
  *     struct smvm_restored t;
  *     struct smvm_vm *vm;
  *
- *     if (smvm_vm_start(NULL, NULL, &vm, &err) < 0 ||          // a worker without a machine yet
- *         smvm_vm_restore(vm, "python", &t, &err) < 0)         // ... with one, in t.us
- * microseconds errx(1, "%s", err.message); smvm_vm_restore(vm, "python", &t, &err); // as it was,
- * in place smvm_vm_stop(vm, &err); smvm_vm_free(vm);
+ *     if (smvm_vm_start(NULL, NULL, &vm, &err) < 0 ||      // a worker without a machine yet
+ *         smvm_vm_restore(vm, "python", &t, &err) < 0)     // ... with one, in t.us microseconds
+ *             errx(1, "%s", err.message);
+ *     smvm_vm_restore(vm, "python", &t, &err);             // as it was, in place
+ *     smvm_vm_stop(vm, &err);
+ *     smvm_vm_free(vm);
  *
  * Build with `pkg-config --cflags --libs smvm`. doc/examples has a program for each call.
  *
@@ -19,11 +22,16 @@
  *
  * ERRORS. Calls return 0 or a negative errno. `err` (may be NULL) is the caller's; it is filled on
  * failure only: `code` is the positive errno, `message` one line: what failed, on what, why, what
- * to do. Beside those of the system: EPIPE      "command closed": the machine's process has gone,
- * or smvm_vm_drop() EBUSY      "restore in flight", "snapshot in flight": one at a time, also after
- * a time-out ETIMEDOUT  no answer in time; what was asked for goes on, and is in flight until it is
- * over EALREADY   "already joined" ENOENT     no such snapshot, image, machine      EEXIST, EBUSY
- * the name is taken ENOTSUP    the machine has no agent, or the snapshot does not fit this host
+ * to do. Beside those of the system:
+ *
+ *     EPIPE      "command closed": the machine's process has gone, or smvm_vm_drop()
+ *     EBUSY      "restore in flight", "snapshot in flight": one at a time, also after a time-out
+ *     ETIMEDOUT  no answer in time; what was asked for goes on, and is in flight until it is over
+ *     EALREADY   "already joined"
+ *     ENOENT     no such snapshot, image, machine
+ *     EEXIST, EBUSY  the name is taken
+ *     ENOTSUP    the machine has no agent, or the snapshot does not fit this host
+ *
  * Anything a worker says of a failure is the message, word for word.
  *
  * THREADS. There is no state but in handles. A handle is for one thread at a time; different ones
@@ -40,6 +48,7 @@
  *
  * STABILITY. Symbols have versions (SMVM_0); before 1.0 they may change with the soname.
  */
+/* clang-format on */
 #ifndef SMVM_H
 #define SMVM_H
 
