@@ -36,7 +36,7 @@ run() { # run SUITE-NAME COMMAND...
 	check:vm/*)
 		if [ $rc -ne 0 ] && [ $rc -ne 126 ]; then
 			echo "$name failed at the first attempt ($log.1), second attempt:"
-			grep '^not ok' "$log" | sed 's/^/    /'
+			grep -a '^not ok' "$log" | sed 's/^/    /'
 			mv "$log" "$log.1"
 			repeated=$((repeated + 1))
 			timeout -k 10 "${SUITE_TIMEOUT:-$limit}" "$@" >"$log" 2>&1 </dev/null
@@ -45,21 +45,21 @@ run() { # run SUITE-NAME COMMAND...
 		;;
 	esac
 	# cmocka says "not ok N # SKIP name" of what it skips.
-	s=$(grep -Ec '^(not )?ok .*# SKIP' "$log")
-	p=$(grep '^ok ' "$log" | grep -vc '# SKIP')
-	f=$(grep '^not ok ' "$log" | grep -vc '# SKIP')
+	s=$(grep -aEc '^(not )?ok .*# SKIP' "$log")
+	p=$(grep -a '^ok ' "$log" | grep -avc '# SKIP')
+	f=$(grep -a '^not ok ' "$log" | grep -avc '# SKIP')
 	if [ $rc -ne 0 ] && [ "$f" -eq 0 ]; then
 		f=1
 		echo "not ok - $name ended with status $rc" >>"$log"
 	fi
 	[ $((p + f + s)) -gt 0 ] || { f=1; echo "not ok - $name ran no test" >>"$log"; }
 	printf '%-34s %3d passed, %d failed, %d skipped  (%d s)\n' "$name" "$p" "$f" "$s" $(($(date +%s) - start))
-	grep -E '# SKIP|^# no ' "$log" | sed -E 's/^(not )?ok [0-9]+ (- )?/    skipped: /'
+	grep -aE '# SKIP|^# no ' "$log" | sed -E 's/^(not )?ok [0-9]+ (- )?/    skipped: /'
 	again='outer machine died, second attempt' # tests/vm/machine.sh
-	grep -x "$again" "$log" | sed 's/^/    /'
-	died=$((died + $(grep -cx "$again" "$log")))
+	grep -ax "$again" "$log" | sed 's/^/    /'
+	died=$((died + $(grep -acx "$again" "$log")))
 	if [ "$f" -gt 0 ]; then
-		grep '^not ok' "$log" | grep -v '# SKIP' | sed 's/^/    /'
+		grep -a '^not ok' "$log" | grep -av '# SKIP' | sed 's/^/    /'
 		echo "    --- last lines of $log"
 		tail -n 40 "$log" | sed 's/^/    | /'
 	fi
