@@ -24,8 +24,19 @@ speaks() { # the command prints usage on --help, its version on --version, and r
 	[ $? -eq 2 ]
 }
 
+sources_only() { # git tracks the top-level folders README names, and nothing that was built
+	git ls-files | grep -vE '^(smfs|runner|pull|tests|bench|doc|packaging|\.ci)/|^[^/]+$' && return 1
+	git ls-files -z | xargs -0 grep -IL '' -- | grep -v '^tests/fuzz/corpus/' && return 1
+	return 0
+}
+
 check "dependencies point one way" sh tests/lib/layering.sh
 check "no file is longer than 700 lines" small_files
+if git rev-parse --git-dir >/dev/null 2>&1; then
+	check "git tracks sources and nothing built" sources_only
+else
+	skip "git tracks sources and nothing built" "not in a git checkout"
+fi
 for c in smfs smvm-runner smvm-pull; do
 	if command -v man >/dev/null; then
 		check "doc/$c.1 formats without a warning" man_clean "doc/$c.1"
