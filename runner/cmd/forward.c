@@ -4,12 +4,12 @@
 #include "runner/control/rundir.h"
 
 #include "smfs/base/cleanup.h"
+#include "smfs/base/signals.h"
 
 #include <signal.h>
 #include <stdio.h>
 #include <sys/epoll.h>
 #include <sys/pidfd.h>
-#include <sys/signalfd.h>
 
 static const char usage[] =
 	"Usage: smvm-runner forward VM [ADDRESS:]PORT:TARGET...\n"
@@ -23,14 +23,10 @@ static int end_fd(pid_t vm, struct err *err)
 	cleanup_fd int ep = epoll_create1(EPOLL_CLOEXEC);
 	struct epoll_event e = {.events = EPOLLIN};
 	int fd[2];
-	sigset_t set;
 
-	sigemptyset(&set);
-	sigaddset(&set, SIGINT);
-	sigaddset(&set, SIGTERM);
-	sigaddset(&set, SIGHUP);
-	sigprocmask(SIG_BLOCK, &set, NULL);
-	fd[0] = signalfd(-1, &set, SFD_CLOEXEC);
+	fd[0] = signals_open((const int[]){SIGINT, SIGTERM, SIGHUP, 0}, 0, NULL, err);
+	if (fd[0] < 0)
+		return fd[0];
 	fd[1] = pidfd_open(vm, 0);
 	for (int i = 0; i < 2; i++)
 		if (fd[i] < 0 || epoll_ctl(ep, EPOLL_CTL_ADD, fd[i], &e) < 0)

@@ -5,6 +5,7 @@
 #include "smfs/base/cleanup.h"
 #include "smfs/base/clock.h"
 #include "smfs/base/num.h"
+#include "smfs/base/signals.h"
 
 #include <signal.h>
 #include <stdio.h>
@@ -14,17 +15,10 @@
 
 static int open_signals(sigset_t *old, struct err *err)
 {
-	static const int forwarded[] = {SIGINT,	 SIGTERM, SIGHUP,   SIGQUIT,
-					SIGUSR1, SIGUSR2, SIGWINCH, SIGTSTP};
-	sigset_t set;
+	static const int forwarded[] = {SIGINT,	 SIGTERM,  SIGHUP,  SIGQUIT, SIGUSR1,
+					SIGUSR2, SIGWINCH, SIGTSTP, 0};
 
-	sigemptyset(&set);
-	for (size_t i = 0; i < sizeof(forwarded) / sizeof(forwarded[0]); i++)
-		sigaddset(&set, forwarded[i]);
-	if (sigprocmask(SIG_BLOCK, &set, old) < 0)
-		return err_errno(err, "block signals");
-	int fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
-	return fd < 0 ? err_errno(err, "open signalfd") : fd;
+	return signals_open(forwarded, SFD_NONBLOCK, old, err);
 }
 
 int session_exec(const char *vsock_path, struct agent_exec *x, int connect_ms, int *status,

@@ -23,6 +23,7 @@
 #include "smfs/base/log.h"
 #include "smfs/base/meminfo.h"
 #include "smfs/base/num.h"
+#include "smfs/base/signals.h"
 
 #define STARTING_MAX 4	     /* at once: they want processors */
 #define PATIENCE_US  5000000 /* for a worker to end once it is told to */
@@ -408,20 +409,6 @@ static int take_name(struct pool *p, struct err *err)
 	return p->worker_fd < 0 ? -err->code : 0;
 }
 
-static int signals(struct err *err)
-{
-	sigset_t set;
-	int fd;
-
-	sigemptyset(&set);
-	sigaddset(&set, SIGTERM);
-	sigaddset(&set, SIGINT);
-	sigaddset(&set, SIGCHLD);
-	sigprocmask(SIG_BLOCK, &set, NULL);
-	fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
-	return fd < 0 ? err_errno(err, "create signal descriptor") : fd;
-}
-
 static void release_name(struct pool *p)
 {
 	if (p->listen_fd >= 0) {
@@ -453,7 +440,8 @@ static int begin(struct pool *p, struct pool_config *cfg, struct err *err)
 		cfg->vm_bytes = (uint64_t)st.st_size;
 	r = take_name(p, err);
 	if (r == 0)
-		p->signal_fd = r = signals(err);
+		p->signal_fd = r = signals_open((const int[]){SIGTERM, SIGINT, SIGCHLD, 0},
+						SFD_NONBLOCK, NULL, err);
 	return r < 0 ? r : 0;
 }
 

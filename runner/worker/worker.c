@@ -13,6 +13,7 @@
 #include "runner/worker/link.h"
 #include "smfs/base/cleanup.h"
 #include "smfs/base/log.h"
+#include "smfs/base/signals.h"
 
 static int dial(const char *path, struct err *err)
 {
@@ -29,21 +30,6 @@ static int dial(const char *path, struct err *err)
 	if (connect(fd, (struct sockaddr *)&a, sizeof(a)) < 0)
 		return err_errno(err, "connect to the supervisor at %s", path);
 	return steal_fd(&fd);
-}
-
-/* In every thread: they come by the descriptor, to the link. */
-static int signals(struct err *err)
-{
-	sigset_t set;
-	int fd;
-
-	sigemptyset(&set);
-	sigaddset(&set, SIGTERM);
-	sigaddset(&set, SIGINT);
-	sigaddset(&set, SIGHUP);
-	pthread_sigmask(SIG_BLOCK, &set, NULL);
-	fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
-	return fd < 0 ? err_errno(err, "create signal descriptor") : fd;
 }
 
 /* The machine's thread is stuck; the process ends, and with it the machine. */
@@ -83,7 +69,9 @@ static int serve(const struct worker_config *cfg, int fd, struct rundir *dir, st
 	if (r == 0)
 		r = jobs_init(&j, err);
 	if (r == 0)
-		r = l->signal_fd = signals(err);
+		/* Blocked in every thread: they come by the descriptor, to the link. */
+		r = l->signal_fd = signals_open((const int[]){SIGTERM, SIGINT, SIGHUP, 0},
+						SFD_NONBLOCK, NULL, err);
 	/* Each thread gives up its own, and this one is the only one yet. */
 	if (r >= 0)
 		r = privs_drop(err);

@@ -25,6 +25,7 @@
 #include "smfs/base/log.h"
 #include "smfs/base/notify.h"
 #include "smfs/base/num.h"
+#include "smfs/base/signals.h"
 #include "smfs/cmd/cmd.h"
 #include "smfs/mount/hot_cache.h"
 #include "smfs/mount/keeper.h"
@@ -183,18 +184,7 @@ static int set_cache_size(const struct job *j, const struct smfs_store *s, struc
 	return r;
 }
 
-static int signal_fd(struct err *err)
-{
-	sigset_t set;
-
-	sigemptyset(&set);
-	sigaddset(&set, SIGINT);
-	sigaddset(&set, SIGTERM);
-	sigaddset(&set, SIGHUP);
-	sigprocmask(SIG_BLOCK, &set, NULL);
-	int fd = signalfd(-1, &set, SFD_CLOEXEC);
-	return fd < 0 ? err_errno(err, "signalfd") : fd;
-}
+static const int ending[] = {SIGINT, SIGTERM, SIGHUP, 0};
 
 static int open_store(struct job *j, struct smfs_store **out, struct err *err)
 {
@@ -213,7 +203,7 @@ static int serve(struct job *j)
 	cleanup_store struct smfs_store *s = NULL;
 	struct smfs_mount *m = NULL;
 	struct err err = ERR_INIT;
-	cleanup_fd int signals = signal_fd(&err);
+	cleanup_fd int signals = signals_open(ending, 0, NULL, &err);
 
 	if (signals >= 0 && open_store(j, &s, &err) == 0)
 		smfs_mount_store(s, j->mnt, j->flags, &m, &err);
@@ -317,7 +307,7 @@ static int work(struct job *j, bool first)
 	/* Started from a descriptor, it would be named after that. */
 	prctl(PR_SET_NAME, "smfs");
 	raise_file_limit();
-	int signals = signal_fd(&err);
+	int signals = signals_open(ending, 0, NULL, &err);
 	if (signals >= 0 && first)
 		first_worker(j, &line, &s, &m, &err);
 	else if (signals >= 0)

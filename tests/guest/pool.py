@@ -11,42 +11,12 @@ import sys
 import threading
 import time
 
+sys.path.insert(0, "tests/lib")
+from cases import case, cli, done, same, until  # noqa: E402
+
 RUN = os.environ["SMVM_RUN_DIR"]
 LOG = open(os.path.join(os.path.dirname(RUN), "pools.log"), "a")
-count = failed = 0
 at_end = []
-
-
-def case(what):
-    def run(fn):
-        global count, failed
-        count += 1
-        try:
-            fn()
-            print("ok %d - %s" % (count, what), flush=True)
-        except Exception as e:
-            failed += 1
-            print("# %s: %s" % (type(e).__name__, str(e).replace("\n", "\n# ")))
-            print("not ok %d - %s" % (count, what), flush=True)
-    return run
-
-
-def same(got, want):
-    assert got == want, "%r, not %r" % (got, want)
-
-
-def cli(*args):
-    return subprocess.run(["smvm-runner", *args], capture_output=True, text=True, timeout=60)
-
-
-def until(what, seconds=10):
-    end = time.monotonic() + seconds
-    while True:
-        got = what()
-        if got:
-            return got
-        assert time.monotonic() < end, "it does not come to hold"
-        time.sleep(0.01)
 
 
 class Line:
@@ -208,8 +178,7 @@ if os.environ.get("CHAOS"):
     case("%s s of kill -9 under load" % os.environ["CHAOS"])(lambda: chaos(float(os.environ["CHAOS"])))
     for end in at_end:
         end()
-    print("1..%d" % count)
-    sys.exit(failed != 0)
+    done()
 
 
 @case("machines are kept warm, and a claim has one at once")
@@ -435,5 +404,4 @@ def _():
         same((len(waits), s["claims"], s["lost"], twice), (1000, 1000, 0, []))
 
 
-print("1..%d" % count)
-sys.exit(failed != 0)
+done()

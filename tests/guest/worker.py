@@ -7,11 +7,11 @@ import sys
 import time
 
 sys.path.insert(0, "tests/lib")
+from cases import case, cli, done, same, until  # noqa: E402
 from supervisor import Gone, Supervisor  # noqa: E402
 
 BUILD = sys.argv[1]
 MOUNT, STORE = os.environ["SMFS_MOUNT"], os.environ["SMFS_STORE"]
-count = failed = 0
 
 
 def worker(*args, hello=False, ready=True, **kw):
@@ -23,41 +23,8 @@ def worker(*args, hello=False, ready=True, **kw):
     return s
 
 
-def case(what):
-    def run(fn):
-        global count, failed
-        count += 1
-        try:
-            fn()
-            print("ok %d - %s" % (count, what), flush=True)
-        except Exception as e:  # a broken case is a failed one
-            failed += 1
-            print("# %s: %s" % (type(e).__name__, str(e).replace("\n", "\n# ")))
-            print("not ok %d - %s" % (count, what), flush=True)
-        return fn
-    return run
-
-
-def same(got, want):
-    assert got == want, "%r, not %r" % (got, want)
-
-
-def cli(*args):
-    return subprocess.run(["smvm-runner", *args], capture_output=True, text=True)
-
-
 def log(vm):
     return cli("console", "-l", vm).stdout
-
-
-def until(what, seconds=5):
-    end = time.monotonic() + seconds
-    while True:
-        got = what()
-        if got:
-            return got
-        assert time.monotonic() < end, "it does not come to hold"
-        time.sleep(0.01)
 
 
 def ps():
@@ -653,5 +620,4 @@ def _():
         s.quit()
 
 
-print("1..%d" % count)
-sys.exit(failed != 0)
+done()

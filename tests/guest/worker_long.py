@@ -2,29 +2,14 @@
 import os
 import re
 import signal
-import subprocess
 import sys
 import time
 
 sys.path.insert(0, "tests/lib")
+from cases import case, done  # noqa: E402
 from supervisor import Supervisor  # noqa: E402
 
 resets = int(sys.argv[1])
-count = failed = 0
-
-
-def case(what):
-    def run(fn):
-        global count, failed
-        count += 1
-        try:
-            fn()
-            print("ok %d - %s" % (count, what), flush=True)
-        except Exception as e:
-            failed += 1
-            print("# %s: %s" % (type(e).__name__, str(e).replace("\n", "\n# ")))
-            print("not ok %d - %s" % (count, what), flush=True)
-    return run
 
 
 def log(s):
@@ -188,5 +173,4 @@ def _():
         assert 55 < time.monotonic() - began < 75
 
 
-print("1..%d" % count)
-sys.exit(failed != 0)
+done()
