@@ -1,8 +1,11 @@
 #include "runner/api/reply.h"
 
+#include "runner/worker/line.h"
 #include "smfs/base/num.h"
 
 #include <string.h>
+
+#define ERRNO_END 134 /* Linux's names end there */
 
 static const struct {
 	const char *word;
@@ -24,102 +27,16 @@ static const struct {
 	{"BYE", REPLY_BYE},
 };
 
-/* As strerrorname_np() has them, those a worker gives. Others become EIO. */
-static const struct {
-	const char *name;
-	int code;
-} codes[] = {
-	{"EPERM", EPERM},	    {"ENOENT", ENOENT},
-	{"EINTR", EINTR},	    {"EIO", EIO},
-	{"ENXIO", ENXIO},	    {"E2BIG", E2BIG},
-	{"EBADF", EBADF},	    {"EAGAIN", EAGAIN},
-	{"ENOMEM", ENOMEM},	    {"EACCES", EACCES},
-	{"EFAULT", EFAULT},	    {"EBUSY", EBUSY},
-	{"EEXIST", EEXIST},	    {"ENODEV", ENODEV},
-	{"ENOTDIR", ENOTDIR},	    {"EISDIR", EISDIR},
-	{"EINVAL", EINVAL},	    {"EMFILE", EMFILE},
-	{"EFBIG", EFBIG},	    {"ENOSPC", ENOSPC},
-	{"EROFS", EROFS},	    {"EPIPE", EPIPE},
-	{"ERANGE", ERANGE},	    {"ENAMETOOLONG", ENAMETOOLONG},
-	{"ENOSYS", ENOSYS},	    {"ENODATA", ENODATA},
-	{"EPROTO", EPROTO},	    {"EBADMSG", EBADMSG},
-	{"EOVERFLOW", EOVERFLOW},   {"EILSEQ", EILSEQ},
-	{"EMSGSIZE", EMSGSIZE},	    {"ENOTSUP", ENOTSUP},
-	{"EOPNOTSUPP", EOPNOTSUPP}, {"ECONNRESET", ECONNRESET},
-	{"ETIMEDOUT", ETIMEDOUT},   {"ECONNREFUSED", ECONNREFUSED},
-	{"ECANCELED", ECANCELED},   {"ESTALE", ESTALE},
-};
-
+/* The code of its name, as strerrorname_np() has it. One that is none here is EIO. */
 static int code_of(const char *name)
 {
-	for (size_t i = 0; i < ARRAY_SIZE(codes); i++)
-		if (!strcmp(codes[i].name, name))
-			return codes[i].code;
+	for (int code = 1; code < ERRNO_END; code++) {
+		const char *known = strerrorname_np(code);
+
+		if (known && !strcmp(known, name))
+			return code;
+	}
 	return EIO;
-}
-
-static int hex(char c)
-{
-	return c >= '0' && c <= '9'   ? c - '0'
-	       : c >= 'a' && c <= 'f' ? c - 'a' + 10
-	       : c >= 'A' && c <= 'F' ? c - 'A' + 10
-				      : -1;
-}
-
-/* From after the opening quote; in place. The end of the quoted string, or NULL. */
-static char *unquote(char *p)
-{
-	char *to = p;
-
-	while (*p && *p != '"') {
-		if (*p != '\\') {
-			*to++ = *p++;
-		} else if (p[1] == '\\' || p[1] == '"') {
-			*to++ = p[1];
-			p += 2;
-		} else if (p[1] == 'x' && hex(p[2]) >= 0 && hex(p[3]) >= 0) {
-			*to++ = (char)(hex(p[2]) * 16 + hex(p[3]));
-			p += 4;
-		} else {
-			return NULL;
-		}
-	}
-	if (!*p)
-		return NULL;
-	*to = '\0';
-	return p + 1;
-}
-
-/*
- * The next word, cut off; NULL at the end. Of key="quoted value" the value is unquoted in place and
- * *value set; of key=value, too; of a plain word *value is NULL.
- */
-static char *next_word(char **at, char **value)
-{
-	char *p = *at + strspn(*at, " "), *word = p;
-
-	*value = NULL;
-	if (!*p)
-		return NULL;
-	p += strcspn(p, " =");
-	if (*p == '=') {
-		*p++ = '\0';
-		*value = p;
-		if (*p == '"') {
-			char *end = unquote(p + 1);
-
-			*value = p + 1;
-			if (!end)
-				return NULL;
-			*at = end;
-			return word;
-		}
-		p += strcspn(p, " ");
-	}
-	if (*p)
-		*p++ = '\0';
-	*at = p;
-	return word;
 }
 
 static void put_number(const char *text, uint64_t *out)
@@ -203,33 +120,34 @@ static void put_error(struct reply *r, char *rest)
 	err_set(&r->err, code, "%s%s", *rest ? rest : "no reason given", kept);
 }
 
-static void put_ended(struct reply *r, char *rest)
+static void put_ended(struct reply *r, const char *rest)
 {
-	char *word, *value, *how = NULL, *why = NULL;
+	char key[LINE_KEY_MAX], value[LINE_PATH_MAX], how[32] = "unknown", why[LINE_PATH_MAX] = "";
+	const char *end = rest + strlen(rest);
 
-	while ((word = next_word(&rest, &value))) {
-		if (value && !strcmp(word, "how"))
-			how = value;
-		else if (value && !strcmp(word, "why"))
-			why = value;
+	while (line_word(&rest, end, key, value) > 0) {
+		if (!strcmp(key, "how"))
+			put_text(value, how, sizeof(how));
+		else if (!strcmp(key, "why"))
+			put_text(value, why, sizeof(why));
 	}
-	err_set(&r->err, ECANCELED, "the machine has ended: %s%s%s", how ? how : "unknown",
-		why ? ": " : "", why ? why : "");
+	err_set(&r->err, ECANCELED, "the machine has ended: %s%s%s", how, why[0] ? ": " : "", why);
 }
 
-static int put_pairs(struct reply *r, char *rest)
+static int put_pairs(struct reply *r, const char *rest)
 {
-	char *word, *value;
+	char key[LINE_KEY_MAX], value[LINE_PATH_MAX];
+	const char *end = rest + strlen(rest);
 	bool first = true;
 
-	while ((word = next_word(&rest, &value))) {
-		if (value)
-			put_pair(r, word, value);
-		else if (r->kind == REPLY_DONE && first &&
-			 parse_u64(word, 0, UINT64_MAX, &r->restored.us, NULL) < 0)
-			return -EPROTO;
-		else if (r->kind == REPLY_DONE && first)
+	while (line_word(&rest, end, key, value) > 0) {
+		if (key[0]) {
+			put_pair(r, key, value);
+		} else if (r->kind == REPLY_DONE && first) {
+			if (parse_u64(value, 0, UINT64_MAX, &r->restored.us, NULL) < 0)
+				return -EPROTO;
 			first = false;
+		}
 	}
 	return r->kind == REPLY_DONE && first ? -EPROTO : 0;
 }
