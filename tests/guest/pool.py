@@ -5,7 +5,6 @@ import random
 import re
 import select
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -13,91 +12,9 @@ import time
 
 sys.path.insert(0, "tests/lib")
 from cases import case, cli, done, same, until  # noqa: E402
+from poolclient import RUN, Client, Pool  # noqa: E402
 
-RUN = os.environ["SMVM_RUN_DIR"]
-LOG = open(os.path.join(os.path.dirname(RUN), "pools.log"), "a")
 at_end = []
-
-
-class Line:
-    def __init__(self, text):
-        self.text = text
-        self.word = text.partition(" ")[0]
-        self.keys = dict(re.findall(r" ([a-z_]+)=([^ ]+)", text))
-
-    def __repr__(self):
-        return self.text
-
-
-class Client:
-    def __init__(self, name="default"):
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.connect("%s/pool-%s.sock" % (RUN, name))
-        self.buffer = b""
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.sock.close()
-
-    def send(self, line):
-        self.sock.sendall(line.encode() + b"\n")
-
-    def line(self, timeout=20):
-        end = time.monotonic() + timeout
-        while b"\n" not in self.buffer:
-            left = end - time.monotonic()
-            if left <= 0 or not select.select([self.sock], [], [], left)[0]:
-                raise TimeoutError("no line")
-            data = self.sock.recv(65536)
-            if not data:
-                raise EOFError("the pool has closed the connection")
-            self.buffer += data
-        text, _, self.buffer = self.buffer.partition(b"\n")
-        return Line(text.decode())
-
-    def ask(self, line, timeout=20):
-        self.send(line)
-        return self.line(timeout)
-
-    def status(self):
-        got = self.ask("STATUS")
-        return json.loads(got.text.partition(" ")[2])
-
-
-class Pool:
-    def __init__(self, *args, warm=None, name="default", snapshot="s1"):
-        self.name = name
-        # What it says, and its workers, is for who reads a failure; it is not to hold this program's own pipes.
-        self.process = subprocess.Popen(["smvm-runner", "pool", "--name", name, "--snapshot", snapshot, *args],
-                                        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=LOG)
-        try:
-            until(self.listens)
-            if warm is not None:
-                until(lambda: self.status()["warm"] == warm, 60)
-        except BaseException:
-            self.process.terminate()
-            self.process.wait(20)
-            raise
-
-    def listens(self):
-        try:
-            return self.status()
-        except (FileNotFoundError, ConnectionRefusedError, EOFError):
-            assert self.process.poll() is None, "the pool has ended"
-            return False
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.process.terminate()
-        same(self.process.wait(20), 0)
-
-    def status(self):
-        with Client(self.name) as c:
-            return c.status()
 
 
 def generation(claimed):
