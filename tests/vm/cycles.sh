@@ -4,16 +4,16 @@
 #   DISK=DIR tests/vm/cycles.sh IMAGE [CYCLES]
 #
 # The store is DIR/store. DIR/guestcheck (tests/vm/guestcheck.c) works in the guest all the time: spinning with known FPU and AVX values on each
-# vCPU, sleeping, waiting for timers. Every other snapshot is taken without freezing it first, so that
+# vCPU, sleeping, waiting for timers, writing to an ext4 disk. Every other snapshot is taken without freezing it first, so that
 # the registers under test are a vCPU's and not the guest kernel's copy.
 . tests/vm/job.sh
 
 image=$1 cycles=${2:-20}
 
-boot() { smvm-runner boot --name cycle0 --cpus 2 --memory 128M --entrypoint /bin/sleep "$image" -- infinity >"$T/id"; }
+boot() { smvm-runner boot --name cycle0 --cpus 2 --memory 128M --disk "$T/data.img:/data" --entrypoint /bin/sleep "$image" -- infinity >"$T/id"; }
 install_check() {
 	smvm-runner exec -i cycle0 -- sh -c 'cat >/run/guestcheck && chmod 755 /run/guestcheck' <"$DISK/guestcheck" &&
-		smvm-runner exec cycle0 -- /run/guestcheck start /run/guestcheck.state
+		smvm-runner exec cycle0 -- /run/guestcheck start /run/guestcheck.state /data
 }
 # report VM: what it says, with the host's time around it, in $T/report.VM
 report() {
@@ -35,7 +35,8 @@ held() { # held PATTERN TIMES
 }
 
 step 'mount the store' smfs mount "$SMFS_STORE" "$M"
-step 'boot a guest with 2 vCPUs, 128 MiB' boot
+step 'make a disk' mke2fs -q -t ext4 "$T/data.img" 16M
+step 'boot a guest with 2 vCPUs, 128 MiB, a disk' boot
 step 'start the checks in it' install_check
 report cycle0
 check 'before any snapshot all is well' [ $? -eq 0 ]
@@ -72,6 +73,8 @@ reports=$((cycles + 1))
 	done
 	check 'POSIX timers fire' held 'POSIX timers' $reports
 	check 'timerfds fire' held 'timerfds' $reports
+	check 'the disk is written to after each' held 'the disk is written to' $reports
+	check 'and is that of the same instant as the memory' held 'the disk has what was written' $reports
 	check 'CLOCK_MONOTONIC never goes back' held 'CLOCK_MONOTONIC' $reports
 	check 'the kernel log has no complaint' held 'the kernel log' $reports
 	check "wall time is right to a second after each$wrong_times" [ -z "$wrong_times" ]
@@ -83,6 +86,10 @@ reports=$((cycles + 1))
 smvm-runner console -l $vm >>"$T/console" </dev/null
 check_not 'nor has the console' grep -E 'WARNING:|BUG:|rcu: INFO|soft lockup|Marking clocksource|Call Trace:' "$T/console"
 grep -E 'mount|boot|cycles|(snapshot|restore) (1|2|10|20)$' "$T/steps" >"$T/some" && mv "$T/some" "$T/steps"
-sed 's/^/# /' "$T/snapshots"
+# As after a power cut: the journal is to be replayed, and then nothing is wrong.
+cp "$M/snapshots/cycle$cycles/disk0" "$T/disk0"
+e2fsck -fp "$T/disk0" >"$T/fsck" 2>&1
+check 'the file system of the last snapshot is whole, its journal replayed' sh -c '[ $1 -le 1 ] && e2fsck -fn "$2"' - $? "$T/disk0"
+sed 's/^/# /' "$T/fsck" "$T/snapshots"
 steps_table
 tap_done

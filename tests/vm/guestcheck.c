@@ -1,13 +1,17 @@
 /*
  * guestcheck.c - runs inside a guest across snapshots and restores, and tells what they broke.
  *
- *     guestcheck start STATE     leave a process working in the background, its counters in STATE
- *     guestcheck report STATE    wait until every counter moved, print facts; status 0: all well
+ *     guestcheck start STATE [DIR]   leave a process working in the background, its counters in
+ *                                    STATE; with DIR, of a disk, also on that
+ *     guestcheck report STATE        wait until every counter moved, print facts; status 0: all
+ * well
  *
  * The background process has two threads pinned to each CPU. One holds known values in all sixteen
  * ymm registers, on the x87 stack and in the control words, spinning a fifth of its time, and
  * compares them after each hold; the other sleeps. Two more wait for a periodic POSIX timer and a
- * timerfd. All compare CLOCK_MONOTONIC with the latest value any thread has seen.
+ * timerfd. All compare CLOCK_MONOTONIC with the latest value any thread has seen. The last goes
+ * round a file of DIR, past the page cache: what it finds in a block must be what memory says it
+ * wrote there a round ago, so a disk of another instant than the memory is found within a round.
  *
  * A report prints "ok WHAT" or "FAILED WHAT: DETAIL" lines, and "fact KEY VALUE" lines (hostname,
  * machine_id, random, wall_ns, monotonic_ns, cpus) for the host to judge. It waits with a deadline,
@@ -42,6 +46,8 @@
 #define PERIOD_NS	     100000000L
 #define HOLD_NS		     10000000u
 #define PROGRESS_DEADLINE_MS 15000
+#define DISK_BLOCK	     4096u
+#define DISK_ROUND	     64u /* blocks */
 
 struct cpu_state {
 	_Atomic uint64_t holds;	 /* register holds compared */
@@ -56,6 +62,9 @@ struct state {
 	_Atomic uint64_t latest_ns; /* of CLOCK_MONOTONIC, as seen by any thread */
 	_Atomic uint64_t backwards;
 	_Atomic uint64_t posix_timer, timerfd;
+	_Atomic uint64_t blocks;       /* written to the disk, one after the other */
+	_Atomic uint64_t stale_blocks; /* found to be other than was written */
+	uint32_t has_disk;
 	struct cpu_state cpu[CPUS_MAX];
 };
 
@@ -271,6 +280,61 @@ static void *timerfd_worker(void *arg)
 	return NULL;
 }
 
+/* Block `n` as it was written, n from 1; 0: what a file that was only extended has. */
+static void fill_block(uint64_t *block, uint64_t n)
+{
+	for (unsigned i = 0; i < DISK_BLOCK / sizeof(*block); i++)
+		block[i] = n ? n * 0x9e3779b97f4a7c15u + i : 0;
+}
+
+/* A name that is replaced: work for the file system's journal. */
+static bool replace_name(int dir, uint64_t n)
+{
+	int fd = openat(dir, "latest.new", O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+	bool good = fd >= 0 && write(fd, &n, sizeof(n)) == sizeof(n) && fsync(fd) == 0;
+
+	if (fd >= 0)
+		close(fd);
+	return good && renameat(dir, "latest.new", dir, "latest") == 0;
+}
+
+struct disk_worker {
+	struct state *s;
+	int dir, fd;
+};
+
+static void *disk_worker(void *arg)
+{
+	static _Alignas(DISK_BLOCK) uint64_t found[DISK_BLOCK / 8], block[DISK_BLOCK / 8];
+	const struct disk_worker *w = arg;
+
+	for (uint64_t n = 1;; n++) {
+		off_t at = (off_t)(n % DISK_ROUND * DISK_BLOCK);
+
+		fill_block(block, n > DISK_ROUND ? n - DISK_ROUND : 0);
+		if (pread(w->fd, found, DISK_BLOCK, at) != DISK_BLOCK ||
+		    memcmp(found, block, DISK_BLOCK))
+			atomic_fetch_add(&w->s->stale_blocks, 1);
+		fill_block(block, n);
+		if (pwrite(w->fd, block, DISK_BLOCK, at) != DISK_BLOCK || fdatasync(w->fd) ||
+		    (n % (DISK_ROUND / 4) == 0 && !replace_name(w->dir, n)))
+			break; /* the blocks stop, which a report tells */
+		atomic_store(&w->s->blocks, n);
+		clock_nanosleep(CLOCK_MONOTONIC, 0, &(struct timespec){.tv_nsec = HOLD_NS}, NULL);
+	}
+	return NULL;
+}
+
+static bool open_disk(const char *path, struct disk_worker *w)
+{
+	w->dir = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	w->fd = openat(w->dir, "blocks", O_RDWR | O_CREAT | O_TRUNC | O_DIRECT | O_CLOEXEC, 0600);
+	if (w->fd >= 0 && ftruncate(w->fd, DISK_ROUND * DISK_BLOCK) == 0)
+		return true;
+	fprintf(stderr, "guestcheck: %s: %s\n", path, strerror(errno));
+	return false;
+}
+
 static struct state *map_state(const char *path, bool create)
 {
 	int fd = open(path, O_RDWR | O_CLOEXEC | (create ? O_CREAT | O_TRUNC : 0), 0600);
@@ -298,9 +362,10 @@ static void spawn(void *(*run)(void *), void *arg)
 	}
 }
 
-static int start(const char *path)
+static int start(const char *path, const char *disk_path)
 {
 	static struct worker workers[CPUS_MAX];
+	static struct disk_worker disk;
 	struct state *s = map_state(path, true);
 	long cpus = sysconf(_SC_NPROCESSORS_ONLN);
 	sigset_t set;
@@ -310,7 +375,7 @@ static int start(const char *path)
 			cpus);
 		return 2;
 	}
-	if (daemon(0, 0))
+	if ((disk_path && !open_disk(disk_path, &disk)) || daemon(0, 0))
 		return 2;
 	sigemptyset(&set);
 	sigaddset(&set, SIGRTMIN);
@@ -322,6 +387,11 @@ static int start(const char *path)
 		spawn(sleep_worker, &workers[i]);
 	}
 	spawn(timerfd_worker, s);
+	if (disk_path) {
+		disk.s = s;
+		s->has_disk = 1;
+		spawn(disk_worker, &disk);
+	}
 	s->magic = STATE_MAGIC;
 	posix_timer_worker(s);
 	return 2;
@@ -354,6 +424,8 @@ static bool all_moved(struct state *s, const struct state *before)
 		if (s->cpu[i].holds < before->cpu[i].holds + 2 ||
 		    s->cpu[i].sleeps == before->cpu[i].sleeps)
 			return false;
+	if (s->has_disk && s->blocks < before->blocks + DISK_ROUND)
+		return false;
 	return s->posix_timer != before->posix_timer && s->timerfd != before->timerfd;
 }
 
@@ -384,6 +456,12 @@ static void report_progress(struct state *s)
 		(uintmax_t)before.posix_timer, (uintmax_t)s->posix_timer);
 	verdict(s->timerfd > before.timerfd, "timerfds fire", "%ju fired, then %ju",
 		(uintmax_t)before.timerfd, (uintmax_t)s->timerfd);
+	if (s->has_disk) {
+		verdict(s->blocks >= before.blocks + DISK_ROUND, "the disk is written to",
+			"%ju blocks, then %ju", (uintmax_t)before.blocks, (uintmax_t)s->blocks);
+		verdict(s->stale_blocks == 0, "the disk has what was written", "not in %ju of %ju",
+			(uintmax_t)s->stale_blocks, (uintmax_t)s->blocks);
+	}
 	verdict(s->backwards == 0, "CLOCK_MONOTONIC never goes back", "it did, %ju times",
 		(uintmax_t)s->backwards);
 }
@@ -439,10 +517,10 @@ static void report_identity(void)
 
 int main(int argc, char **argv)
 {
-	if (argc == 3 && !strcmp(argv[1], "start"))
-		return start(argv[2]);
+	if ((argc == 3 || argc == 4) && !strcmp(argv[1], "start"))
+		return start(argv[2], argv[3]);
 	if (argc != 3 || strcmp(argv[1], "report")) {
-		fprintf(stderr, "usage: guestcheck start|report STATE\n");
+		fprintf(stderr, "usage: guestcheck start STATE [DIR] | report STATE\n");
 		return 2;
 	}
 	report_identity();
