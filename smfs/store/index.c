@@ -311,11 +311,17 @@ static int begin_once(struct index *ix, MDB_txn **out)
 	return mdb_txn_begin(ix->env, NULL, MDB_RDONLY, out);
 }
 
-int index_read_begin(struct index *ix, MDB_txn **txn, struct err *err)
+/* Begin a transaction, and keep map_lock for as long as it lasts. */
+static int begin(struct index *ix, bool write, MDB_txn **out, struct err *err)
 {
 	for (int tries = 0;; tries++) {
+		int rc, r;
+
 		pthread_rwlock_rdlock(&ix->map_lock);
-		int rc = begin_once(ix, txn), r;
+		if (!write)
+			rc = begin_once(ix, out);
+		else
+			rc = ix->env ? mdb_txn_begin(ix->env, NULL, 0, out) : MDB_PANIC;
 		if (rc == 0)
 			return 0;
 		unsigned opened = ix->opened;
@@ -330,8 +336,13 @@ int index_read_begin(struct index *ix, MDB_txn **txn, struct err *err)
 		else if (rc == MDB_READERS_FULL && tries == 0)
 			rc = mdb_reader_check(ix->env, NULL);
 		if (rc != 0)
-			return index_err(err, rc, "read");
+			return index_err(err, rc, write ? "begin update" : "read");
 	}
+}
+
+int index_read_begin(struct index *ix, MDB_txn **txn, struct err *err)
+{
+	return begin(ix, false, txn, err);
 }
 
 void index_read_end(struct index *ix, MDB_txn *txn)
@@ -348,32 +359,11 @@ void index_read_end(struct index *ix, MDB_txn *txn)
 	pthread_rwlock_unlock(&ix->map_lock);
 }
 
-static int write_begin(struct index *ix, struct index_txn *txn, struct err *err)
-{
-	for (int tries = 0;; tries++) {
-		pthread_rwlock_rdlock(&ix->map_lock);
-		int rc = ix->env ? mdb_txn_begin(ix->env, NULL, 0, &txn->txn) : MDB_PANIC, r;
-		if (rc == 0)
-			return 0;
-		unsigned opened = ix->opened;
-		pthread_rwlock_unlock(&ix->map_lock);
-		if (rc == MDB_PANIC && tries == 0) {
-			if ((r = reopen(ix, opened, err)) < 0)
-				return r;
-			continue;
-		}
-		if (rc == MDB_MAP_RESIZED && tries < 8)
-			rc = follow_resize(ix);
-		if (rc != 0)
-			return index_err(err, rc, "begin update");
-	}
-}
-
 int index_update(struct index *ix, index_fn fn, void *arg, struct err *err)
 {
 	for (;;) {
 		struct index_txn txn = {.ix = ix};
-		int r = write_begin(ix, &txn, err);
+		int r = begin(ix, true, &txn.txn, err);
 
 		if (r < 0)
 			return r;

@@ -19,6 +19,7 @@
 #include "smfs/base/num.h"
 #include "smfs/base/sha256.h"
 #include "smfs/store/bundle.h"
+#include "tests/fuzz/fuzz_dir.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 int LLVMFuzzerInitialize(int *argc, char ***argv);
@@ -26,25 +27,15 @@ size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max, unsigned 
 size_t LLVMFuzzerMutate(uint8_t *data, size_t size, size_t max);
 
 static struct smfs_store *store;
-static char dir[] = "/dev/shm/fuzz_bundle.XXXXXX";
 static uint8_t seed_stream[8192];
 static size_t seed_len;
 
-static void must(int r, const struct err *err)
+static void done(int r, const struct err *err)
 {
 	if (r < 0) {
 		fprintf(stderr, "fuzz_bundle: %s\n", err->msg);
 		abort();
 	}
-}
-
-static void remove_store(void)
-{
-	char cmd[64];
-
-	snprintf(cmd, sizeof(cmd), "rm -rf %s", dir);
-	if (system(cmd))
-		perror(cmd);
 }
 
 /* A snapshot with a chunk, a map of two chunks, a subdirectory and a link: all kinds of records. */
@@ -63,33 +54,31 @@ static void make_seed(void)
 
 	memset(big + 100, 'x', 50);
 	memset(big + 66000, 'y', 60);
-	must(smfs_ingest_begin(store, &ing, &err), &err);
-	must(smfs_ingest_mem(ing, "some forty bytes of no great interest....", 41, &e[0].content,
+	done(smfs_ingest_begin(store, &ing, &err), &err);
+	done(smfs_ingest_mem(ing, "some forty bytes of no great interest....", 41, &e[0].content,
 			     &err),
 	     &err);
-	must(smfs_ingest_mem(ing, big, sizeof(big), &e[1].content, &err), &err);
-	must(smfs_ingest_dir(ing, e, 3, &top.dir, &err), &err);
-	must(smfs_ingest_dir(ing, &top, 1, &root, &err), &err);
-	must(smfs_ingest_name(ing, SMFS_SNAPSHOT, "seed", &root, NULL, 0, &err), &err);
-	must(smfs_ingest_commit(ing, &err), &err);
-	must(smfs_name_get(store, SMFS_SNAPSHOT, "seed", &n, &err), &err);
+	done(smfs_ingest_mem(ing, big, sizeof(big), &e[1].content, &err), &err);
+	done(smfs_ingest_dir(ing, e, 3, &top.dir, &err), &err);
+	done(smfs_ingest_dir(ing, &top, 1, &root, &err), &err);
+	done(smfs_ingest_name(ing, SMFS_SNAPSHOT, "seed", &root, NULL, 0, &err), &err);
+	done(smfs_ingest_commit(ing, &err), &err);
+	done(smfs_name_get(store, SMFS_SNAPSHOT, "seed", &n, &err), &err);
 	int fd = memfd_create("seed", MFD_CLOEXEC);
-	must(smfs_bundle_write(store, &n, 1, NULL, 0, fd, NULL, &st, &err), &err);
+	done(smfs_bundle_write(store, &n, 1, NULL, 0, fd, NULL, &st, &err), &err);
 	ssize_t got = pread(fd, seed_stream, sizeof(seed_stream), 0);
 	seed_len = got < 0 ? 0 : (size_t)got;
 	close(fd);
-	must(smfs_name_remove(store, SMFS_SNAPSHOT, "seed", &err), &err);
+	done(smfs_name_remove(store, SMFS_SNAPSHOT, "seed", &err), &err);
 }
 
 int LLVMFuzzerInitialize(int *argc, char ***argv)
 {
 	struct err err = ERR_INIT;
 
-	if (!mkdtemp(dir))
-		abort();
-	atexit(remove_store);
-	must(smfs_store_init(dir, &err), &err);
-	must(smfs_store_open(dir, 0, &store, &err), &err);
+	fuzz_dir_make();
+	done(smfs_store_init(dir, &err), &err);
+	done(smfs_store_open(dir, 0, &store, &err), &err);
 	make_seed();
 	return 0;
 }
@@ -175,14 +164,14 @@ static unsigned drop_names(enum smfs_kind kind, bool check)
 			if (check) {
 				int fd = open("/dev/null", O_WRONLY | O_CLOEXEC);
 
-				must(smfs_bundle_write(store, &v[i], 1, NULL, 0, fd, NULL, &st,
+				done(smfs_bundle_write(store, &v[i], 1, NULL, 0, fd, NULL, &st,
 						       &err),
 				     &err);
 				close(fd);
 			}
-			must(smfs_name_remove(store, kind, v[i].name, &err), &err);
+			done(smfs_name_remove(store, kind, v[i].name, &err), &err);
 		}
-	must((int)n, &err);
+	done((int)n, &err);
 	return seen;
 }
 
@@ -204,7 +193,7 @@ static void import(const uint8_t *data, size_t size)
 	int r = smfs_bundle_read(store, fd, NULL, NULL, &st, &err);
 	close(fd);
 	if (r == 0)
-		must(smfs_fsck(store, SMFS_FSCK_READ_DATA, &k, &err), &err);
+		done(smfs_fsck(store, SMFS_FSCK_READ_DATA, &k, &err), &err);
 	for (enum smfs_kind kind = SMFS_SNAPSHOT; kind <= SMFS_LAYER; kind++)
 		names += drop_names(kind, true);
 	if ((r == 0) != (names > 0))

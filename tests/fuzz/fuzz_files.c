@@ -15,37 +15,21 @@
 #include "smfs/store/lease.h"
 #include "smfs/store/limit.h"
 #include "smfs/store/quarantine.h"
+#include "tests/fuzz/fuzz_dir.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 int LLVMFuzzerInitialize(int *argc, char ***argv);
 
 #define NOTE_LEN 64u /* of quarantine */
 
-static char dir[] = "/dev/shm/fuzz_files.XXXXXX";
 static struct smfs_store *store;
 static int at; /* the store's directory */
-
-static void must(bool yes)
-{
-	if (!yes)
-		abort();
-}
-
-static void clean(void)
-{
-	char cmd[64];
-
-	snprintf(cmd, sizeof(cmd), "rm -rf %s", dir);
-	if (system(cmd))
-		perror(cmd);
-}
 
 int LLVMFuzzerInitialize(int *argc, char ***argv)
 {
 	struct err err = ERR_INIT;
 
-	must(mkdtemp(dir) != NULL);
-	atexit(clean);
+	fuzz_dir_make();
 	if (smfs_store_init(dir, &err) < 0 || smfs_store_open(dir, 0, &store, &err) < 0) {
 		fprintf(stderr, "%s\n", err.msg);
 		abort();

@@ -13,30 +13,15 @@
 #include <xxhash.h>
 
 #include "smfs/store/object.h"
+#include "tests/fuzz/fuzz_dir.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 int LLVMFuzzerInitialize(int *argc, char ***argv);
 
 #define PACK 7u
 
-static char dir[] = "/dev/shm/fuzz_frames.XXXXXX";
 static struct smfs_store store;
 static int pack_file;
-
-static void must(bool yes)
-{
-	if (!yes)
-		abort();
-}
-
-static void clean(void)
-{
-	char path[64], name[PACK_NAME_LEN];
-
-	snprintf(path, sizeof(path), "%s/%s", dir, pack_name(PACK, name));
-	unlink(path);
-	rmdir(dir);
-}
 
 /* Of a store there is only what reading a frame takes: one pack. */
 int LLVMFuzzerInitialize(int *argc, char ***argv)
@@ -46,8 +31,7 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
 	char name[PACK_NAME_LEN];
 	struct err err = ERR_INIT;
 
-	must(mkdtemp(dir) != NULL);
-	atexit(clean);
+	fuzz_dir_make();
 	int fd = open(dir, O_RDONLY | O_DIRECTORY);
 	pack_file = openat(fd, pack_name(PACK, name), O_RDWR | O_CREAT, 0600);
 	pack_head_encode(&h, head);

@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "smfs/store/index_priv.h"
+#include "tests/fuzz/fuzz_dir.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 int LLVMFuzzerInitialize(int *argc, char ***argv);
@@ -18,30 +19,13 @@ int LLVMFuzzerInitialize(int *argc, char ***argv);
 #define KEY_MAX	  511u /* LMDB's */
 #define VALUE_MAX 4096u
 
-static char dir[] = "/dev/shm/fuzz_index.XXXXXX";
 static struct index *ix;
-
-static void must(bool yes)
-{
-	if (!yes)
-		abort();
-}
-
-static void clean(void)
-{
-	char cmd[64];
-
-	snprintf(cmd, sizeof(cmd), "rm -rf %s", dir);
-	if (system(cmd))
-		perror(cmd);
-}
 
 int LLVMFuzzerInitialize(int *argc, char ***argv)
 {
 	struct err err = ERR_INIT;
 
-	must(mkdtemp(dir) != NULL);
-	atexit(clean);
+	fuzz_dir_make();
 	if (index_create(dir, &err) < 0 || index_open(dir, false, &ix, &err) < 0) {
 		fprintf(stderr, "%s\n", err.msg);
 		abort();

@@ -13,29 +13,14 @@
 #include "smfs/base/io.h"
 #include "smfs/store/index_pages.h"
 #include "smfs/store/index_priv.h"
+#include "tests/fuzz/fuzz_dir.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 int LLVMFuzzerInitialize(int *argc, char ***argv);
 
-static char dir[] = "/dev/shm/fuzz_pages.XXXXXX";
 static char path[64], index_dir[64];
 static char *good;
 static size_t good_len;
-
-static void must(bool yes)
-{
-	if (!yes)
-		abort();
-}
-
-static void clean(void)
-{
-	char cmd[64];
-
-	snprintf(cmd, sizeof(cmd), "rm -rf %s", dir);
-	if (system(cmd))
-		perror(cmd);
-}
 
 static void name(uint64_t i, char out[32])
 {
@@ -75,8 +60,7 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
 	struct err err = ERR_INIT;
 	struct index *ix;
 
-	must(mkdtemp(dir) != NULL);
-	atexit(clean);
+	fuzz_dir_make();
 	snprintf(index_dir, sizeof(index_dir), "%s/index", dir);
 	snprintf(path, sizeof(path), "%s/index/data.mdb", dir);
 	mkdir(index_dir, 0700);

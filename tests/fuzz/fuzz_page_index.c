@@ -15,35 +15,21 @@
 #include <xxhash.h>
 
 #include "smfs/store/page_index.h"
+#include "tests/fuzz/fuzz_dir.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 int LLVMFuzzerInitialize(int *argc, char ***argv);
 
 enum { HEAD = 48, PAGE = 4096, BUCKET = 512, RECORD = 10, NOTES = 64, FILE_MAX = 4 << 20 };
 
-static char dir[] = "/dev/shm/fuzz_page_index.XXXXXX";
 static int at;
 static const uint8_t uuid[UUID_LEN] = {7};
 
-static void must(bool yes)
-{
-	if (!yes)
-		abort();
-}
-
-static void clean(void)
-{
-	unlinkat(at, PAGE_INDEX_FILE, 0);
-	unlinkat(at, "tmp", AT_REMOVEDIR);
-	rmdir(dir);
-}
-
 int LLVMFuzzerInitialize(int *argc, char ***argv)
 {
-	must(mkdtemp(dir) != NULL);
+	fuzz_dir_make();
 	at = open(dir, O_RDONLY | O_DIRECTORY);
 	must(at >= 0 && mkdirat(at, "tmp", 0700) == 0);
-	atexit(clean);
 	return 0;
 }
 
