@@ -3,6 +3,8 @@
 #include "runner/cmd/boot_options.h"
 #include "runner/cmd/cmd.h"
 #include "runner/control/where.h"
+#include "runner/proto/agent_reach.h"
+#include "runner/worker/ready.h"
 
 #include "smfs/base/num.h"
 
@@ -19,8 +21,10 @@ static const char usage[] =
 	"      --socket PATH     the supervisor's Unix socket\n"
 	"      --restore SNAPSHOT\n"
 	"                        begin with this one\n"
-	"      --ready COND      of IMAGE: port:N, file:PATH, log:RE, exec:CMD, or agent (default)\n"
-	"      --ready-timeout S seconds it may take (180)\n"
+	"      --ready CONDITION of IMAGE, as of `boot` (repeatable; default: agent); of a bare test\n"
+	"                        guest log:EXPRESSION is about its console, and the only one\n"
+	"      --ready-timeout TIMEOUT\n"
+	"                        seconds it may take to be ready (180)\n"
 	"      --prefault WHAT   as of `restore`\n" BOOT_OPTIONS_HELP;
 
 enum { OPT_SOCKET = OPT_OWN, OPT_RESTORE, OPT_READY, OPT_READY_TIMEOUT, OPT_PREFAULT };
@@ -34,7 +38,22 @@ static const struct option options[] = {
 	{"prefault", required_argument, NULL, OPT_PREFAULT},
 	{0}};
 
-static int take(struct worker_config *cfg, struct boot_options *b, int o, struct err *err)
+/* A worker's own options beside its configuration. */
+struct conditions {
+	char *text[AGENT_CONDITIONS_MAX + 1];
+	unsigned n;
+};
+
+static int add_condition(struct conditions *c, char *text, struct err *err)
+{
+	if (c->n == AGENT_CONDITIONS_MAX)
+		return err_set(err, EINVAL, "--ready: at most %u", AGENT_CONDITIONS_MAX);
+	c->text[c->n++] = text;
+	return ready_check(text, err);
+}
+
+static int take(struct worker_config *cfg, struct conditions *ready, struct boot_options *b, int o,
+		struct err *err)
 {
 	uint64_t n;
 
@@ -46,7 +65,7 @@ static int take(struct worker_config *cfg, struct boot_options *b, int o, struct
 		cfg->restore = optarg;
 		return 0;
 	case OPT_READY:
-		return ready_parse(optarg, &cfg->ready, err);
+		return add_condition(ready, optarg, err);
 	case OPT_READY_TIMEOUT:
 		if (parse_u64(optarg, 1, 3600, &n, err) < 0)
 			return -EINVAL;
@@ -83,7 +102,9 @@ static int work(struct worker_config *cfg, struct boot_options *b, int argc, cha
 
 int cmd_worker(int argc, char **argv)
 {
-	struct worker_config cfg = {.ready_ms = 180000};
+	static char agent[] = "agent";
+	struct conditions ready = {.n = 0};
+	struct worker_config cfg = {.ready_ms = 180000, .ready = ready.text};
 	struct err err = ERR_INIT;
 	struct boot_options b;
 	int o, code = EXIT_OK;
@@ -96,13 +117,14 @@ int cmd_worker(int argc, char **argv)
 			return EXIT_USAGE;
 		if (o == 'h')
 			return help(usage);
-		if (take(&cfg, &b, o, &err) < 0)
+		if (take(&cfg, &ready, &b, o, &err) < 0)
 			return usage_error("worker", "%s", err.msg);
 	}
 	if (!cfg.socket)
 		return usage_error("worker", "--socket is needed");
+	if (!ready.n)
+		ready.text[0] = agent;
 	code = work(&cfg, &b, argc, argv, &err);
-	ready_free(&cfg.ready);
 	boot_options_free(&b);
 	return code;
 }

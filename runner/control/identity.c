@@ -47,22 +47,35 @@ char *identity_machine_id(const uint8_t uuid[16])
 	return id ? hex_encode(uuid, 16, id) : NULL;
 }
 
-int vmm_agent(struct vmm *v, int timeout_ms, struct agent **out, struct err *err)
+int vmm_ended(struct vmm *v, struct err *err)
 {
+	const int e = atomic_load(&v->machine.vm->end);
 	char path[RUNDIR_PATH_MAX], last[256];
-	int r = agent_connect_unless(rundir_file(v->dir, "vsock.sock", path), timeout_ms,
-				     v->machine.vm->end_fd, out, err);
 
-	if (r != -ECANCELED)
-		return r;
-	/* Its directory goes with the VM: what it says must be said now. */
-	int e = atomic_load(&v->machine.vm->end);
+	if (e == VM_RUNNING)
+		return 0;
 	if (e == VM_FAILED)
 		return err_set(err, ECONNRESET, "the VM failed: %s", v->machine.vm->end_err.msg);
+	/* Its directory goes with the VM: what it says must be said now. */
 	console_last_line(rundir_file(v->dir, "console.log", path), last, sizeof(last));
-	return err_set(err, ECONNRESET,
-		       "the guest %s before its agent answered; last console line: %s",
+	return err_set(err, ECONNRESET, "the guest %s before it was ready; last console line: %s",
 		       vmm_end_name(e), last[0] ? last : "(none)");
+}
+
+int vmm_agent_unless(struct vmm *v, int timeout_ms, int stop_fd, struct agent **out,
+		     struct err *err)
+{
+	char path[RUNDIR_PATH_MAX];
+	int r = agent_connect_unless(rundir_file(v->dir, "vsock.sock", path), timeout_ms, stop_fd,
+				     out, err);
+	int ended = r == -ECANCELED ? vmm_ended(v, err) : 0;
+
+	return ended < 0 ? ended : r;
+}
+
+int vmm_agent(struct vmm *v, int timeout_ms, struct agent **out, struct err *err)
+{
+	return vmm_agent_unless(v, timeout_ms, v->machine.vm->end_fd, out, err);
 }
 
 static int fill(struct vmm *v, enum clock_policy clock, struct agent_generation *g, struct err *err)

@@ -37,5 +37,13 @@ json_t *identity_results_json(const struct agent_results *r);
 /* Connect to the guest's agent within `timeout_ms`, unless the VM ends first (ECONNRESET). */
 struct agent;
 int vmm_agent(struct vmm *v, int timeout_ms, struct agent **out, struct err *err);
+/*
+ * The same, also given up (ECANCELED) when `stop_fd` is readable and the VM runs. It is readable at
+ * the VM's end in any case, and outlives the connection.
+ */
+int vmm_agent_unless(struct vmm *v, int timeout_ms, int stop_fd, struct agent **out,
+		     struct err *err);
+/* ECONNRESET and how the VM ended, if it has; 0: it runs. */
+int vmm_ended(struct vmm *v, struct err *err);
 
 #endif

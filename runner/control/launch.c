@@ -16,10 +16,11 @@
 
 #define BOOT_WAIT_MS 180000 /* a nested, emulated machine is slow */
 
-int launch_await_agent(struct vmm *v, int timeout_ms, struct err *err)
+int launch_await_agent(struct vmm *v, int timeout_ms, int stop_fd, struct agent **out,
+		       struct err *err)
 {
 	struct agent *a;
-	int r = vmm_agent(v, timeout_ms, &a, err);
+	int r = vmm_agent_unless(v, timeout_ms, stop_fd, &a, err);
 
 	if (r == 0) {
 		/*
@@ -29,9 +30,14 @@ int launch_await_agent(struct vmm *v, int timeout_ms, struct err *err)
 		if (agent_clock(a, AGENT_TIMEOUT_MS, err) < 0)
 			log_warn("set the guest's clock: %s", err->msg);
 		err_clear(err);
-		agent_close(a);
+		if (out)
+			*out = a;
+		else
+			agent_close(a);
 		return 0;
 	}
+	if (r == -ECANCELED)
+		return r;
 	if (atomic_load(&v->machine.vm->end) != VM_RUNNING)
 		return err_wrap(err, r, "boot");
 	char path[RUNDIR_PATH_MAX], last[256];
@@ -90,7 +96,8 @@ static int boot_body(struct spawn_child *c, struct rundir *d, void *arg, struct 
 	    vmm_boot(d, b, false, &v, err) < 0)
 		return EXIT_FAILED;
 	int code = EXIT_FAILED;
-	if (!v->has_agent || launch_await_agent(v, BOOT_WAIT_MS, err) == 0) {
+	if (!v->has_agent ||
+	    launch_await_agent(v, BOOT_WAIT_MS, v->machine.vm->end_fd, NULL, err) == 0) {
 		spawn_ready(c, with_forwards(d, NULL));
 		code = vmm_run(v, err);
 	}

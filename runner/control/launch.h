@@ -15,8 +15,13 @@
 int launch_boot(const char *name, const struct vmm_boot *b, bool attached, struct rundir **out,
 		struct err *err);
 
-/* Of a booted guest in this process: until its agent answers; it is given the time then. */
-int launch_await_agent(struct vmm *v, int timeout_ms, struct err *err);
+/*
+ * Of a booted guest in this process: until its agent answers; it is given the time then. `stop_fd`
+ * as for vmm_agent_unless(). *out (may be NULL) is the connection, to be closed.
+ */
+struct agent;
+int launch_await_agent(struct vmm *v, int timeout_ms, int stop_fd, struct agent **out,
+		       struct err *err);
 
 struct launched {
 	struct rundir *dir; /* rundir_release() it */

@@ -32,7 +32,10 @@ int desk_init(struct desk *d, struct err *err)
 	pthread_mutex_init(&d->lock, NULL);
 	d->job_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	d->event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	return d->job_fd < 0 || d->event_fd < 0 ? err_errno(err, "create eventfd") : 0;
+	d->leave_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	return d->job_fd < 0 || d->event_fd < 0 || d->leave_fd < 0
+		       ? err_errno(err, "create eventfd")
+		       : 0;
 }
 
 void desk_fini(struct desk *d)
@@ -43,6 +46,7 @@ void desk_fini(struct desk *d)
 		;
 	close(d->job_fd);
 	close(d->event_fd);
+	close(d->leave_fd);
 	pthread_mutex_destroy(&d->lock);
 }
 
@@ -53,6 +57,12 @@ void desk_give(struct desk *d, const struct job *j)
 	d->has_job = true;
 	pthread_mutex_unlock(&d->lock);
 	ring(d->job_fd);
+}
+
+void desk_leave(struct desk *d)
+{
+	if (!atomic_exchange(&d->leaving, true))
+		ring(d->leave_fd);
 }
 
 bool desk_take(struct desk *d, struct job *out)

@@ -21,6 +21,7 @@ struct desk {
 	struct note *first, **last;
 	int job_fd, event_fd;	 /* eventfds */
 	atomic_bool leaving;	 /* what takes long is to be given up */
+	int leave_fd;		 /* an eventfd, readable from then on */
 	_Atomic uint64_t faults; /* minor faults when the snapshot being written began */
 };
 
@@ -30,6 +31,7 @@ void desk_fini(struct desk *d);
 /* The link's side. The session has one job out at most. */
 void desk_give(struct desk *d, const struct job *j);
 bool desk_next_event(struct desk *d, struct event *out); /* and empties event_fd with the last */
+void desk_leave(struct desk *d);
 
 /* The machine's side. */
 bool desk_take(struct desk *d, struct job *out); /* empties job_fd */

@@ -10,10 +10,10 @@
 
 #include "runner/control/become.h"
 #include "runner/control/identity.h"
-#include "runner/control/launch.h"
 #include "runner/control/vmm_internal.h"
 #include "runner/control/where.h"
 #include "runner/devices/virtio_vsock.h"
+#include "runner/worker/ready.h"
 #include "smfs/base/clock.h"
 #include "smfs/base/log.h"
 #include "smfs/base/num.h"
@@ -193,11 +193,10 @@ static int bake(struct jobs *j, struct err *err)
 {
 	int r = vmm_boot(j->dir, j->boot, false, &j->v, err);
 
-	if (r == 0)
-		watch_end(j, true);
-	if (r == 0 && j->v->has_agent)
-		r = launch_await_agent(j->v, j->ready_ms, err);
-	return r < 0 ? r : ready_wait(j->v, &j->ready, j->ready_ms, &j->desk->leaving, err);
+	if (r < 0)
+		return r;
+	watch_end(j, true);
+	return ready_wait(j->v, j->ready, j->ready_ms, j->desk->leave_fd, err);
 }
 
 static void do_start(struct jobs *j, const struct job *job)

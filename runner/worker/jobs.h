@@ -10,7 +10,6 @@
 
 #include "runner/control/vmm.h"
 #include "runner/worker/desk.h"
-#include "runner/worker/ready.h"
 
 struct jobs {
 	struct desk *desk;
@@ -20,7 +19,7 @@ struct jobs {
 	/* What JOB_START is: a snapshot, or an image; both NULL: there is none. */
 	const char *restore;
 	const struct vmm_boot *boot;
-	struct ready ready;
+	char *const *ready; /* of the image: conditions, NULL-terminated, at least one */
 	int ready_ms;
 
 	/* Its own. */

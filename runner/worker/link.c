@@ -186,7 +186,8 @@ static void *link_main(void *arg)
 			session_quit(s, monotonic_us());
 		if (s->shut)
 			hang_up(l);
-		atomic_store(&l->desk->leaving, s->leaving);
+		if (s->leaving)
+			desk_leave(l->desk);
 		if (s->over)
 			break;
 		if (poll(p, 3, wait_ms(l, monotonic_us())) < 0 && errno != EINTR) {

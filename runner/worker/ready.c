@@ -1,76 +1,66 @@
 #include "runner/worker/ready.h"
 
 #include <fcntl.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <time.h>
+#include <poll.h>
+#include <regex.h>
+#include <sys/epoll.h>
 
 #include "runner/control/identity.h"
+#include "runner/control/launch.h"
 #include "runner/control/vmm_internal.h"
 #include "runner/guest/agent_client.h"
+#include "runner/proto/agent_reach.h"
 #include "smfs/base/cleanup.h"
 #include "smfs/base/clock.h"
 #include "smfs/base/io.h"
-#include "smfs/base/num.h"
 
-#define POLL_MS	   20
-#define EXEC_MS	   30000
-#define OUTPUT_MAX (1u << 20)
-#define TCP_LISTEN 0x0a /* as /proc/net/tcp has it, include/net/tcp_states.h */
+#define POLL_MS 20
 
-int ready_parse(const char *text, struct ready *out, struct err *err)
+static int expression(const char *text, regex_t *re, struct err *err)
 {
-	const char *colon = strchr(text, ':');
-	uint64_t port;
-
-	*out = (struct ready){.kind = READY_AGENT, .text = colon ? colon + 1 : ""};
-	if (!strcmp(text, "agent"))
-		return 0;
-	if (!colon || !colon[1])
-		return err_set(err, EINVAL, "'%s': port:N, file:PATH, log:RE, exec:CMD or agent",
-			       text);
-	if (!strncmp(text, "port:", 5)) {
-		out->kind = READY_PORT;
-		if (parse_u64(out->text, 1, 65535, &port, err) < 0)
-			return -EINVAL;
-		out->port = (unsigned)port;
-		return 0;
-	}
-	if (!strncmp(text, "file:", 5)) {
-		out->kind = READY_FILE;
-		return out->text[0] == '/'
-			       ? 0
-			       : err_set(err, EINVAL, "file:PATH takes an absolute path");
-	}
-	if (!strncmp(text, "exec:", 5)) {
-		out->kind = READY_EXEC;
-		return 0;
-	}
-	if (strncmp(text, "log:", 4) != 0)
-		return err_set(err, EINVAL, "'%s': port:N, file:PATH, log:RE, exec:CMD or agent",
-			       text);
 	char why[128];
-	int r = regcomp(&out->re, out->text, REG_EXTENDED | REG_NOSUB | REG_NEWLINE);
+	int r = regcomp(re, text, REG_EXTENDED | REG_NOSUB | REG_NEWLINE);
 
-	if (r) {
-		regerror(r, &out->re, why, sizeof(why));
-		return err_set(err, EINVAL, "log:%s: %s", out->text, why);
-	}
-	out->kind = READY_LOG;
-	return 0;
+	if (r == 0)
+		return 0;
+	regerror(r, re, why, sizeof(why));
+	return err_set(err, EINVAL, "log:%s: %s", text, why);
 }
 
-void ready_free(struct ready *r)
+int ready_check(const char *condition, struct err *err)
 {
-	if (r->kind == READY_LOG)
-		regfree(&r->re);
+	enum agent_condition kind;
+	const char *arg;
+	regex_t re;
+	int r = agent_condition_parse(condition, &kind, &arg, err);
+
+	if (r < 0 || kind != CONDITION_LOG)
+		return r;
+	r = expression(arg, &re, err);
+	if (r == 0)
+		regfree(&re);
+	return r;
 }
 
-/* ---- each condition: 1 holds, 0 not yet, or an error that will not pass -----------------------
- */
+static int left_ms(uint64_t until)
+{
+	const uint64_t now = monotonic_us();
 
-static int in_log(struct vmm *v, const struct ready *r, struct err *err)
+	return now >= until ? 0 : (int)((until - now) / 1000) + 1;
+}
+
+/* Of what has made `stop_fd` readable. */
+static int stopped(struct vmm *v, struct err *err)
+{
+	const int r = vmm_ended(v, err);
+
+	return r < 0 ? r : err_set(err, ECANCELED, "the supervisor is gone");
+}
+
+/* ---- a bare guest ---------------------------------------------------------------------------- */
+
+/* 1: a line matches; 0: none does. */
+static int in_console(struct vmm *v, const regex_t *re, struct err *err)
 {
 	cleanup_free char *text = NULL;
 	char path[RUNDIR_PATH_MAX];
@@ -83,109 +73,86 @@ static int in_log(struct vmm *v, const struct ready *r, struct err *err)
 	/* Lines end in CR LF on a serial line; a NUL would end the text early. */
 	for (size_t i = 0; i < len; i++)
 		if (text[i] == '\r' || !text[i])
-			text[i] = text[i] ? '\n' : ' ';
-	return regexec(&r->re, text, 0, NULL, 0) == 0;
+			text[i] = text[i] ? '\n' : '?';
+	return regexec(re, text, 0, NULL, 0) == 0;
 }
 
-/* Runs a program in the guest; its status, or a negative errno. */
-static int run(struct vmm *v, char *const argv[], struct agent_output *o, int timeout_ms,
-	       struct err *err)
+static int await_line(struct vmm *v, const regex_t *re, uint64_t until, int stop_fd,
+		      struct err *err)
 {
-	struct agent_exec x = {.argv = (char **)(uintptr_t)argv,
-			       .timeout_ms = (uint32_t)timeout_ms};
-	struct agent *a = NULL;
-	int ret = vmm_agent(v, timeout_ms, &a, err);
+	struct pollfd p = {.fd = stop_fd, .events = POLLIN};
 
-	memset(o, 0, sizeof(*o));
-	if (ret == 0)
-		ret = agent_exec_capture(a, &x, NULL, 0, OUTPUT_MAX, timeout_ms, o, err);
-	agent_close(a);
-	return ret < 0 ? ret : agent_exit_status(&o->exit);
-}
+	for (;;) {
+		int r = in_console(v, re, err);
 
-static int command(struct vmm *v, const struct ready *r, int timeout_ms, struct err *err)
-{
-	char *const sh[] = {"/bin/sh", "-c", (char *)(uintptr_t)r->text, NULL};
-	char *const test[] = {"/bin/sh", "-c", "test -e \"$1\"", "sh", (char *)(uintptr_t)r->text,
-			      NULL};
-	struct agent_output o;
-	int status = run(v, r->kind == READY_FILE ? test : sh, &o, timeout_ms, err);
-
-	agent_output_free(&o);
-	return status < 0 ? status : status == 0;
-}
-
-/* "  sl  local_address rem_address   st ..." in /proc/net/tcp and tcp6. */
-static bool listens(char *table, unsigned port)
-{
-	unsigned local, state;
-	char *save;
-
-	for (char *line = strtok_r(table, "\n", &save); line; line = strtok_r(NULL, "\n", &save))
-		if (sscanf(line, " %*u: %*[0-9A-F]:%x %*[0-9A-F]:%*x %x", &local, &state) == 2 &&
-		    local == port && state == TCP_LISTEN)
-			return true;
-	return false;
-}
-
-static int on_port(struct vmm *v, const struct ready *r, int timeout_ms, struct err *err)
-{
-	char *const cat[] = {"cat", "/proc/net/tcp", "/proc/net/tcp6", NULL};
-	struct agent_output o;
-	int status = run(v, cat, &o, timeout_ms, err);
-	/* A guest without IPv6 has no tcp6: cat then fails, having shown the other. */
-	const bool is = status >= 0 && o.out && listens(o.out, r->port);
-
-	agent_output_free(&o);
-	return status < 0 ? status : is;
-}
-
-static int holds(struct vmm *v, const struct ready *r, int left_ms, struct err *err)
-{
-	struct agent *a = NULL;
-	int ret;
-
-	switch (r->kind) {
-	case READY_LOG:
-		return in_log(v, r, err);
-	case READY_PORT:
-		return on_port(v, r, MIN(left_ms, EXEC_MS), err);
-	case READY_FILE:
-	case READY_EXEC:
-		return command(v, r, MIN(left_ms, EXEC_MS), err);
-	case READY_AGENT:
-		break;
+		if (r != 0)
+			return r < 0 ? r : 0;
+		if (!left_ms(until))
+			return err_set(err, ETIMEDOUT, "no line of the console matches");
+		if (poll(&p, 1, POLL_MS) > 0)
+			return stopped(v, err);
 	}
-	if (!v->has_agent)
-		return 1;
-	ret = vmm_agent(v, left_ms, &a, err);
-	agent_close(a);
-	return ret < 0 ? ret : 1;
 }
 
-int ready_wait(struct vmm *v, const struct ready *r, int timeout_ms, const atomic_bool *give_up,
+static int wait_bare(struct vmm *v, char *const *conditions, uint64_t until, int stop_fd,
+		     struct err *err)
+{
+	enum agent_condition kind;
+	const char *arg;
+	regex_t re;
+	int r = 0;
+
+	for (; r == 0 && *conditions; conditions++) {
+		r = agent_condition_parse(*conditions, &kind, &arg, err);
+		if (r < 0 || kind == CONDITION_AGENT)
+			continue;
+		if (kind != CONDITION_LOG)
+			return err_set(err, ENOTSUP, "this guest has no agent to ask for it");
+		r = expression(arg, &re, err);
+		if (r < 0)
+			return r;
+		r = await_line(v, &re, until, stop_fd, err);
+		regfree(&re);
+	}
+	return r;
+}
+
+/* ---- a guest with an agent ------------------------------------------------------------------- */
+
+static int wait_agent(struct vmm *v, char *const *conditions, uint64_t until, int stop_fd,
+		      struct err *err)
+{
+	struct agent *a = NULL;
+	int r = launch_await_agent(v, left_ms(until), stop_fd, &a, err);
+
+	if (r == 0)
+		r = agent_ready(a, conditions, left_ms(until), NULL, err);
+	agent_close(a);
+	return r == -ECANCELED ? stopped(v, err) : r;
+}
+
+/* Readable when the machine has ended, or the wait is to be given up. */
+static int stop_of(const struct vmm *v, int give_up_fd, struct err *err)
+{
+	cleanup_fd int fd = epoll_create1(EPOLL_CLOEXEC);
+	struct epoll_event e = {.events = EPOLLIN};
+
+	if (fd < 0 || epoll_ctl(fd, EPOLL_CTL_ADD, give_up_fd, &e) < 0 ||
+	    epoll_ctl(fd, EPOLL_CTL_ADD, v->machine.vm->end_fd, &e) < 0)
+		return err_errno(err, "watch for the machine's end");
+	return steal_fd(&fd);
+}
+
+int ready_wait(struct vmm *v, char *const *conditions, int timeout_ms, int give_up_fd,
 	       struct err *err)
 {
 	const uint64_t until = monotonic_us() + (uint64_t)timeout_ms * 1000;
-	const struct timespec pause = {.tv_nsec = POLL_MS * 1000000L};
+	cleanup_fd int stop_fd = stop_of(v, give_up_fd, err);
+	int r;
 
-	if (!v->has_agent && r->kind != READY_LOG && r->kind != READY_AGENT)
-		return err_set(err, ENOTSUP, "--ready: this guest has no agent to ask");
-	for (;;) {
-		const uint64_t now = monotonic_us();
-		const int end = atomic_load(&v->machine.vm->end);
-		int ret;
-
-		if (atomic_load(give_up))
-			return err_set(err, ECANCELED, "the supervisor is gone");
-		if (end != VM_RUNNING)
-			return err_set(err, ECONNRESET, "the guest %s before it was ready",
-				       vmm_end_name(end));
-		if (now >= until)
-			return err_set(err, ETIMEDOUT, "not ready within %d ms", timeout_ms);
-		ret = holds(v, r, (int)((until - now) / 1000) + 1, err);
-		if (ret != 0)
-			return ret < 0 ? ret : 0;
-		nanosleep(&pause, NULL);
-	}
+	if (stop_fd < 0)
+		return stop_fd;
+	r = v->has_agent ? wait_agent(v, conditions, until, stop_fd, err)
+			 : wait_bare(v, conditions, until, stop_fd, err);
+	return r == -ETIMEDOUT ? err_wrap(err, r, "not ready within %d ms", timeout_ms) : r;
 }

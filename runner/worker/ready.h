@@ -1,40 +1,26 @@
 /*
  * ready.h - when an image that was booted is ready to be baked into a snapshot.
  *
- *     port:N    a program in the guest listens on TCP port N
- *     file:P    the file P is there, in the workload's root
- *     log:RE    a line of the serial console matches the extended regular expression RE
- *     exec:CMD  `/bin/sh -c CMD` in the guest ends with status 0
- *     agent     the agent answers (the default; a guest without one: it runs)
+ * The conditions are those of agent_reach.h, and the guest's agent is who looks. A guest that has
+ * none is a bare one, whose only output is its serial console: of it there are `agent`, which
+ * always holds, and `log:`, which is about the lines there.
  */
 #ifndef RUNNER_WORKER_READY_H
 #define RUNNER_WORKER_READY_H
-
-#include <regex.h>
-#include <stdatomic.h>
-#include <stdbool.h>
 
 #include "smfs/base/err.h"
 
 struct vmm;
 
-enum ready_kind { READY_AGENT, READY_PORT, READY_FILE, READY_LOG, READY_EXEC };
-
-struct ready {
-	enum ready_kind kind;
-	unsigned port;
-	const char *text; /* path or command; borrowed */
-	regex_t re;	  /* of READY_LOG */
-};
-
-int ready_parse(const char *text, struct ready *out, struct err *err);
-void ready_free(struct ready *r);
+/* Whether there is such a condition. EINVAL. */
+int ready_check(const char *condition, struct err *err);
 
 /*
- * Polls the condition until it holds. ETIMEDOUT; ECANCELED when *give_up is set; ECONNRESET when
- * the machine ends first.
+ * Waits until the agent answers and all `conditions` (NULL-terminated, at least one) hold.
+ * ETIMEDOUT; ECANCELED as soon as `give_up_fd` is readable; ECONNRESET as soon as the machine has
+ * ended; ECHILD when its entrypoint has failed; ENOTSUP for what this guest has nobody to tell.
  */
-int ready_wait(struct vmm *v, const struct ready *r, int timeout_ms, const atomic_bool *give_up,
+int ready_wait(struct vmm *v, char *const *conditions, int timeout_ms, int give_up_fd,
 	       struct err *err);
 
 #endif

@@ -17,7 +17,7 @@ struct worker_config {
 	enum prefault_policy prefault;
 	const char *restore;	     /* a snapshot to begin with, or NULL */
 	const struct vmm_boot *boot; /* or an image, or NULL */
-	struct ready ready;
+	char *const *ready;	     /* of the image, as of struct jobs */
 	int ready_ms;
 };
 

@@ -304,7 +304,9 @@ def _():
     same(got.returncode, 1)
     assert "connect to the supervisor" in got.stderr
     same(cli("worker").returncode, 2)
-    same(cli("worker", "--socket", "/x", "--ready", "nonsense").returncode, 2)
+    for bad in ("nonsense", "port:0", "file:relative", "log:(", "exec:"):
+        same(cli("worker", "--socket", "/x", "--ready", bad).returncode, 2)
+    same(cli("worker", "--socket", "/x", *["--ready", "agent"] * 33).returncode, 2)
     same(cli("worker", "--socket", "/x", "--restore", "s1", "--kernel", BUILD + "/guest/counter").returncode, 2)
 
 
@@ -336,11 +338,26 @@ def _():
     with worker("--kernel", BUILD + "/guest/counter", "-m", "64M", "--ready", "log:^never", "--ready-timeout", "1") as s:
         same(s.gone(), 1)
         assert "not ready within" in s.said(), s.said()
-    with worker("--kernel", BUILD + "/guest/counter", "-m", "64M", "--ready", "log:^never") as s:
-        s.quiet()
-        same(s.quit(), 0)
+    with worker("--kernel", BUILD + "/guest/counter", "-m", "64M", "--ready", "agent", "--ready", "log:^up", "--ready",
+                "log:^never", "--ready-timeout", "1") as s:
+        same(s.gone(), 1)
+        assert "^never" in s.said() or "no line" in s.said(), s.said()
     with worker("--kernel", BUILD + "/guest/counter", "-m", "64M", "--ready", "port:80") as s:
         same(s.gone(), 1)
+        assert "no agent to ask" in s.said(), s.said()
+
+
+@case("an image that is waited for: QUIT and the guest's end are heard at once")
+def _():
+    with worker("--kernel", BUILD + "/guest/counter", "-m", "64M", "--ready", "log:^never", "--name", "w") as s:
+        until(lambda: "up " in log("w"))
+        s.quiet()
+        began = time.monotonic()
+        same(s.quit(), 0)
+        assert time.monotonic() - began < 2
+    with worker("--kernel", BUILD + "/guest/brief", "-m", "64M", "--ready", "log:^never") as s:
+        same(s.gone(), 1)
+        assert "the guest powered off before it was ready; last console line: up " in s.said(), s.said()
 
 
 # ---- the extended dialect

@@ -7,7 +7,7 @@ sys.path.insert(0, "tests/lib")
 from supervisor import Supervisor  # noqa: E402
 
 image, rounds = sys.argv[1], int(sys.argv[2])
-WORKLOAD = "n=0; while :; do n=$((n + 1)); echo $n >/run/beat.new; mv /run/beat.new /run/beat; sleep 0.1; done"
+WORKLOAD = "echo beating; n=0; while :; do n=$((n + 1)); echo $n >/run/beat.new; mv /run/beat.new /run/beat; sleep 0.1; done"
 # What a claim may find of itself, of the time, of the one before it.
 COMPLAINTS = "busybox dmesg | busybox grep -ciE 'lockup|stall|BUG:|unstable|corrupt'"
 ASK = """
@@ -41,7 +41,8 @@ def expect(what, holds, *about):
         print("# not so: %s: %s" % (what, about), flush=True)
 
 
-with Supervisor(["smvm-runner", "worker", "--cpus", "2", "--memory", "192M", "--ready", "file:/run/beat", image, "--", "sh",
+with Supervisor(["smvm-runner", "worker", "--cpus", "2", "--memory", "192M", "--ready", "file:/run/beat", "--ready", "exec:test -s /run/beat",
+                 "--ready", "log:^beating$", image, "--", "sh",
                  "-c", WORKLOAD], timeout=240) as s:
     s.expect("READY")
     s.expect("BAKE_READY")
