@@ -35,10 +35,8 @@ user_main:
 	add	$8, %rsi
 	cmp	$AREA_END, %rsi
 	jb	1b
-	lea	up_text(%rip), %rsi
-	call	say
-	lea	nonce(%rip), %rsi
-	call	say
+	tell	up_text
+	tell	nonce
 
 pass:
 	mov	%rbp, %rbx
@@ -69,42 +67,32 @@ listen:
 	je	off
 	cmp	$'?', %eax
 	jne	pass
-	lea	pass_text(%rip), %rsi
-	call	say
-	mov	%rbp, %rax
-	call	say_hex
-	lea	newline(%rip), %rsi
-	call	say
+	tell	pass_text
+	tell_hex %rbp
+	tell	newline
 	jmp	pass
 
 restored:
 	mov	%rax, %r12
 	push	%rsi
-	lea	gen_text(%rip), %rsi
-	call	say
+	tell	gen_text
 	pop	%rsi
 	lea	2(%rbp), %r13		/* the end of the pass after this one */
 	jmp	more
 
 whole:
-	lea	whole_text(%rip), %rsi
-	call	say
-	mov	%rbp, %rax
-	call	say_hex
-	lea	space(%rip), %rsi
-	call	say
-	lea	nonce(%rip), %rsi
-	call	say
+	tell	whole_text
+	tell_hex %rbp
+	tell	space
+	tell	nonce
 	jmp	listen
 
 torn:
 	push	%rsi
-	lea	torn_text(%rip), %rsi
-	call	say
+	tell	torn_text
 	pop	%rax
 	call	say_hex
-	lea	newline(%rip), %rsi
-	call	say
+	tell	newline
 off:
 	mov	$SYS_OFF, %eax
 	ud2

@@ -10,10 +10,8 @@
 
 user_main:
 	mov	MAILBOX_GENERATION, %r12
-	lea	up_text(%rip), %rsi
-	call	say
-	lea	nonce(%rip), %rsi
-	call	say
+	tell	up_text
+	tell	nonce
 	xor	%ebx, %ebx
 
 count:
@@ -34,21 +32,16 @@ count:
 
 restored:
 	mov	%rax, %r12
-	lea	gen_text(%rip), %rsi
-	call	say
-	mov	%r12, %rax
-	call	say_hex
+	tell	gen_text
+	tell_hex %r12
 	jmp	tell
 asked:
-	lea	now_text(%rip), %rsi
-	call	say
+	tell	now_text
 tell:
 	mov	counter(%rip), %rax
 	call	say_hex
-	lea	space(%rip), %rsi
-	call	say
-	lea	nonce(%rip), %rsi
-	call	say
+	tell	space
+	tell	nonce
 	jmp	count
 
 	.data

@@ -11,14 +11,12 @@
 user_main:
 	mov	MAILBOX_GENERATION, %rax
 	mov	%rax, generation(%rip)
-	lea	up_text(%rip), %rsi
-	call	say
+	tell	up_text
 	lea	nonce(%rip), %rsi
 	lea	hex_text + 1(%rip), %rdi
 	mov	$16, %ecx
 	rep movsb
-	lea	hex_text(%rip), %rsi
-	call	say
+	tell	hex_text
 
 	/* Patterns: byte i of the table is 7 * i + 3, so every register differs. */
 	lea	want(%rip), %rdi
@@ -127,8 +125,7 @@ user_main:
 	cmpl	$0, bad(%rip)
 	lea	ok_text(%rip), %rsi
 	je	7f
-	lea	bad_text(%rip), %rsi
-	call	say
+	tell	bad_text
 	mov	bad(%rip), %eax
 	call	say_hex
 	lea	newline(%rip), %rsi

@@ -17,10 +17,8 @@ user_main:
 	add	$8, %rsi
 	cmp	$AREA_END, %rsi
 	jb	1b
-	lea	up_text(%rip), %rsi
-	call	say
-	lea	nonce(%rip), %rsi
-	call	say
+	tell	up_text
+	tell	nonce
 2:
 	.ifndef	BUSY
 	mov	$SYS_NAP, %eax
@@ -28,10 +26,8 @@ user_main:
 	.endif
 	cmp	MAILBOX_GENERATION, %r12
 	je	2b
-	lea	gen_text(%rip), %rsi
-	call	say
-	lea	nonce(%rip), %rsi
-	call	say
+	tell	gen_text
+	tell	nonce
 	mov	$SYS_HALT, %eax
 	ud2
 

@@ -101,10 +101,8 @@ more:
 	jb	block
 	cmp	$1, %ebp
 	jne	1f
-	lea	up_text(%rip), %rsi
-	call	say
-	lea	nonce(%rip), %rsi
-	call	say
+	tell	up_text
+	tell	nonce
 1:	inc	%rbp
 	cmp	%r13, %rbp
 	je	whole
@@ -114,41 +112,29 @@ listen:
 	je	off
 	cmp	$'?', %eax
 	jne	pass
-	lea	pass_text(%rip), %rsi
-	call	say
-	mov	%rbp, %rax
-	call	say_hex
-	lea	newline(%rip), %rsi
-	call	say
+	tell	pass_text
+	tell_hex %rbp
+	tell	newline
 	jmp	pass
 
 restored:
 	mov	%rax, %r12
-	lea	gen_text(%rip), %rsi
-	call	say
+	tell	gen_text
 	lea	2(%rbp), %r13			/* the end of the pass after this one */
 	jmp	more
 
 whole:
-	lea	whole_text(%rip), %rsi
-	call	say
-	mov	%rbp, %rax
-	call	say_hex
-	lea	space(%rip), %rsi
-	call	say
-	lea	nonce(%rip), %rsi
-	call	say
+	tell	whole_text
+	tell_hex %rbp
+	tell	space
+	tell	nonce
 	jmp	listen
 
 torn:
-	lea	torn_text(%rip), %rsi
-	call	say
-	mov	%r15, %rax
-	call	say_hex
-	mov	%rbx, %rax
-	call	say_hex
-	lea	newline(%rip), %rsi
-	call	say
+	tell	torn_text
+	tell_hex %r15
+	tell_hex %rbx
+	tell	newline
 off:
 	mov	$SYS_OFF, %eax
 	ud2
@@ -179,12 +165,10 @@ io:
 	jnz	3f
 	ret
 3:	push	%rax
-	lea	bad_text(%rip), %rsi
-	call	say
+	tell	bad_text
 	pop	%rax
 	call	say_hex
-	lea	newline(%rip), %rsi
-	call	say
+	tell	newline
 	jmp	off
 
 	.data

@@ -12,10 +12,8 @@
 
 user_main:
 	mov	MAILBOX_GENERATION, %r12
-	lea	up_text(%rip), %rsi
-	call	say
-	lea	nonce(%rip), %rsi
-	call	say
+	tell	up_text
+	tell	nonce
 
 	/* xorshift64: no two pages alike, nothing compresses away. */
 	movabs	$0x2545f4914f6cdd1d, %rax
@@ -73,8 +71,7 @@ report:
 	cmp	$AREA_END, %rdi
 	jb	1b
 	call	say_hex
-	lea	newline(%rip), %rsi
-	call	say
+	tell	newline
 	jmp	idle
 
 off:

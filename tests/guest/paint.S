@@ -19,10 +19,8 @@ user_main:
 	mov	MAILBOX_GENERATION, %r12
 	movabs	$0xd1b54a32d192ed03, %r14	/* STEP */
 	xor	%ebp, %ebp
-	lea	up_text(%rip), %rsi
-	call	say
-	lea	nonce(%rip), %rsi
-	call	say
+	tell	up_text
+	tell	nonce
 
 idle:
 	mov	MAILBOX_GENERATION, %rax
@@ -35,8 +33,7 @@ idle:
 	je	off
 	cmp	$'?', %eax
 	jne	1f
-	lea	sum_text(%rip), %rsi
-	call	say
+	tell	sum_text
 	jmp	tell
 	/* A look at the line costs more than all of this: not too often. */
 1:	mov	$20000, %ecx
@@ -47,10 +44,8 @@ idle:
 
 restored:
 	mov	%rax, %r12
-	lea	gen_text(%rip), %rsi
-	call	say
-	mov	%r12, %rax
-	call	say_hex
+	tell	gen_text
+	tell_hex %r12
 	jmp	tell
 
 paint:
@@ -111,13 +106,11 @@ next:
 	dec	%r13d
 	jnz	stroke
 	inc	%rbp
-	lea	painted_text(%rip), %rsi
-	call	say
+	tell	painted_text
 
 /* " <paints> <sum>\n" */
 tell:
-	mov	%rbp, %rax
-	call	say_hex
+	tell_hex %rbp
 	xor	%eax, %eax
 	mov	$AREA, %edi
 1:	rol	$1, %rax
@@ -126,8 +119,7 @@ tell:
 	cmp	$AREA_END, %rdi
 	jb	1b
 	call	say_hex
-	lea	newline(%rip), %rsi
-	call	say
+	tell	newline
 	jmp	idle
 
 off:

@@ -166,10 +166,8 @@ churn:
 1:	pause
 	cmpq	$VCPUS, filled(%rip)
 	jb	1b
-	lea	up_text(%rip), %rsi
-	call	say
-	lea	nonce(%rip), %rsi
-	call	say
+	tell	up_text
+	tell	nonce
 
 pass:
 	movq	%xmm1, %rax
@@ -208,8 +206,7 @@ listen:
 	je	quit
 	cmp	$'?', %eax
 	jne	pass
-	lea	pass_text(%rip), %rsi
-	call	say
+	tell	pass_text
 	mov	%rbp, %rax
 	call	say_number
 	jmp	pass
@@ -267,16 +264,11 @@ add_up:
 	jb	1b
 	cmp	tickets(%rip), %rbx
 	jne	apart
-	lea	whole_text(%rip), %rsi
-	call	say
-	mov	%r12, %rax
-	call	say_hex
-	mov	%rbx, %rax
-	call	say_hex
-	lea	space(%rip), %rsi
-	call	say
-	lea	nonce(%rip), %rsi
-	call	say
+	tell	whole_text
+	tell_hex %r12
+	tell_hex %rbx
+	tell	space
+	tell	nonce
 	mov	%r12, added_up(%rip)
 	cmpb	$0, quitting(%rip)
 	jne	off
@@ -292,8 +284,7 @@ apart:
 	xchg	%al, speaking(%rip)
 	test	%al, %al
 	jnz	silent
-	lea	apart_text(%rip), %rsi
-	call	say
+	tell	apart_text
 	mov	tickets(%rip), %rax
 	call	say_hex
 	mov	%rbx, %rax
@@ -304,10 +295,8 @@ torn:
 	test	%al, %al
 	jnz	silent
 	push	%rsi
-	lea	torn_text(%rip), %rsi
-	call	say
-	mov	%r11, %rax
-	call	say_hex
+	tell	torn_text
+	tell_hex %r11
 	pop	%rax
 last_words:
 	call	say_number

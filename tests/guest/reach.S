@@ -14,10 +14,8 @@ user_main:
 	movabs	$0x1122334455667788, %rbx
 	mov	$FAR, %ebp
 	mov	MAILBOX_GENERATION, %r13
-	lea	up_text(%rip), %rsi
-	call	say
-	lea	nonce(%rip), %rsi
-	call	say
+	tell	up_text
+	tell	nonce
 1:	cmp	MAILBOX_GENERATION, %r13
 	je	1b
 
@@ -93,10 +91,8 @@ verdict:
 	je	3f
 	lea	bad_text(%rip), %rsi
 3:	call	say
-	mov	%r12, %rax
-	call	say_hex
-	lea	newline(%rip), %rsi
-	call	say
+	tell_hex %r12
+	tell	newline
 	mov	$SYS_OFF, %eax
 	ud2
 

@@ -20,10 +20,8 @@ user_main:
 	add	$8, %rsi
 	cmp	$AREA_END, %rsi
 	jb	1b
-	lea	up_text(%rip), %rsi
-	call	say
-	lea	nonce(%rip), %rsi
-	call	say
+	tell	up_text
+	tell	nonce
 
 idle:	mov	MAILBOX_GENERATION, %rax
 	cmp	%rax, %r12
@@ -56,8 +54,7 @@ write_all:
 	jb	1b
 	lea	wrote_text(%rip), %rsi
 tell:	call	say
-	lea	nonce(%rip), %rsi
-	call	say
+	tell	nonce
 	jmp	idle
 
 	.data
