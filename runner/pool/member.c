@@ -163,6 +163,11 @@ static void take_done(struct member *m, const char *line, const char *end)
 	enter(m, MEMBER_WARM, 0);
 }
 
+bool member_lasts(const struct member *m)
+{
+	return monotonic_us() - m->since_us >= MEMBER_PROVEN_MS * (uint64_t)1000;
+}
+
 static void take_line(struct member *m, const char *line, size_t n, const char *snapshot)
 {
 	const bool restoring = m->state == MEMBER_STARTING || m->state == MEMBER_RESETTING;
@@ -173,13 +178,15 @@ static void take_line(struct member *m, const char *line, size_t n, const char *
 		take_hello(m, line, line + n);
 		if (m->state == MEMBER_STARTING)
 			restore(m, snapshot);
-	} else if (begins(line, "DONE") && restoring) {
+	} else if (begins(line, "DONE") && restoring && m->vm[0]) {
 		take_done(m, line, line + n);
 	} else if (begins(line, "ERR_RESTORE") && restoring) {
 		member_die(m, EIO, line);
 	} else if (begins(line, "ENDED")) {
 		/* One that nobody has is made again; whose it is notices by itself. */
-		if (m->state == MEMBER_WARM)
+		if (m->state == MEMBER_WARM && !member_lasts(m))
+			member_die(m, ECHILD, line);
+		else if (m->state == MEMBER_WARM)
 			member_reset(m, snapshot);
 	} else if (!begins(line, "PROGRESS") && !begins(line, "SETTLED")) {
 		member_die(m, EPROTO, line);

@@ -20,6 +20,8 @@
 #define MEMBER_LINE_MAX LINE_LEN_MAX
 #define MEMBER_START_MS 120000
 #define MEMBER_RESET_MS 60000
+/* A guest that ends sooner than this by itself would end as soon again. */
+#define MEMBER_PROVEN_MS 1000
 
 enum member_state { MEMBER_STARTING, MEMBER_WARM, MEMBER_CLAIMED, MEMBER_RESETTING, MEMBER_DEAD };
 
@@ -32,6 +34,7 @@ struct member {
 	uint64_t claim;			  /* its number while CLAIMED */
 	uint64_t owner; /* the client's number, 0 if the claim outlives its connection */
 	bool buried;	/* what its end means to others is done */
+	bool proven;	/* it has been claimed, or has stayed warm for MEMBER_PROVEN_MS */
 	uint64_t since_us, deadline_us;
 	uint64_t restores, warm_resets;
 	uint64_t took_us; /* the last restore */
@@ -53,6 +56,8 @@ void member_read(struct member *m, const char *snapshot);
 /* Given back: RESETTING. */
 void member_reset(struct member *m, const char *snapshot);
 void member_die(struct member *m, int code, const char *why);
+/* It has been in its state for MEMBER_PROVEN_MS. */
+bool member_lasts(const struct member *m);
 /* Close its connection, by which it ends; with `kill`, at once. */
 void member_end(struct member *m, bool kill_it);
 

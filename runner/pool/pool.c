@@ -125,6 +125,16 @@ static unsigned starting(const struct pool *p)
 
 /* ---- members -------------------------------------------------------------------------------- */
 
+static void start_failed(struct pool *p, const struct err *why)
+{
+	const uint64_t ms =
+		MIN((uint64_t)BACKOFF_MS << MIN(p->failures, 10u), (uint64_t)BACKOFF_MAX);
+
+	p->last_failure = *why;
+	p->start_again_us = monotonic_us() + ms * 1000;
+	p->failures++;
+}
+
 static void start_one(struct pool *p)
 {
 	struct member **slot = NULL;
@@ -137,8 +147,7 @@ static void start_one(struct pool *p)
 		return;
 	if (member_spawn(*slot, p->cfg, p->worker_socket, &err) < 0) {
 		log_err("pool: %s", err.msg);
-		p->last_failure = err;
-		p->start_again_us = monotonic_us() + BACKOFF_MAX * (uint64_t)1000;
+		start_failed(p, &err);
 		free(*slot);
 		*slot = NULL;
 		return;
@@ -195,7 +204,6 @@ static struct client *client_of(struct pool *p, uint64_t number)
 /* Its worker is gone or going; who has its machine is told. */
 static void bury(struct pool *p, struct member *m)
 {
-	const uint64_t now = monotonic_us();
 	struct client *c = client_of(p, m->owner);
 
 	if (m->claim) {
@@ -204,17 +212,12 @@ static void bury(struct pool *p, struct member *m)
 			client_say(c, "LOST claim=%" PRIu64 " vm=%s code=%s %s", m->claim, m->vm,
 				   strerrorname_np(m->why.code), m->why.msg);
 	}
-	if (!m->restores) {
-		p->last_failure = m->why;
-		p->start_again_us = now + MIN((uint64_t)BACKOFF_MS << MIN(p->failures, 10u),
-					      (uint64_t)BACKOFF_MAX) *
-						  1000;
-		p->failures++;
-	}
+	if (!m->proven)
+		start_failed(p, &m->why);
 	p->count.died++;
 	m->claim = m->owner = 0;
 	member_end(m, false);
-	m->deadline_us = now + PATIENCE_US;
+	m->deadline_us = monotonic_us() + PATIENCE_US;
 }
 
 static void tend(struct pool *p, struct member **slot)
@@ -234,8 +237,11 @@ static void tend(struct pool *p, struct member **slot)
 		member_end(m, true);
 		m->deadline_us = 0;
 	}
-	if (m->state == MEMBER_WARM && m->restores == 1)
+	if (!m->proven &&
+	    (m->state == MEMBER_CLAIMED || (m->state == MEMBER_WARM && member_lasts(m)))) {
+		m->proven = true;
 		p->failures = 0;
+	}
 	if (m->state == MEMBER_DEAD && m->ended) {
 		member_end(m, false);
 		free(m);
@@ -310,7 +316,7 @@ static void take_signals(struct pool *p)
 static void turn(struct pool *p)
 {
 	struct pollfd f[3 + POOL_MEMBERS_MAX + CLIENTS_MAX];
-	struct client *c, *next;
+	struct client *c;
 	nfds_t n = 3, k;
 
 	f[0] = (struct pollfd){.fd = p->signal_fd, .events = POLLIN};
@@ -341,16 +347,13 @@ static void turn(struct pool *p)
 		accept_member(p);
 	if (f[2].revents)
 		pool_accept_client(p);
-	for (c = TAILQ_FIRST(&p->clients); c; c = next) {
-		next = TAILQ_NEXT(c, all);
-		if (c->gone)
-			pool_drop_client(p, c);
-	}
 	for (size_t i = 0; i < POOL_MEMBERS_MAX; i++)
 		if (p->member[i])
 			tend(p, &p->member[i]);
 	pool_serve_waiters(p);
 	pool_time_out_waiters(p);
+	/* Last: any answer may have found that its client is gone. */
+	pool_drop_gone(p);
 	if (!p->stopping)
 		carry_out_plan(p);
 }
@@ -366,11 +369,7 @@ static bool any_member(const struct pool *p)
 /* Nobody is served any more; workers end as their connections do, or are killed. */
 static void stop(struct pool *p)
 {
-	struct client *c;
-
 	pool_refuse_all(p);
-	while ((c = TAILQ_FIRST(&p->clients)))
-		pool_drop_client(p, c);
 	for (size_t i = 0; i < POOL_MEMBERS_MAX; i++)
 		if (p->member[i]) {
 			struct member *m = p->member[i];
@@ -380,8 +379,11 @@ static void stop(struct pool *p)
 			member_end(m, false);
 			m->deadline_us = monotonic_us() + PATIENCE_US;
 		}
+	pool_drop_all(p);
 	while (any_member(p))
 		turn(p);
+	/* Who has come meanwhile was told that it ends. */
+	pool_drop_all(p);
 }
 
 /* ---- begin and end -------------------------------------------------------------------------- */

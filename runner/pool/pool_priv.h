@@ -39,7 +39,8 @@ void pool_refuse_all(struct pool *p); /* the pool ends */
 void pool_accept_client(struct pool *p);
 /* There is something to read; `gone` may be set. */
 void pool_read_client(struct pool *p, struct client *c);
-/* With its claims: those waiting, and those it has not kept. Frees it. */
-void pool_drop_client(struct pool *p, struct client *c);
+/* Clients that are gone, or all of them, with their claims: those waiting, and those not kept. */
+void pool_drop_gone(struct pool *p);
+void pool_drop_all(struct pool *p);
 
 #endif

@@ -71,6 +71,10 @@ void pool_serve_waiters(struct pool *p)
 	struct member *m;
 
 	while ((w = TAILQ_FIRST(&p->waiters)) && (m = freshest(p))) {
+		if (w->client->gone) {
+			forget(p, w);
+			continue;
+		}
 		if (meminfo_available() < p->cfg->reserve_bytes) {
 			p->count.refused++;
 			refuse(p, w, ENOMEM,
@@ -253,7 +257,7 @@ void pool_read_client(struct pool *p, struct client *c)
 	}
 }
 
-void pool_drop_client(struct pool *p, struct client *c)
+static void drop_client(struct pool *p, struct client *c)
 {
 	struct waiter *w, *next;
 
@@ -270,6 +274,25 @@ void pool_drop_client(struct pool *p, struct client *c)
 	p->nclients--;
 	close(c->fd);
 	free(c);
+}
+
+void pool_drop_gone(struct pool *p)
+{
+	struct client *c, *next;
+
+	for (c = TAILQ_FIRST(&p->clients); c; c = next) {
+		next = TAILQ_NEXT(c, all);
+		if (c->gone)
+			drop_client(p, c);
+	}
+}
+
+void pool_drop_all(struct pool *p)
+{
+	struct client *c;
+
+	while ((c = TAILQ_FIRST(&p->clients)))
+		drop_client(p, c);
 }
 
 void pool_refuse_all(struct pool *p)

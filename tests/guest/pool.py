@@ -4,6 +4,7 @@ import os
 import random
 import re
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -204,6 +205,21 @@ def _():
         same(c.ask("RELEASE claim=" + a.keys["claim"]).keys["code"], "ENOENT")
         until(lambda: c.status()["warm"] == 2)
         same(c.status()["lost"], 1)
+
+
+@case("starts that fail are told of and come ever more seldom, whatever else is warm")
+def _():
+    with Pool("--min", "2", "--max", "2", warm=2, snapshot="passing") as p:
+        shutil.rmtree(os.environ["SMFS_MOUNT"] + "/snapshots/passing")
+        s = p.status()
+        os.kill(s["machines"][0]["pid"], signal.SIGKILL)
+        until(lambda: "last_failure" in p.status())
+        before = p.status()["started"]
+        # 0.1, 0.2, 0.4, 0.8 s ... apart; without that it would be 10 in each second.
+        time.sleep(2)
+        s = p.status()
+        assert s["started"] - before < 8, (before, s)
+        assert s["warm"] == 1 and "passing" in s["last_failure"], s
 
 
 @case("a guest that powers itself off is reset like any other")

@@ -5,7 +5,8 @@
 . tests/guest/tiny.sh
 
 { boot origin counter 64M && until_true 10 said origin '^up ' && smvm-runner snapshot origin s1 &&
-	boot rests idle16 64M && until_true 10 said rests '^up ' && smvm-runner snapshot rests idle; } >/dev/null || {
+	boot rests idle16 64M && until_true 10 said rests '^up ' && smvm-runner snapshot rests idle &&
+	smvm-runner snapshot rests passing; } >/dev/null || {
 	check "a snapshot to begin with" false
 	tap_done
 }
