@@ -14,8 +14,8 @@ struct smvm_image {
 };
 
 /*
- * Restores, snapshots and the like that are done, or failed, and that nobody has been told of. A
- * worker has one of each kind in flight at most; one that sends more than fit is no worker.
+ * Restores, snapshots and the like that are done, or failed, and that nobody has been told of: the
+ * latest.
  */
 #define EVENTS_MAX 16
 

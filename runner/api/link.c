@@ -71,21 +71,21 @@ int link_say(struct smvm_vm *vm, const char *line, struct err *err)
 	return 0;
 }
 
-static int push(struct smvm_vm *vm, enum smvm_event_kind kind, unsigned serial,
-		const struct reply *r, struct err *err)
+/* A program that only makes requests and never asks for news is owed the latest, not all. */
+static void push(struct smvm_vm *vm, enum smvm_event_kind kind, unsigned serial,
+		 const struct reply *r)
 {
-	struct news *n = &vm->news[vm->nnews];
+	struct smvm_event oldest;
 
 	if (vm->nnews == EVENTS_MAX)
-		return err_set(err, EPROTO, "the worker tells more than it was asked");
-	vm->nnews++;
+		link_take(vm, 0, &oldest);
+	struct news *n = &vm->news[vm->nnews++];
 	n->serial = serial;
 	n->event = (struct smvm_event){.size = sizeof(n->event),
 				       .kind = kind,
 				       .restored = r->restored,
 				       .snapshotted = r->snapshotted};
 	api_error(&n->event.error, &r->err, r->err.code ? -r->err.code : 0);
-	return 0;
 }
 
 /* The answer of a request in flight; one of another, or of none, is not ours. */
@@ -94,35 +94,36 @@ static bool is_answer(const struct smvm_vm *vm, bool flying, const char *id, con
 	return flying && (!vm->extended || !strcmp(r->id, id));
 }
 
-static int restored(struct smvm_vm *vm, const struct reply *r, struct err *err)
+static void restored(struct smvm_vm *vm, const struct reply *r)
 {
 	const bool late = r->kind == REPLY_SETTLED;
 
 	if (r->kind == REPLY_ERR_RESTORE && r->err.code == ETIMEDOUT && !vm->restore_expired) {
 		/* Its own time-out: SETTLED will follow. */
 		vm->restore_expired = true;
-		return push(vm, SMVM_EVENT_RESTORE_FAILED, vm->restore_serial, r, err);
+		push(vm, SMVM_EVENT_RESTORE_FAILED, vm->restore_serial, r);
+		return;
 	}
 	if (r->kind == REPLY_ERR_RESTORE && r->err.code == ETIMEDOUT)
-		return 0; /* has been told already */
+		return; /* has been told already */
 	vm->restoring = vm->restore_expired = false;
-	return push(vm,
-		    r->kind == REPLY_DONE || (late && !r->err.code) ? SMVM_EVENT_RESTORED
-								    : SMVM_EVENT_RESTORE_FAILED,
-		    vm->restore_serial, r, err);
+	push(vm,
+	     r->kind == REPLY_DONE || (late && !r->err.code) ? SMVM_EVENT_RESTORED
+							     : SMVM_EVENT_RESTORE_FAILED,
+	     vm->restore_serial, r);
 }
 
-static int snapshotted(struct smvm_vm *vm, const struct reply *r, struct err *err)
+static void snapshotted(struct smvm_vm *vm, const struct reply *r)
 {
 	if (r->kind == REPLY_ERR_SNAPSHOT && r->err.code == ETIMEDOUT && vm->extended) {
-		if (vm->snapshot_expired)
-			return 0;
+		if (!vm->snapshot_expired)
+			push(vm, SMVM_EVENT_SNAPSHOT_FAILED, vm->snapshot_serial, r);
 		vm->snapshot_expired = true;
-		return push(vm, SMVM_EVENT_SNAPSHOT_FAILED, vm->snapshot_serial, r, err);
+		return;
 	}
 	vm->snapshotting = vm->snapshot_expired = false;
-	return push(vm, r->err.code ? SMVM_EVENT_SNAPSHOT_FAILED : SMVM_EVENT_SNAPSHOTTED,
-		    vm->snapshot_serial, r, err);
+	push(vm, r->err.code ? SMVM_EVENT_SNAPSHOT_FAILED : SMVM_EVENT_SNAPSHOTTED,
+	     vm->snapshot_serial, r);
 }
 
 static int act(struct smvm_vm *vm, char *line, struct err *err)
@@ -153,21 +154,24 @@ static int act(struct smvm_vm *vm, char *line, struct err *err)
 		return 0;
 	case REPLY_DONE:
 	case REPLY_ERR_RESTORE:
-		return is_answer(vm, vm->restoring, vm->restore_id, &r) ? restored(vm, &r, err) : 0;
+		if (is_answer(vm, vm->restoring, vm->restore_id, &r))
+			restored(vm, &r);
+		return 0;
 	case REPLY_SNAPSHOT:
 	case REPLY_SNAPSHOT_ASYNC:
 	case REPLY_ERR_SNAPSHOT:
-		return is_answer(vm, vm->snapshotting, vm->snapshot_id, &r)
-			       ? snapshotted(vm, &r, err)
-			       : 0;
+		if (is_answer(vm, vm->snapshotting, vm->snapshot_id, &r))
+			snapshotted(vm, &r);
+		return 0;
 	case REPLY_SETTLED:
 		if (is_answer(vm, vm->restoring, vm->restore_id, &r))
-			return restored(vm, &r, err);
-		return is_answer(vm, vm->snapshotting, vm->snapshot_id, &r)
-			       ? snapshotted(vm, &r, err)
-			       : 0;
+			restored(vm, &r);
+		else if (is_answer(vm, vm->snapshotting, vm->snapshot_id, &r))
+			snapshotted(vm, &r);
+		return 0;
 	case REPLY_ENDED:
-		return push(vm, SMVM_EVENT_ENDED, 0, &r, err);
+		push(vm, SMVM_EVENT_ENDED, 0, &r);
+		return 0;
 	case REPLY_ERR_UNKNOWN:
 		return err_set(err, EPROTO, "the worker did not understand: %s", r.err.msg);
 	default:

@@ -220,7 +220,8 @@ SMVM_API int smvm_vm_fd(const struct smvm_vm *vm);
 /*
  * What has happened since: of what was begun, of what had timed out, and what the machine did by
  * itself. Waits up to `timeout_ms` (0: not at all, -1: for ever); SMVM_EVENT_NONE and 0 for
- * nothing. Call until then: the descriptor does not tell of what other calls have read already.
+ * nothing. Call until then: the descriptor does not tell of what other calls have read already. The
+ * 16 latest are kept for who does not ask.
  */
 SMVM_API int smvm_vm_next(struct smvm_vm *vm, int timeout_ms, struct smvm_event *event,
 			  struct smvm_error *err);

@@ -19,9 +19,10 @@
 #include <sys/un.h>
 #include <sys/wait.h>
 
-#define START_MS   180000
-#define ARGS_MAX   1024
-#define STDERR_MAX 4096
+#define START_MS    180000
+#define ARGS_MAX    1024
+#define STDERR_MAX  4096
+#define STDERR_KEPT (256u << 10)
 
 extern char **environ;
 
@@ -129,8 +130,10 @@ static int spawn(struct smvm_vm *vm, struct args *a, struct err *err)
 	posix_spawnattr_t attr;
 	sigset_t none, all;
 
-	vm->log_fd = memfd_create("worker-stderr", MFD_CLOEXEC);
-	if (vm->log_fd < 0)
+	/* It cannot grow, so that a worker that complains for days costs no memory. */
+	vm->log_fd = memfd_create("worker-stderr", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+	if (vm->log_fd < 0 || ftruncate(vm->log_fd, STDERR_KEPT) < 0 ||
+	    fcntl(vm->log_fd, F_ADD_SEALS, F_SEAL_GROW | F_SEAL_SHRINK) < 0)
 		return err_errno(err, "create a file in memory");
 	sigemptyset(&none);
 	sigfillset(&all);
@@ -160,14 +163,14 @@ static int spawn(struct smvm_vm *vm, struct args *a, struct err *err)
 static int last_words(const struct smvm_vm *vm, int r, struct err *err)
 {
 	char text[STDERR_MAX];
-	struct stat st;
 	int status = 0;
 
-	if (vm->log_fd < 0 || fstat(vm->log_fd, &st) < 0)
+	/* The offset is the worker's too: up to there it has written. */
+	off_t end = vm->log_fd < 0 ? -1 : lseek(vm->log_fd, 0, SEEK_CUR);
+	if (end < 0)
 		return r;
-	off_t from =
-		st.st_size > (off_t)sizeof(text) - 1 ? st.st_size - (off_t)sizeof(text) + 1 : 0;
-	ssize_t n = pread(vm->log_fd, text, sizeof(text) - 1, from);
+	off_t from = MAX(end - (off_t)sizeof(text) + 1, (off_t)0);
+	ssize_t n = pread(vm->log_fd, text, (size_t)(end - from), from);
 	while (n > 0 && text[n - 1] == '\n')
 		n--;
 	if (n <= 0)

@@ -88,6 +88,7 @@ check "vm_snapshot_begin writes a diff beside the running guest" prints "later d
 check "which can be restored" prints "^warm: " "$X/vm_restore" later
 check "a machine of smvm-runner's" status 0 smvm-runner restore --name mine snap
 check "is snapshotted and stopped by vm_open" prints "is stopped" "$X/vm_open" mine mine1
+check "what was written is told" grep -q "^mine1: [1-9][0-9]* bytes$" "$T/out"
 check "it cannot be restored, which is told" grep -q "only its own worker" "$T/out"
 check "an unknown one is not found" says 1 "nobody" "$X/vm_open" nobody x
 check "vm_fork makes three children" prints "^child [0-9a-f]\{12\}" "$X/vm_fork" snap 3

@@ -367,14 +367,60 @@ static void test_hostile(void **state)
 	assert_true(send(f.fd, line, sizeof(line), MSG_DONTWAIT) > REPLY_LINE_MAX + 1);
 	assert_int_equal(smvm_vm_restore(f.vm, "s", NULL, &f.err), -EPROTO);
 	detach(&f);
-	/* Answers to nobody are none; endless news are too much. */
+	/* Answers to nobody are none. */
 	attach(&f, true);
 	say(&f, "DONE 1 id=1\nDONE_SNAPSHOT id=1\nSETTLED id=1 ok\nBAKE_READY\n");
 	assert_int_equal(smvm_vm_next(f.vm, 0, &e, &f.err), 0);
 	assert_int_equal(e.kind, SMVM_EVENT_NONE);
-	for (int i = 0; i < 100; i++)
-		say(&f, "ENDED how=reset\n");
-	assert_int_equal(smvm_vm_restore(f.vm, "s", NULL, &f.err), -EPROTO);
+	detach(&f);
+}
+
+/* A program that never asks for news has its requests answered all the same. */
+static void test_unheard(void **state)
+{
+	struct smvm_event e = {.size = sizeof(e)};
+	char answer[64];
+	struct fake f;
+	int n = 0;
+
+	attach(&f, true);
+	for (int i = 1; i <= 100; i++) {
+		snprintf(answer, sizeof(answer), "ENDED how=shutdown\nDONE %d id=%d\n", i, i);
+		assert_int_equal(ANSWERED(&f, answer, smvm_vm_restore(f.vm, "s", NULL, &f.err)), 0);
+	}
+	while (smvm_vm_next(f.vm, 0, &e, &f.err) == 0 && e.kind == SMVM_EVENT_ENDED)
+		n++;
+	assert_int_equal(e.kind, SMVM_EVENT_NONE);
+	assert_in_range(n, 1, 16);
+	detach(&f);
+}
+
+static void *chatter(void *arg)
+{
+	static const char talk[] = "PROGRESS elapsed_ms=1 copied_bytes=1\n";
+	struct fake *f = arg;
+
+	while (send(f->fd, talk, sizeof(talk) - 1, MSG_NOSIGNAL) > 0)
+		;
+	return NULL;
+}
+
+/* One that never stops talking holds nobody up. */
+static void test_chatter(void **state)
+{
+	struct smvm_event e = {.size = sizeof(e)};
+	struct fake f;
+
+	attach(&f, true);
+	assert_int_equal(pthread_create(&f.thread, NULL, chatter, &f), 0);
+	for (int i = 0; i < 100; i++) {
+		assert_int_equal(smvm_vm_next(f.vm, i ? 0 : 100, &e, &f.err), 0);
+		assert_int_equal(e.kind, SMVM_EVENT_NONE);
+	}
+	assert_int_equal(smvm_vm_restore_begin(f.vm, "s", &f.err), 0);
+	assert_int_equal(smvm_vm_restore_timeout(f.vm, "s", 1, NULL, &f.err), -EBUSY);
+	smvm_vm_drop(f.vm);
+	pthread_join(f.thread, NULL);
 	detach(&f);
 }
 
@@ -415,6 +461,7 @@ int main(void)
 		cmocka_unit_test(test_timeout),	 cmocka_unit_test(test_its_timeout),
 		cmocka_unit_test(test_failures), cmocka_unit_test(test_async),
 		cmocka_unit_test(test_quit),	 cmocka_unit_test(test_hostile),
+		cmocka_unit_test(test_unheard),	 cmocka_unit_test(test_chatter),
 		cmocka_unit_test(test_misuse),
 	};
 
