@@ -220,6 +220,19 @@ static void bury(struct pool *p, struct member *m)
 	m->deadline_us = monotonic_us() + PATIENCE_US;
 }
 
+/* A worker that was killed leaves a directory, which whoever lists machines next removes. */
+static void sweep_run_directories(void)
+{
+	struct rundir **all;
+	size_t n = 0;
+
+	if (rundir_list(&all, &n, NULL) < 0)
+		return;
+	for (size_t i = 0; i < n; i++)
+		rundir_release(all[i]);
+	free(all);
+}
+
 static void tend(struct pool *p, struct member **slot)
 {
 	struct member *m = *slot;
@@ -246,7 +259,15 @@ static void tend(struct pool *p, struct member **slot)
 		member_end(m, false);
 		free(m);
 		*slot = NULL;
+		sweep_run_directories();
 	}
+}
+
+static void tend_all(struct pool *p)
+{
+	for (size_t i = 0; i < POOL_MEMBERS_MAX; i++)
+		if (p->member[i])
+			tend(p, &p->member[i]);
 }
 
 static void reap(struct pool *p)
@@ -336,6 +357,8 @@ static void turn(struct pool *p)
 	for (size_t i = 0; i < POOL_MEMBERS_MAX; i++)
 		if (f[3 + i].revents && p->member[i])
 			member_read(p->member[i], p->snapshot);
+	/* Who has lost its machine hears of that before it is told that there is no such claim. */
+	tend_all(p);
 	pool_serve_waiters(p);
 	k = 3 + POOL_MEMBERS_MAX;
 	TAILQ_FOREACH (c, &p->clients, all)
@@ -347,9 +370,7 @@ static void turn(struct pool *p)
 		accept_member(p);
 	if (f[2].revents)
 		pool_accept_client(p);
-	for (size_t i = 0; i < POOL_MEMBERS_MAX; i++)
-		if (p->member[i])
-			tend(p, &p->member[i]);
+	tend_all(p);
 	pool_serve_waiters(p);
 	pool_time_out_waiters(p);
 	/* Last: any answer may have found that its client is gone. */
@@ -441,6 +462,7 @@ static int begin(struct pool *p, struct pool_config *cfg, struct err *err)
 	if (!cfg->vm_bytes)
 		cfg->vm_bytes = (uint64_t)st.st_size;
 	r = take_name(p, err);
+	sweep_run_directories();
 	if (r == 0)
 		p->signal_fd = r = signals_open((const int[]){SIGTERM, SIGINT, SIGCHLD, 0},
 						SFD_NONBLOCK, NULL, err);

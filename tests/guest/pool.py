@@ -1,7 +1,6 @@
-"""The cases of test_pool.sh: TAP on standard output. CHAOS=SECONDS: kill at random for so long instead."""
+"""The cases of test_pool.sh: TAP on standard output."""
 import json
 import os
-import random
 import re
 import select
 import shutil
@@ -14,8 +13,6 @@ import time
 sys.path.insert(0, "tests/lib")
 from cases import case, cli, done, same, until  # noqa: E402
 from poolclient import RUN, Client, Pool  # noqa: E402
-
-at_end = []
 
 
 def generation(claimed):
@@ -32,71 +29,6 @@ def alive(pid):
             return f.read().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
-
-
-def chaos(seconds):
-    """kill -9 of workers and of the pool, under load: every claim ends in success or an error, nothing is left."""
-    stop = time.monotonic() + seconds
-    tally = {"served": 0, "errors": 0, "lost": 0, "kills": 0, "pools": 1}
-    lock = threading.Lock()
-    pools = []
-    at_end.append(lambda: pools[-1].__exit__())
-    pools.append(Pool("--min", "2", "--max", "5", warm=2, snapshot="idle"))
-
-    def load():
-        while time.monotonic() < stop:
-            try:
-                with Client() as c:
-                    got = c.ask("CLAIM deadline_ms=5000", 30)
-                    with lock:
-                        tally["served" if got.word == "CLAIMED" else "errors"] += 1
-                    if got.word == "CLAIMED":
-                        time.sleep(random.random() * 0.05)
-                        if c.ask("RELEASE claim=" + got.keys["claim"]).word != "RELEASED":
-                            with lock:
-                                tally["lost"] += 1
-            except (OSError, EOFError):
-                with lock:
-                    tally["errors"] += 1
-                time.sleep(0.02)
-
-    threads = [threading.Thread(target=load) for _ in range(4)]
-    for t in threads:
-        t.start()
-    while time.monotonic() < stop:
-        time.sleep(random.random())
-        try:
-            pids = [m["pid"] for m in pools[-1].status()["machines"]]
-        except (OSError, EOFError):
-            pids = []
-        if pids and random.random() < 0.85:
-            os.kill(random.choice(pids), signal.SIGKILL)
-        else:
-            pools[-1].process.kill()
-            pools[-1].process.wait()
-            pools.append(Pool("--min", "2", "--max", "5", snapshot="idle"))
-            tally["pools"] += 1
-        tally["kills"] += 1
-    for t in threads:
-        t.join(60)
-        assert not t.is_alive(), "a claim hangs"
-    p = pools[-1]
-    until(lambda: (lambda s: s["warm"] >= 2 and not s["coming"] and not s["claimed"])(p.status()), 60)
-    s = p.status()
-    print("# %s; then %d warm, %d descriptors" % (tally, s["warm"], len(os.listdir("/proc/%d/fd" % p.process.pid))))
-    # Nobody's worker is left.
-    mine = {m["pid"] for m in s["machines"]}
-    until(lambda: {json.loads(open("%s/%s/vm.json" % (RUN, v)).read())["pid"] for v in cli("ps", "-q").stdout.split()} <= mine, 20)
-    # 4 listeners and locks, standard ones, a worker each; clients are gone.
-    until(lambda: len(os.listdir("/proc/%d/fd" % p.process.pid)) <= 8 + len(p.status()["machines"]) + 1)
-    assert tally["served"] > seconds, tally
-
-
-if os.environ.get("CHAOS"):
-    case("%s s of kill -9 under load" % os.environ["CHAOS"])(lambda: chaos(float(os.environ["CHAOS"])))
-    for end in at_end:
-        end()
-    done()
 
 
 @case("machines are kept warm, and a claim has one at once")
