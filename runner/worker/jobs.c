@@ -145,12 +145,15 @@ static int become(struct jobs *j, const char *path, enum clock_policy clock, str
 
 	if ((ret = where_snapshot(j->mount, path, dir, err)) < 0)
 		return ret;
+	const bool watched = j->watched;
+
 	/* Of a machine that may go its descriptor must not be left behind. */
 	watch_end(j, false);
 	ret = vmm_become(&j->v, j->dir, &r, &how, &timings, err);
 	if (ret == 0 && how.how != BECOME_WARM)
 		j->primed = false;
-	if (j->v && atomic_load(&j->v->machine.vm->end) == VM_RUNNING)
+	/* One whose end was told before is not watched again; one that has just ended is. */
+	if (ret == 0 || watched)
 		watch_end(j, true);
 	if (ret == 0) {
 		e->how = become_name(how.how);

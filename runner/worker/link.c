@@ -41,11 +41,12 @@ static void say(void *arg, const char *line, size_t n)
 		}
 		if (done < 0 && errno == EINTR)
 			continue;
-		struct pollfd p = {.fd = l->fd, .events = POLLOUT};
+		struct pollfd p[2] = {{.fd = l->fd, .events = POLLOUT},
+				      {.fd = l->signal_fd, .events = POLLIN}};
 		const uint64_t now = monotonic_us();
-		/* The end of the session follows from the end of file that is now read. */
+		/* The end of the session follows from that; a signal is then read as one. */
 		if (done == 0 || errno != EAGAIN || now >= until ||
-		    poll(&p, 1, (int)((until - now) / 1000) + 1) == 0)
+		    poll(p, 2, (int)((until - now) / 1000) + 1) == 0 || p[1].revents)
 			hang_up(l);
 	}
 }

@@ -8,7 +8,6 @@
 #include "smfs/base/log.h"
 
 #define PROGRESS_US 1000000u
-#define TEXT_MAX    (4 * ERR_MSG_MAX)
 
 /* ---- lines out ----------------------------------------------------------------------------- */
 

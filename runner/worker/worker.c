@@ -46,6 +46,7 @@ static int serve(const struct worker_config *cfg, int fd, struct rundir *dir, st
 	struct desk desk;
 	struct jobs j = {.desk = &desk,
 			 .dir = dir,
+			 .epoll_fd = -1,
 			 .mount = cfg->mount,
 			 .prefault = cfg->prefault,
 			 .restore = cfg->restore,

@@ -154,6 +154,15 @@ def _():
         assert s["warm"] == 1 and "passing" in s["last_failure"], s
 
 
+@case("a guest that ends as soon as it is restored is a start that failed")
+def _():
+    with Pool("--min", "1", "--max", "1", snapshot="once") as p:
+        until(lambda: "ENDED" in p.status().get("last_failure", ""))
+        time.sleep(2)
+        s = p.status()
+        assert s["started"] < 8 and "ENDED" in s["last_failure"], s
+
+
 @case("a guest that powers itself off is reset like any other")
 def _():
     with Pool("--min", "1", "--max", "1", warm=1), Client() as c:

@@ -6,11 +6,12 @@
 
 { boot origin counter 64M && until_true 10 said origin '^up ' && smvm-runner snapshot origin s1 &&
 	boot rests idle16 64M && until_true 10 said rests '^up ' && smvm-runner snapshot rests idle &&
-	smvm-runner snapshot rests passing; } >/dev/null || {
+	smvm-runner snapshot rests passing &&
+	boot once once 64M && until_true 10 said once '^up ' && smvm-runner snapshot once once; } >/dev/null || {
 	check "a snapshot to begin with" false
 	tap_done
 }
-smvm-runner stop -f origin rests
+smvm-runner stop -f origin rests once
 python3 tests/guest/pool.py
 failed=$?
 [ $failed = 0 ] || sed 's/^/# /' "$T/pools.log"

@@ -298,6 +298,23 @@ def _():
         same(s.gone(), 0)
 
 
+@case("a signal ends a worker whose supervisor does not read")
+def _():
+    with worker(hello=True) as s:
+        s.sock.setblocking(False)
+        full = 0
+        # Its answers fill the socket, then it reads no more requests.
+        while full < 20:
+            try:
+                s.sock.send(b"HELLO 1\n" * 100)
+                full = 0
+            except BlockingIOError:
+                full += 1
+                time.sleep(0.02)
+        s.process.send_signal(signal.SIGTERM)
+        same(s.process.wait(10), 0)
+
+
 @case("nobody listens: status 1, and it says so")
 def _():
     got = cli("worker", "--socket", "/nonexistent/s")
@@ -587,6 +604,18 @@ def _():
         same(got.keys["how"], "rebuilt")
         assert "powered off" in got.keys["why"], got
         same(s.ask("RESTORE s1").keys["how"], "warm")
+        s.quit()
+
+
+@case("extended: a guest that ends as soon as it is restored: DONE, then ENDED, each time")
+def _():
+    with worker(hello=True) as s:
+        for i in range(10):
+            s.send("RESTORE once")
+            got = s.line()
+            same((got.word, got.keys["how"]), ("DONE", "rebuilt" if i else "new"))
+            got = s.line()
+            same((got.word, got.keys["how"]), ("ENDED", "shutdown"))
         s.quit()
 
 
