@@ -6,6 +6,7 @@
 #include <stdbool.h>
 #include <sys/types.h>
 
+#include "runner/api/child.h"
 #include "runner/api/reply.h"
 #include "runner/control/rundir.h"
 
@@ -22,14 +23,17 @@ struct smvm_image {
 struct smvm_vm {
 	char id[VM_ID_LEN + 1], dir[REPLY_DIR_MAX]; /* "" unknown */
 
-	/* The worker, from here to the end: none of smvm_vm_open()'s. */
-	int fd;		/* to it; -1: closed, or none */
-	bool is_worker; /* it had one */
-	bool extended;	/* it knows HELLO */
-	pid_t pid;	/* of smvm_vm_start(), else 0 */
-	int pidfd;
-	int log_fd; /* what it has said on standard error; -1: not ours */
-	bool joined;
+	/* A claim of a pool's machine is the connection it came by: it lasts as long as that. */
+	bool is_claim;
+	bool claiming;	/* asked for, and not answered */
+	uint64_t claim; /* its number, while the machine is ours */
+	bool released;	/* the pool has said so */
+
+	/* The worker, or the pool, from here to the end: none of smvm_vm_open()'s. */
+	int fd;		    /* to it; -1: closed, or none */
+	bool is_worker;	    /* it had one */
+	bool extended;	    /* it knows HELLO */
+	struct child child; /* of smvm_vm_start() */
 
 	/* In flight: what it was asked for and has not answered. */
 	bool restoring, snapshotting;
@@ -57,6 +61,8 @@ int api_error(struct smvm_error *out, const struct err *err, int r);
 
 /* ---- link.c: the connection ---- */
 
+/* "command closed" */
+int link_closed(struct err *err);
 /* One line, its LF added. EPIPE "command closed". */
 int link_say(struct smvm_vm *vm, const char *line, struct err *err);
 /*
@@ -69,6 +75,11 @@ int link_step(struct smvm_vm *vm, int timeout_ms, struct err *err);
  * ETIMEDOUT.
  */
 int link_await(struct smvm_vm *vm, const bool *flag, uint64_t until_us, struct err *err);
+/* Act on what has come in meanwhile, without waiting; EPIPE as above. */
+int link_catch_up(struct smvm_vm *vm, struct err *err);
+/* Something has happened. */
+void link_push(struct smvm_vm *vm, enum smvm_event_kind kind, unsigned serial,
+	       const struct reply *r);
 void link_close(struct smvm_vm *vm);
 /* READY, then HELLO, and whether it knows that. */
 int link_greet(struct smvm_vm *vm, int timeout_ms, struct err *err);
@@ -78,12 +89,19 @@ bool link_take(struct smvm_vm *vm, unsigned serial, struct smvm_event *out);
  */
 int link_word(const struct smvm_vm *vm, const char *text, char *out, size_t size, struct err *err);
 
+/* ---- claim.c ---- */
+
+/* A line of the pool's, NUL-terminated. */
+int claim_act(struct smvm_vm *vm, const char *line, struct err *err);
+/* The machine is this claim's now. EPIPE "command closed" if it is not any more. */
+int claim_check(struct smvm_vm *vm, struct err *err);
+
 /* ---- vm.c ---- */
 
 struct smvm_vm *vm_handle(void);
 /* A handle of a running machine by its run directory. */
 int vm_open_by(const char *name, struct smvm_vm **out, struct err *err);
 /* "<dir>/<file>", or ENOTSUP where the directory is not known. */
-int vm_file(const struct smvm_vm *vm, const char *file, char out[RUNDIR_PATH_MAX], struct err *err);
+int vm_file(struct smvm_vm *vm, const char *file, char out[RUNDIR_PATH_MAX], struct err *err);
 
 #endif

@@ -13,7 +13,8 @@
 
 #define SAY_MS 10000
 /* A worker of the original runner does not answer HELLO. */
-#define HELLO_MS 2000
+#define HELLO_MS     2000
+#define CATCH_UP_MAX 64 /* reads of REPLY_LINE_MAX each */
 
 int api_error(struct smvm_error *out, const struct err *err, int r)
 {
@@ -24,9 +25,14 @@ int api_error(struct smvm_error *out, const struct err *err, int r)
 	return r;
 }
 
-static int closed(struct err *err)
+int link_closed(struct err *err)
 {
 	return err_set(err, EPIPE, "command closed");
+}
+
+static const char *peer(const struct smvm_vm *vm)
+{
+	return vm->is_claim ? "pool" : "worker";
 }
 
 void link_close(struct smvm_vm *vm)
@@ -34,7 +40,8 @@ void link_close(struct smvm_vm *vm)
 	if (vm->fd >= 0)
 		close(vm->fd);
 	vm->fd = -1;
-	vm->restoring = vm->snapshotting = false;
+	vm->restoring = vm->snapshotting = vm->claiming = false;
+	vm->claim = 0;
 }
 
 int link_say(struct smvm_vm *vm, const char *line, struct err *err)
@@ -44,7 +51,7 @@ int link_say(struct smvm_vm *vm, const char *line, struct err *err)
 	size_t n = strlen(line), done = 0;
 
 	if (vm->fd < 0)
-		return closed(err);
+		return link_closed(err);
 	if (n > LINE_LEN_MAX)
 		return err_set(err, EMSGSIZE, "a request of %zu bytes: %d at most", n,
 			       LINE_LEN_MAX);
@@ -62,18 +69,19 @@ int link_say(struct smvm_vm *vm, const char *line, struct err *err)
 		} else if (w < 0 && errno == EAGAIN) {
 			/* Half a line cannot be taken back. */
 			link_close(vm);
-			return err_set(err, ETIMEDOUT, "the worker does not read its requests");
+			return err_set(err, ETIMEDOUT, "the %s does not read its requests",
+				       peer(vm));
 		} else if (w < 0 && errno != EINTR) {
 			/* What it has said before is still to be read: link_step() closes. */
-			return closed(err);
+			return link_closed(err);
 		}
 	}
 	return 0;
 }
 
 /* A program that only makes requests and never asks for news is owed the latest, not all. */
-static void push(struct smvm_vm *vm, enum smvm_event_kind kind, unsigned serial,
-		 const struct reply *r)
+void link_push(struct smvm_vm *vm, enum smvm_event_kind kind, unsigned serial,
+	       const struct reply *r)
 {
 	struct smvm_event oldest;
 
@@ -101,29 +109,29 @@ static void restored(struct smvm_vm *vm, const struct reply *r)
 	if (r->kind == REPLY_ERR_RESTORE && r->err.code == ETIMEDOUT && !vm->restore_expired) {
 		/* Its own time-out: SETTLED will follow. */
 		vm->restore_expired = true;
-		push(vm, SMVM_EVENT_RESTORE_FAILED, vm->restore_serial, r);
+		link_push(vm, SMVM_EVENT_RESTORE_FAILED, vm->restore_serial, r);
 		return;
 	}
 	if (r->kind == REPLY_ERR_RESTORE && r->err.code == ETIMEDOUT)
 		return; /* has been told already */
 	vm->restoring = vm->restore_expired = false;
-	push(vm,
-	     r->kind == REPLY_DONE || (late && !r->err.code) ? SMVM_EVENT_RESTORED
-							     : SMVM_EVENT_RESTORE_FAILED,
-	     vm->restore_serial, r);
+	link_push(vm,
+		  r->kind == REPLY_DONE || (late && !r->err.code) ? SMVM_EVENT_RESTORED
+								  : SMVM_EVENT_RESTORE_FAILED,
+		  vm->restore_serial, r);
 }
 
 static void snapshotted(struct smvm_vm *vm, const struct reply *r)
 {
 	if (r->kind == REPLY_ERR_SNAPSHOT && r->err.code == ETIMEDOUT && vm->extended) {
 		if (!vm->snapshot_expired)
-			push(vm, SMVM_EVENT_SNAPSHOT_FAILED, vm->snapshot_serial, r);
+			link_push(vm, SMVM_EVENT_SNAPSHOT_FAILED, vm->snapshot_serial, r);
 		vm->snapshot_expired = true;
 		return;
 	}
 	vm->snapshotting = vm->snapshot_expired = false;
-	push(vm, r->err.code ? SMVM_EVENT_SNAPSHOT_FAILED : SMVM_EVENT_SNAPSHOTTED,
-	     vm->snapshot_serial, r);
+	link_push(vm, r->err.code ? SMVM_EVENT_SNAPSHOT_FAILED : SMVM_EVENT_SNAPSHOTTED,
+		  vm->snapshot_serial, r);
 }
 
 static int act(struct smvm_vm *vm, char *line, struct err *err)
@@ -170,7 +178,7 @@ static int act(struct smvm_vm *vm, char *line, struct err *err)
 			snapshotted(vm, &r);
 		return 0;
 	case REPLY_ENDED:
-		push(vm, SMVM_EVENT_ENDED, 0, &r);
+		link_push(vm, SMVM_EVENT_ENDED, 0, &r);
 		return 0;
 	case REPLY_ERR_UNKNOWN:
 		return err_set(err, EPROTO, "the worker did not understand: %s", r.err.msg);
@@ -187,34 +195,37 @@ static int act_on_lines(struct smvm_vm *vm, struct err *err)
 
 	while (r == 0 && (lf = memchr(at, '\n', (size_t)(end - at)))) {
 		*lf = '\0';
-		r = act(vm, at, err);
+		r = vm->is_claim ? claim_act(vm, at, err) : act(vm, at, err);
 		at = lf + 1;
 	}
 	vm->len = (size_t)(end - at);
 	memmove(vm->buf, at, vm->len);
 	if (r == 0 && vm->len > REPLY_LINE_MAX)
-		r = err_set(err, EPROTO, "the worker's line is longer than %d bytes",
+		r = err_set(err, EPROTO, "the %s's line is longer than %d bytes", peer(vm),
 			    REPLY_LINE_MAX);
 	return r;
 }
 
 int link_step(struct smvm_vm *vm, int timeout_ms, struct err *err)
 {
-	struct pollfd p = {.fd = vm->fd, .events = POLLIN};
+	struct pollfd p[2] = {{.fd = vm->fd, .events = POLLIN},
+			      {.fd = vm->child.log_fd, .events = POLLIN}};
 
 	if (vm->fd < 0)
-		return closed(err);
-	int n = poll(&p, 1, timeout_ms);
+		return link_closed(err);
+	int n = poll(p, 2, timeout_ms);
 	if (n < 0)
-		return errno == EINTR ? 0 : err_errno(err, "wait for the worker");
-	if (n == 0)
+		return errno == EINTR ? 0 : err_errno(err, "wait for the %s", peer(vm));
+	if (p[1].revents)
+		child_listen(&vm->child);
+	if (!p[0].revents)
 		return 0;
 	ssize_t got = recv(vm->fd, vm->buf + vm->len, REPLY_LINE_MAX + 1 - vm->len, MSG_DONTWAIT);
 	if (got < 0 && (errno == EAGAIN || errno == EINTR))
 		return 0;
 	if (got <= 0) {
 		link_close(vm);
-		return closed(err);
+		return link_closed(err);
 	}
 	vm->len += (size_t)got;
 	int r = act_on_lines(vm, err);
@@ -223,13 +234,23 @@ int link_step(struct smvm_vm *vm, int timeout_ms, struct err *err)
 	return r < 0 ? r : 1;
 }
 
+int link_catch_up(struct smvm_vm *vm, struct err *err)
+{
+	int r = 1;
+
+	/* More than a connection holds, but not for ever, of a peer that never stops talking. */
+	for (int i = 0; i < CATCH_UP_MAX && r > 0; i++)
+		r = link_step(vm, 0, err);
+	return MIN(r, 0);
+}
+
 int link_await(struct smvm_vm *vm, const bool *flag, uint64_t until_us, struct err *err)
 {
 	while (!*flag) {
 		uint64_t now = monotonic_us();
 
 		if (now >= until_us)
-			return err_set(err, ETIMEDOUT, "the worker has not answered in time");
+			return err_set(err, ETIMEDOUT, "the %s has not answered in time", peer(vm));
 		int ms = until_us == UINT64_MAX
 				 ? -1
 				 : (int)MIN((until_us - now) / 1000 + 1, (uint64_t)INT_MAX);

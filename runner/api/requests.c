@@ -10,8 +10,7 @@
 
 #define ANSWER_MS 60000
 /* A worker's own time-out is told before ours. */
-#define MARGIN_MS    5000
-#define CATCH_UP_MAX 64 /* reads of REPLY_LINE_MAX each */
+#define MARGIN_MS 5000
 
 #define WORD_MAX (4 * LINE_PATH_MAX + 3)
 
@@ -24,7 +23,7 @@ static int check_idle(const struct smvm_vm *vm, struct err *err)
 			       "be restored",
 			       vm->id);
 	if (vm->fd < 0)
-		return err_set(err, EPIPE, "command closed");
+		return link_closed(err);
 	if (vm->restoring)
 		return err_set(err, EBUSY, "restore in flight");
 	if (vm->snapshotting)
@@ -35,14 +34,7 @@ static int check_idle(const struct smvm_vm *vm, struct err *err)
 /* What has come in meanwhile may have ended what was in flight. */
 static int catch_up(struct smvm_vm *vm, struct err *err)
 {
-	int r = 0;
-
-	if (!vm->is_worker || vm->fd < 0)
-		return 0;
-	/* More than a connection holds, but not for ever, of a worker that never stops talking. */
-	for (int i = 0; i < CATCH_UP_MAX && (r = link_step(vm, 0, err)) > 0; i++)
-		;
-	return MIN(r, 0);
+	return vm->is_worker && vm->fd >= 0 ? link_catch_up(vm, err) : 0;
 }
 
 static int send_request(struct smvm_vm *vm, const char *verb, const char *path, const char *base,

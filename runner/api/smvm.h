@@ -20,6 +20,9 @@
  * running it. It listens to the program on a socket and ends when that closes: no machine outlives
  * its handle, or a program that crashed. smvm_vm_open() is for those that were started otherwise.
  *
+ * A POOL, `smvm-runner pool`, keeps machines of one snapshot warm. A claim of one is a handle as
+ * well: closing it, or the program's end, gives the machine back.
+ *
  * ERRORS. Calls return 0 or a negative errno. `err` (may be NULL) is the caller's; it is filled on
  * failure only: `code` is the positive errno, `message` one line: what failed, on what, why, what
  * to do. Beside those of the system:
@@ -27,7 +30,7 @@
  *     EPIPE      "command closed": the machine's process has gone, or smvm_vm_drop()
  *     EBUSY      "restore in flight", "snapshot in flight": one at a time, also after a time-out
  *     ETIMEDOUT  no answer in time; what was asked for goes on, and is in flight until it is over
- *     EALREADY   "already joined"
+ *     EALREADY   "already joined"; a pool that "has a worker already"
  *     ENOENT     no such snapshot, image, machine
  *     EEXIST, EBUSY  the name is taken
  *     ENOTSUP    the machine has no agent, or the snapshot does not fit this host
@@ -40,8 +43,9 @@
  * child at all must leave those alone.
  *
  * BLOCKING. Calls wait for their answer: restores and snapshots for 60 s unless told otherwise. To
- * wait for several things at once, begin with smvm_vm_restore_begin() or smvm_vm_snapshot_begin(),
- * poll smvm_vm_fd() for POLLIN, and take what has happened with smvm_vm_next().
+ * wait for several things at once, begin with smvm_vm_restore_begin(), smvm_vm_snapshot_begin() or
+ * smvm_pool_claim_begin(), poll smvm_vm_fd() for POLLIN, and take what has happened with
+ * smvm_vm_next().
  *
  * STRUCTS that the caller makes begin with `size`: set it to sizeof, and everything else to 0 that
  * is not meant. So a program built with this header runs with later libraries.
@@ -69,6 +73,7 @@ struct smvm_error {
 
 struct smvm_image; /* an image of the store */
 struct smvm_vm;	   /* a machine, and the process that runs it */
+struct smvm_pool;  /* machines kept warm, and the process that does it */
 
 /* "0.1.0", of the library that is loaded. */
 SMVM_API const char *smvm_version(void);
@@ -140,7 +145,10 @@ SMVM_API int smvm_vm_stop(struct smvm_vm *vm, struct smvm_error *err);
  * that this handle did not start. `timeout_ms` -1: for ever.
  */
 SMVM_API int smvm_vm_join(struct smvm_vm *vm, int timeout_ms, int *status, struct smvm_error *err);
-/* Close the connection to the worker, which then ends. Whatever is asked for after is EPIPE. */
+/*
+ * Close the connection to the worker, which then ends, or to the pool, which then has its machine
+ * back. Whatever is asked for after is EPIPE.
+ */
 SMVM_API void smvm_vm_drop(struct smvm_vm *vm);
 /* smvm_vm_drop(), and wait for what smvm_vm_start() started. NULL is fine. */
 SMVM_API void smvm_vm_free(struct smvm_vm *vm);
@@ -205,7 +213,9 @@ enum smvm_event_kind {
 	SMVM_EVENT_SNAPSHOTTED,	    /* `snapshotted` */
 	SMVM_EVENT_SNAPSHOT_FAILED, /* `error` */
 	SMVM_EVENT_ENDED,	    /* the machine is over by itself; `error` tells how */
-	SMVM_EVENT_CLOSED,	    /* so is its worker. The last, and comes again if asked again */
+	SMVM_EVENT_CLOSED, /* so is its worker, or pool. The last, and comes again if asked again */
+	SMVM_EVENT_CLAIMED,	 /* the handle's machine is there */
+	SMVM_EVENT_CLAIM_FAILED, /* `error`; the handle never has one */
 };
 struct smvm_event {
 	size_t size;
@@ -262,6 +272,86 @@ SMVM_API int smvm_vm_exec(struct smvm_vm *vm, const struct smvm_exec *exec, stru
  */
 SMVM_API int smvm_vm_fork(struct smvm_vm *vm, unsigned n, const char *name, struct smvm_vm **out,
 			  unsigned *made, struct smvm_error *err);
+
+/* ---- pools --------------------------------------------------------------------------------- */
+
+/*
+ * A pool that runs, by its name or the path of its socket (anything with a '/'). ENOENT: none does.
+ */
+SMVM_API int smvm_pool_open(const char *name, struct smvm_pool **out, struct smvm_error *err);
+
+struct smvm_pool_options {
+	size_t size;
+	const char *snapshot;	 /* a name or a directory */
+	const char *name;	 /* NULL: one that nobody else has */
+	const char *mount;	 /* NULL: as for images */
+	unsigned min;		 /* kept ready beside those claimed; 0: made when they are claimed */
+	unsigned max;		 /* that there may be, those claimed among them; 0: 4 */
+	unsigned idle_timeout_s; /* after which those beyond `min` are ended; 0: 60 */
+	uint64_t vm_bytes;	 /* what one may come to take of the host's memory; 0: its RAM */
+	uint64_t reserve_bytes;	 /* of the host's memory that is to stay available; 0: 256 MiB */
+};
+/* One that does not run yet. */
+SMVM_API int smvm_pool_new(const struct smvm_pool_options *options, struct smvm_pool **out,
+			   struct smvm_error *err);
+/*
+ * Start its process, which lives as long as the handle, and not longer than the program. Returns
+ * when it takes claims; its machines come meanwhile. EALREADY: the pool has a worker already, be it
+ * that it was started, be it that it is one of smvm_pool_open(). One that was stopped, or that died
+ * (its claims are lost, SMVM_EVENT_CLOSED), can be started again. EBUSY: another has the name.
+ */
+SMVM_API int smvm_pool_start(struct smvm_pool *pool, struct smvm_error *err);
+/* As others open it. As long as the handle. */
+SMVM_API const char *smvm_pool_name(const struct smvm_pool *pool);
+
+/*
+ * A machine that is as the snapshot, and that nobody has had since it became so. Waits up to
+ * `timeout_ms` for one (0: only if one is ready), behind those who asked before: ETIMEDOUT, with
+ * the reason if there is one; ENOMEM: the host has too little memory left. The handle is as one of
+ * smvm_vm_open(), and is the claim: the pool takes the machine back when it is released, dropped,
+ * freed, or the program ends. Then, or when the machine's worker died, calls are EPIPE, "command
+ * closed".
+ */
+SMVM_API int smvm_pool_claim(struct smvm_pool *pool, unsigned timeout_ms, struct smvm_vm **out,
+			     struct smvm_error *err);
+/*
+ * The same without waiting: the handle is there at once, SMVM_EVENT_CLAIMED or
+ * SMVM_EVENT_CLAIM_FAILED comes; until then it is good for smvm_vm_fd(), smvm_vm_next() and
+ * smvm_vm_free(), which is the claim's end too, and else EINPROGRESS. Later SMVM_EVENT_ENDED tells
+ * that the machine was lost.
+ */
+SMVM_API int smvm_pool_claim_begin(struct smvm_pool *pool, unsigned timeout_ms,
+				   struct smvm_vm **out, struct smvm_error *err);
+/*
+ * Give it back, and free the handle, also on failure: smvm_vm_free() that waits until the pool has
+ * it, and the cheaper one, for the connection is used again. EPIPE, ENOENT: it was lost before.
+ */
+SMVM_API int smvm_pool_release(struct smvm_pool *pool, struct smvm_vm *vm, struct smvm_error *err);
+
+struct smvm_pool_status {
+	size_t size;
+	unsigned min, max;
+	unsigned ready;		  /* to be claimed at once */
+	unsigned coming;	  /* starting, or being reset */
+	unsigned claimed;	  /* by anybody */
+	unsigned waiting;	  /* claims */
+	unsigned short_of_memory; /* how many more would be started if there was memory */
+	/* Since it began: */
+	uint64_t claims, released;
+	uint64_t refused, timed_out; /* claims */
+	uint64_t lost;		     /* claims whose worker died */
+	uint64_t started, died;	     /* workers */
+	char last_failure[SMVM_MESSAGE_MAX]; /* of starting a worker, while that fails; or "" */
+};
+/* `status`, the caller's, with its size set. */
+SMVM_API int smvm_pool_status(struct smvm_pool *pool, struct smvm_pool_status *status,
+			      struct smvm_error *err);
+
+/* End the process that smvm_pool_start() started, and with it all claims. ENOTSUP: none of ours. */
+SMVM_API int smvm_pool_stop(struct smvm_pool *pool, struct smvm_error *err);
+/* smvm_pool_stop(), if it was started here. Machines of smvm_pool_open() stay claimed. NULL is
+ * fine. */
+SMVM_API void smvm_pool_free(struct smvm_pool *pool);
 
 #ifdef __cplusplus
 }

@@ -2,13 +2,10 @@
 #include "runner/api/handle.h"
 #include "runner/control/control.h"
 #include "smfs/base/clock.h"
-#include "smfs/base/num.h"
 
-#include <poll.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/wait.h>
+#include <unistd.h>
 
 #define STOP_GRACE_MS 10000
 #define QUIT_MS	      65000 /* the worker's own limit, and some */
@@ -17,8 +14,10 @@ struct smvm_vm *vm_handle(void)
 {
 	struct smvm_vm *vm = calloc(1, sizeof(*vm));
 
-	if (vm)
-		vm->fd = vm->pidfd = vm->log_fd = -1;
+	if (vm) {
+		vm->fd = -1;
+		child_init(&vm->child);
+	}
 	return vm;
 }
 
@@ -77,10 +76,14 @@ const char *smvm_vm_directory(const struct smvm_vm *vm)
 	return vm->dir;
 }
 
-int vm_file(const struct smvm_vm *vm, const char *file, char out[RUNDIR_PATH_MAX], struct err *err)
+int vm_file(struct smvm_vm *vm, const char *file, char out[RUNDIR_PATH_MAX], struct err *err)
 {
+	int r = vm->is_claim ? claim_check(vm, err) : 0;
+
+	if (r < 0)
+		return r;
 	if (vm->is_worker && vm->fd < 0)
-		return err_set(err, EPIPE, "command closed");
+		return link_closed(err);
 	if (!vm->dir[0])
 		return err_set(err, ENOTSUP,
 			       "the worker speaks the original protocol: its directory is not "
@@ -111,8 +114,10 @@ static int stop_other(struct smvm_vm *vm, struct err *err)
 {
 	char path[RUNDIR_PATH_MAX];
 	struct rundir *d;
-	int r = rundir_find(vm->id, &d, err);
+	int r = vm->is_claim ? claim_check(vm, err) : 0;
 
+	if (r == 0)
+		r = rundir_find(vm->id, &d, err);
 	if (r < 0)
 		return r;
 	r = control_stop(rundir_file(d, "control.sock", path), d->info.pid, false, STOP_GRACE_MS,
@@ -133,41 +138,11 @@ void smvm_vm_drop(struct smvm_vm *vm)
 	link_close(vm);
 }
 
-static int join(struct smvm_vm *vm, int timeout_ms, int *status, struct err *err)
-{
-	const uint64_t until = monotonic_us() + (uint64_t)MAX(timeout_ms, 0) * 1000;
-	struct pollfd p = {.fd = vm->pidfd, .events = POLLIN};
-	siginfo_t info = {0};
-	int n;
-
-	if (!vm->pid)
-		return err_set(err, ENOTSUP, "join: this handle has started no process");
-	if (vm->joined)
-		return err_set(err, EALREADY, "already joined");
-	do {
-		uint64_t now = monotonic_us();
-
-		n = poll(&p, 1,
-			 timeout_ms < 0 ? -1
-			 : now < until	? (int)((until - now) / 1000) + 1
-					: 0);
-	} while (n < 0 && errno == EINTR);
-	if (n == 0)
-		return err_set(err, ETIMEDOUT, "process %d has not ended within %d ms",
-			       (int)vm->pid, timeout_ms);
-	if (waitid(P_PID, (id_t)vm->pid, &info, WEXITED) < 0)
-		return err_errno(err, "wait for process %d", (int)vm->pid);
-	vm->joined = true;
-	if (status)
-		*status = info.si_code == CLD_EXITED ? info.si_status : 128 + info.si_status;
-	return 0;
-}
-
 int smvm_vm_join(struct smvm_vm *vm, int timeout_ms, int *status, struct smvm_error *err)
 {
 	struct err e = ERR_INIT;
 
-	return api_error(err, &e, join(vm, timeout_ms, status, &e));
+	return api_error(err, &e, child_join(&vm->child, timeout_ms, status, &e));
 }
 
 void smvm_vm_free(struct smvm_vm *vm)
@@ -176,13 +151,6 @@ void smvm_vm_free(struct smvm_vm *vm)
 		return;
 	link_close(vm);
 	/* It ends because of that, within the time it gives to what it is writing. */
-	if (vm->pid && !vm->joined && join(vm, QUIT_MS, NULL, NULL) < 0) {
-		kill(vm->pid, SIGKILL);
-		waitpid(vm->pid, NULL, 0);
-	}
-	if (vm->pidfd >= 0)
-		close(vm->pidfd);
-	if (vm->log_fd >= 0)
-		close(vm->log_fd);
+	child_end(&vm->child, QUIT_MS);
 	free(vm);
 }

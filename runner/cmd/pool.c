@@ -26,7 +26,9 @@ static const char usage[] =
 	"      --vm-memory SIZE     what a machine may come to take of the host's (its RAM)\n"
 	"      --reserve SIZE       memory of the host that is to stay available (256M)\n"
 	"      --prefault WHAT      as of `restore`\n"
-	"      --mount DIR          where the store is mounted ($SMFS_MOUNT, /mnt/smfs)\n\n"
+	"      --mount DIR          where the store is mounted ($SMFS_MOUNT, /mnt/smfs)\n"
+	"      --end-with-stdin     end when standard input does, as it does with the program that\n"
+	"                           holds the other end\n\n"
 	"  status [--json]          what there is of it\n"
 	"  claim [--timeout S] [--json]\n"
 	"                           claim a machine; prints its id, which `exec` takes\n"
@@ -43,6 +45,7 @@ enum {
 	OPT_RESERVE,
 	OPT_PREFAULT,
 	OPT_MOUNT,
+	OPT_STDIN,
 	OPT_JSON,
 	OPT_TIMEOUT
 };
@@ -57,6 +60,7 @@ static const struct option options[] = {{"name", required_argument, NULL, OPT_NA
 					{"reserve", required_argument, NULL, OPT_RESERVE},
 					{"prefault", required_argument, NULL, OPT_PREFAULT},
 					{"mount", required_argument, NULL, OPT_MOUNT},
+					{"end-with-stdin", no_argument, NULL, OPT_STDIN},
 					{"json", no_argument, NULL, OPT_JSON},
 					{"timeout", required_argument, NULL, OPT_TIMEOUT},
 					{"help", no_argument, NULL, 'h'},
@@ -110,6 +114,9 @@ static int take(struct args *a, int o, struct err *err)
 			       : err_set(err, EINVAL, "--prefault: none, ws or all");
 	case OPT_MOUNT:
 		a->mount = optarg;
+		return 0;
+	case OPT_STDIN:
+		p->lifeline_fd = STDIN_FILENO;
 		return 0;
 	case OPT_JSON:
 		a->json = true;
@@ -216,7 +223,8 @@ int cmd_pool(int argc, char **argv)
 				  .max = 4,
 				  .idle_ms = 60000,
 				  .acquire_ms = 10000,
-				  .reserve_bytes = 256 * MIB}};
+				  .reserve_bytes = 256 * MIB,
+				  .lifeline_fd = -1}};
 	struct err err = ERR_INIT;
 	int o;
 

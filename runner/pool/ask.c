@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/time.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -17,20 +18,37 @@
 #define ANSWER_MS  10000
 #define CLAIM_MS   (LINE_DEADLINE_MAX + ANSWER_MS) /* the pool has its own limit below */
 #define ANSWER_MAX (256u << 10)
+#define ERRNO_END  134 /* Linux's names end there */
 
-static int dial(const char *name, struct err *err)
+static int address(const char *name, struct sockaddr_un *a, struct err *err)
 {
-	struct sockaddr_un a = {.sun_family = AF_UNIX};
+	a->sun_family = AF_UNIX;
+	if (!strchr(name, '/'))
+		return pool_socket(name, a->sun_path, err);
+	if (strlen(name) >= sizeof(a->sun_path))
+		return err_set(err, ENAMETOOLONG, "pool %s: too long for a socket's path", name);
+	strcpy(a->sun_path, name);
+	return 0;
+}
+
+int pool_dial(const char *name, struct err *err)
+{
+	const struct timeval limit = {.tv_sec = ANSWER_MS / 1000};
+	struct sockaddr_un a = {0};
 	cleanup_fd int fd = -1;
-	int r = pool_socket(name, a.sun_path, err);
+	int r = address(name, &a, err);
 
 	if (r < 0)
 		return r;
 	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
 	if (fd < 0)
 		return err_errno(err, "create socket");
+	/* Bounds connect(2) as well: a pool that accepts nobody has a full queue at last. */
+	if (setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof(limit)) < 0)
+		return err_errno(err, "set a time limit");
 	if (connect(fd, (struct sockaddr *)&a, sizeof(a)) < 0)
-		return errno == ENOENT || errno == ECONNREFUSED
+		return errno == EAGAIN ? err_set(err, ETIMEDOUT, "pool %s does not answer", name)
+		       : errno == ENOENT || errno == ECONNREFUSED
 			       ? err_set(err, ENOENT,
 					 "no pool '%s' is running; smvm-runner pool --name %s "
 					 "starts one",
@@ -46,46 +64,54 @@ static int hear(int fd, int timeout_ms, char **out, struct err *err)
 	cleanup_free char *line = malloc(ANSWER_MAX);
 	size_t n = 0;
 
-	while (line && n < ANSWER_MAX) {
+	if (!line)
+		return err_set(err, ENOMEM, "out of memory");
+	while (n < ANSWER_MAX) {
 		struct pollfd p = {.fd = fd, .events = POLLIN};
 		const uint64_t now = monotonic_us();
 
 		if (now >= until || poll(&p, 1, (int)((until - now) / 1000) + 1) == 0)
 			return err_set(err, ETIMEDOUT, "the pool does not answer");
-		ssize_t k = recv(fd, line + n, ANSWER_MAX - n, 0);
-		if (k < 0 && errno == EINTR)
+		ssize_t k = recv(fd, line + n, ANSWER_MAX - n, MSG_DONTWAIT);
+		if (k < 0 && (errno == EINTR || errno == EAGAIN))
 			continue;
 		if (k <= 0)
 			return err_set(err, ECONNRESET, "the pool has closed the connection");
+		char *lf = memchr(line + n, '\n', (size_t)k);
 		n += (size_t)k;
-		if (line[n - 1] == '\n') {
-			line[n - 1] = '\0';
-			*out = steal_ptr(&line);
-			return 0;
-		}
+		if (!lf)
+			continue;
+		*lf = '\0';
+		if (strlen(line) != (size_t)(lf - line))
+			return err_set(err, EPROTO, "the pool's answer is not text");
+		*out = steal_ptr(&line);
+		return 0;
 	}
 	return err_set(err, EPROTO, "the pool's answer is too long");
 }
 
-/* "ERR_<what> code=<name> <text>" */
-static int refused(const char *line, struct err *err)
+int pool_refusal(const char *line, struct err *err)
 {
-	const char *code = strstr(line, "code="), *text = code ? strchr(code, ' ') : NULL;
+	const char *code = strstr(line, " code="), *text;
 	int n = EIO;
 
-	for (int e = 1; code && e < 134; e++) {
+	if (!code)
+		return err_set(err, EPROTO, "an answer that is none: %.200s", line);
+	code += strlen(" code=");
+	text = strchr(code, ' ');
+	for (int e = 1; e < ERRNO_END; e++) {
 		const char *name = strerrorname_np(e);
 
-		if (name && !strncmp(code + 5, name, strlen(name)) && code[5 + strlen(name)] == ' ')
+		if (name && !strncmp(code, name, strlen(name)) && code[strlen(name)] == ' ')
 			n = e;
 	}
-	return err_set(err, n, "%s", text ? text + 1 : line);
+	return err_set(err, n, "%s", text ? text + 1 : "no reason given");
 }
 
 static int request(const char *name, const char *line, const char *word, int timeout_ms, char **out,
 		   struct err *err)
 {
-	cleanup_fd int fd = dial(name, err);
+	cleanup_fd int fd = pool_dial(name, err);
 	cleanup_free char *answer = NULL;
 	int r;
 
@@ -98,7 +124,7 @@ static int request(const char *name, const char *line, const char *word, int tim
 		return err_wrap(err, r, "pool %s", name);
 	const size_t n = strlen(word);
 	if (strncmp(answer, word, n) != 0 || answer[n] != ' ')
-		return err_wrap(err, refused(answer, err), "pool %s", name);
+		return err_wrap(err, pool_refusal(answer, err), "pool %s", name);
 	memmove(answer, answer + n + 1, strlen(answer + n + 1) + 1);
 	*out = steal_ptr(&answer);
 	return 0;
@@ -115,32 +141,53 @@ int pool_ask_status(const char *name, json_t **out, struct err *err)
 	return *out ? 0 : err_set(err, EPROTO, "pool %s: its answer is no JSON", name);
 }
 
-int pool_ask_claim(const char *name, unsigned timeout_ms, struct pool_claimed *out, struct err *err)
+static bool take_text(const char *value, char *out, size_t size)
 {
-	char line[64], key[LINE_KEY_MAX], value[LINE_PATH_MAX];
-	cleanup_free char *text = NULL;
-	int r;
+	const size_t n = strlen(value);
+
+	if (n >= size)
+		return false;
+	memcpy(out, value, n + 1);
+	return true;
+}
+
+int pool_claimed_parse(const char *words, struct pool_claimed *out, struct err *err)
+{
+	char key[LINE_KEY_MAX], value[LINE_PATH_MAX];
+	const char *p = words, *end = p + strlen(p);
+	bool ok = true;
 
 	memset(out, 0, sizeof(*out));
+	while (line_word(&p, end, key, value) > 0) {
+		if (!strcmp(key, "vm"))
+			ok = ok && take_text(value, out->vm, sizeof(out->vm));
+		else if (!strcmp(key, "dir"))
+			ok = ok && take_text(value, out->dir, sizeof(out->dir));
+		else if (!strcmp(key, "claim"))
+			ok = ok && parse_u64(value, 1, UINT64_MAX, &out->claim, NULL) == 0;
+		else if (!strcmp(key, "waited_us"))
+			ok = ok && parse_u64(value, 0, UINT64_MAX, &out->waited_us, NULL) == 0;
+	}
+	if (!ok || !out->vm[0] || !out->dir[0] || !out->claim)
+		return err_set(err, EPROTO, "an answer without a machine: CLAIMED %.200s", words);
+	return 0;
+}
+
+int pool_ask_claim(const char *name, unsigned timeout_ms, struct pool_claimed *out, struct err *err)
+{
+	cleanup_free char *text = NULL;
+	char line[64];
+	int r;
+
 	if (timeout_ms)
 		snprintf(line, sizeof(line), "CLAIM keep=1 deadline_ms=%u\n", timeout_ms);
 	else
 		snprintf(line, sizeof(line), "CLAIM keep=1\n");
-	r = request(name, line, "CLAIMED", CLAIM_MS, &text, err);
-	if (r < 0)
-		return r;
-	const char *p = text, *end = text + strlen(text);
-	while (line_word(&p, end, key, value) > 0) {
-		if (!strcmp(key, "vm"))
-			snprintf(out->vm, sizeof(out->vm), "%.31s", value);
-		else if (!strcmp(key, "dir"))
-			snprintf(out->dir, sizeof(out->dir), "%.127s", value);
-		else if (!strcmp(key, "claim"))
-			out->claim = strtoull(value, NULL, 10);
-		else if (!strcmp(key, "waited_us"))
-			out->waited_us = strtoull(value, NULL, 10);
-	}
-	return out->vm[0] && out->claim ? 0 : err_set(err, EPROTO, "pool %s: %s", name, text);
+	r = request(name, line, "CLAIMED", timeout_ms ? (int)timeout_ms + ANSWER_MS : CLAIM_MS,
+		    &text, err);
+	if (r == 0)
+		r = pool_claimed_parse(text, out, err);
+	return r < 0 ? err_wrap(err, r, "pool %s", name) : 0;
 }
 
 int pool_ask_release(const char *name, const char *vm, struct err *err)

@@ -1,4 +1,9 @@
-/* ask.h - a pool's client: one request over a connection of its own. Blocks, for bounded time. */
+/*
+ * ask.h - a pool's client: one request over a connection of its own. Blocks, for bounded time. And
+ * the parts of it, for libsmvm, whose claims last as long as the connection they came by.
+ *
+ * A pool is named, or given by the path of its socket (anything with a '/').
+ */
 #ifndef RUNNER_POOL_ASK_H
 #define RUNNER_POOL_ASK_H
 
@@ -8,7 +13,7 @@
 #include "smfs/base/err.h"
 
 struct pool_claimed {
-	char vm[32], dir[128];
+	char vm[32], dir[108]; /* as long as fits a socket's address */
 	uint64_t claim, waited_us;
 };
 
@@ -18,5 +23,13 @@ int pool_ask_status(const char *name, json_t **out, struct err *err);
 int pool_ask_claim(const char *name, unsigned timeout_ms, struct pool_claimed *out,
 		   struct err *err);
 int pool_ask_release(const char *name, const char *vm, struct err *err);
+
+/* Connect; the descriptor. ENOENT as above. */
+int pool_dial(const char *name, struct err *err);
+/* What follows CLAIMED in its line. EPROTO: no machine is told there. */
+int pool_claimed_parse(const char *words, struct pool_claimed *out, struct err *err);
+/* "ERR_<what> [id=<id> ]code=<name> <text>", or "LOST ...": its code (EIO for unknown ones), and
+ * text. */
+int pool_refusal(const char *line, struct err *err);
 
 #endif

@@ -1,5 +1,6 @@
 #include "runner/pool/member.h"
 
+#include <fcntl.h>
 #include <signal.h>
 #include <spawn.h>
 #include <stdio.h>
@@ -46,6 +47,7 @@ int member_spawn(struct member *m, const struct pool_config *cfg, const char *so
 			      "--mount",     (char *)(uintptr_t)cfg->mount,
 			      "--prefault",  (char *)(uintptr_t)prefault_policy_name(cfg->prefault),
 			      NULL};
+	posix_spawn_file_actions_t files;
 	posix_spawnattr_t attr;
 	sigset_t none;
 	int r;
@@ -58,7 +60,12 @@ int member_spawn(struct member *m, const struct pool_config *cfg, const char *so
 	/* A terminal's interrupt is for the pool, which then ends its workers. */
 	posix_spawnattr_setpgroup(&attr, 0);
 	posix_spawnattr_setflags(&attr, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETPGROUP);
-	r = posix_spawn(&m->pid, "/proc/self/exe", NULL, &attr, argv, environ);
+	/* The pool's own are for whoever started it. */
+	posix_spawn_file_actions_init(&files);
+	posix_spawn_file_actions_addopen(&files, STDIN_FILENO, "/dev/null", O_RDONLY, 0);
+	posix_spawn_file_actions_addopen(&files, STDOUT_FILENO, "/dev/null", O_WRONLY, 0);
+	r = posix_spawn(&m->pid, "/proc/self/exe", &files, &attr, argv, environ);
+	posix_spawn_file_actions_destroy(&files);
 	posix_spawnattr_destroy(&attr);
 	if (r) {
 		m->pid = 0;

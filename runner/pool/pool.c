@@ -22,6 +22,7 @@
 #include "smfs/base/clock.h"
 #include "smfs/base/log.h"
 #include "smfs/base/meminfo.h"
+#include "smfs/base/notify.h"
 #include "smfs/base/num.h"
 #include "smfs/base/signals.h"
 
@@ -334,15 +335,24 @@ static void take_signals(struct pool *p)
 	reap(p);
 }
 
+static bool at_end(int fd)
+{
+	char text[256];
+	ssize_t n = read(fd, text, sizeof(text));
+
+	return n == 0 || (n < 0 && errno != EINTR && errno != EAGAIN);
+}
+
 static void turn(struct pool *p)
 {
-	struct pollfd f[3 + POOL_MEMBERS_MAX + CLIENTS_MAX];
+	struct pollfd f[4 + POOL_MEMBERS_MAX + CLIENTS_MAX], *const members = f + 4;
 	struct client *c;
-	nfds_t n = 3, k;
+	nfds_t n = 4, k;
 
 	f[0] = (struct pollfd){.fd = p->signal_fd, .events = POLLIN};
 	f[1] = (struct pollfd){.fd = p->worker_fd, .events = POLLIN};
 	f[2] = (struct pollfd){.fd = p->listen_fd, .events = POLLIN};
+	f[3] = (struct pollfd){.fd = p->stopping ? -1 : p->cfg->lifeline_fd, .events = POLLIN};
 	for (size_t i = 0; i < POOL_MEMBERS_MAX; i++)
 		f[n++] = (struct pollfd){.fd = p->member[i] ? p->member[i]->fd : -1,
 					 .events = POLLIN};
@@ -355,12 +365,12 @@ static void turn(struct pool *p)
 	}
 	/* A machine that has become ready is there for whoever asks in this turn. */
 	for (size_t i = 0; i < POOL_MEMBERS_MAX; i++)
-		if (f[3 + i].revents && p->member[i])
+		if (members[i].revents && p->member[i])
 			member_read(p->member[i], p->snapshot);
 	/* Who has lost its machine hears of that before it is told that there is no such claim. */
 	tend_all(p);
 	pool_serve_waiters(p);
-	k = 3 + POOL_MEMBERS_MAX;
+	k = 4 + POOL_MEMBERS_MAX;
 	TAILQ_FOREACH (c, &p->clients, all)
 		if (f[k++].revents)
 			pool_read_client(p, c);
@@ -370,6 +380,8 @@ static void turn(struct pool *p)
 		accept_member(p);
 	if (f[2].revents)
 		pool_accept_client(p);
+	if (f[3].revents && at_end(p->cfg->lifeline_fd))
+		p->stopping = true;
 	tend_all(p);
 	pool_serve_waiters(p);
 	pool_time_out_waiters(p);
@@ -409,6 +421,29 @@ static void stop(struct pool *p)
 
 /* ---- begin and end -------------------------------------------------------------------------- */
 
+/* It is removed by who holds it; so what was locked may be no file any more, and then is nobody's.
+ */
+static int lock_name(struct pool *p, const char *lock, struct err *err)
+{
+	struct stat held, there;
+
+	for (;;) {
+		cleanup_fd int fd = open(lock, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+
+		if (fd < 0 || fstat(fd, &held) < 0)
+			return err_errno(err, "open %s", lock);
+		if (flock(fd, LOCK_EX | LOCK_NB) < 0)
+			return err_set(err, EBUSY,
+				       "pool '%s' is running already; choose another --name",
+				       p->cfg->name);
+		if (stat(lock, &there) == 0 && there.st_ino == held.st_ino &&
+		    there.st_dev == held.st_dev) {
+			p->lock_fd = steal_fd(&fd);
+			return 0;
+		}
+	}
+}
+
 static int take_name(struct pool *p, struct err *err)
 {
 	char lock[120];
@@ -419,13 +454,9 @@ static int take_name(struct pool *p, struct err *err)
 	if (r < 0)
 		return r;
 	snprintf(lock, sizeof(lock), "%s.lock", p->socket);
-	/* The file stays: unlinking it would let two hold one name. */
-	p->lock_fd = open(lock, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
-	if (p->lock_fd < 0)
-		return err_errno(err, "open %s", lock);
-	if (flock(p->lock_fd, LOCK_EX | LOCK_NB) < 0)
-		return err_set(err, EBUSY, "pool '%s' is running already; choose another --name",
-			       p->cfg->name);
+	r = lock_name(p, lock, err);
+	if (r < 0)
+		return r;
 	snprintf(p->worker_socket, sizeof(p->worker_socket), "%.99s.w", p->socket);
 	p->listen_fd = listen_on(p->socket, err);
 	p->worker_fd = p->listen_fd < 0 ? -1 : listen_on(p->worker_socket, err);
@@ -434,6 +465,8 @@ static int take_name(struct pool *p, struct err *err)
 
 static void release_name(struct pool *p)
 {
+	char lock[120];
+
 	if (p->listen_fd >= 0) {
 		unlink(p->socket);
 		close(p->listen_fd);
@@ -444,8 +477,11 @@ static void release_name(struct pool *p)
 	}
 	if (p->signal_fd >= 0)
 		close(p->signal_fd);
-	if (p->lock_fd >= 0)
+	if (p->lock_fd >= 0) {
+		snprintf(lock, sizeof(lock), "%s.lock", p->socket);
+		unlink(lock);
 		close(p->lock_fd);
+	}
 }
 
 static int begin(struct pool *p, struct pool_config *cfg, struct err *err)
@@ -485,6 +521,9 @@ int pool_run(const struct pool_config *given, struct err *err)
 	TAILQ_INIT(&p->waiters);
 	r = begin(p, &cfg, err);
 	if (r == 0) {
+		printf("pool %s: %s\n", p->cfg->name, p->socket);
+		fflush(stdout);
+		service_notify("READY=1");
 		carry_out_plan(p);
 		while (!p->stopping)
 			turn(p);

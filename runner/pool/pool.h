@@ -38,12 +38,15 @@ struct pool_config {
 	unsigned idle_ms;    /* those beyond min that are not claimed for so long are ended */
 	unsigned acquire_ms; /* a claim waits at most so long, unless it says otherwise */
 	uint64_t vm_bytes, reserve_bytes;
+	int lifeline_fd; /* the pool ends when this is at its end; -1: none. The caller's */
 };
 
 /* Names: [A-Za-z0-9][A-Za-z0-9_-]*, at most POOL_NAME_MAX. The socket's path, in `out`. */
 int pool_name_check(const char *name, struct err *err);
 int pool_socket(const char *name, char out[108], struct err *err);
-/* Until SIGTERM or SIGINT. Returns an exit code; a failure fills *err. EBUSY: there is one already.
+/*
+ * Until SIGTERM or SIGINT. Says one line on standard output, and READY=1 to a service manager, when
+ * it takes claims. Returns an exit code; a failure fills *err. EBUSY: there is one already.
  */
 int pool_run(const struct pool_config *cfg, struct err *err);
 

@@ -129,6 +129,19 @@ static void ask_claim(struct pool *p, struct client *c, const struct ask_line *q
 	pool_serve_waiters(p);
 }
 
+/* Another has ended the claim of a connection that goes on. */
+static void tell_owner(struct pool *p, const struct member *m, const struct client *by)
+{
+	struct client *c;
+
+	TAILQ_FOREACH (c, &p->clients, all)
+		if (m->owner == c->number && c != by)
+			client_say(c,
+				   "LOST claim=%" PRIu64
+				   " vm=%s code=ECANCELED released by another",
+				   m->claim, m->vm);
+}
+
 static void ask_release(struct pool *p, struct client *c, const struct ask_line *q)
 {
 	for (size_t i = 0; i < POOL_MEMBERS_MAX; i++) {
@@ -140,6 +153,7 @@ static void ask_release(struct pool *p, struct client *c, const struct ask_line 
 		client_say(c, "RELEASED claim=%" PRIu64 "%s%s", m->claim, q->id[0] ? " id=" : "",
 			   q->id);
 		p->count.released++;
+		tell_owner(p, m, c);
 		member_reset(m, p->snapshot);
 		return;
 	}

@@ -99,6 +99,30 @@ check "a restore after it, too" grep -qx "restore: command closed" "$T/out"
 check "and a stop after a drop" grep -qx "stop: command closed" "$T/out"
 check "a dropped worker ends in order" grep -qx "dropped, status 0" "$T/out"
 check "a bare guest runs no programs, and that is told" says 1 "bare guest" "$X/vm_exec" snap true
+check "no pool is running yet, and that is told" says 1 "no pool 'here' is running; smvm-runner pool" "$X/pool_claim" here
+smvm-runner pool --name here --snapshot snap --min 2 --max 2 >"$T/pool" 2>&1 &
+pool=$!
+ready() { [ "$(smvm-runner pool status --json --name here | jq .warm)" = "$1" ]; }
+until_true 20 ready 2
+check "pool_claim has a machine of it" prints "^[0-9a-f]\{12\} is ours; 1 claimed, 1 ready, 2 to 2" "$X/pool_claim" here
+check "until it releases it" grep -qx released "$T/out"
+check "a program that fails with one" says 1 "bare guest" "$X/pool_claim" here true
+check "has given it back by ending" until_true 10 ready 2
+check "pool_claim_begin: claims wait in line for two machines" prints "^claim 7: [0-9a-f]\{12\}" "$X/pool_claim_begin" here 8 20000
+check "and each is served" [ "$(grep -c '^claim [0-7]: [0-9a-f]\{12\}$' "$T/out")" -eq 8 ]
+check "the pool has all of them back" until_true 10 ready 2
+vm=$(smvm-runner pool claim --name here)
+other=$(smvm-runner pool claim --name here)
+check "a claim that waits too long is told so" prints "claim 0: no: no machine within" "$X/pool_claim_begin" here 1 50
+smvm-runner pool release --name here "$vm" && smvm-runner pool release --name here "$other"
+kill $pool
+check "a pool says where it is, and ends in order" wait $pool
+check "on its one line of output" grep -qx "pool here: $SMVM_RUN_DIR/pool-here.sock" "$T/pool"
+check "pool_start has one of its own" prints "^claimed [0-9a-f]\{12\}" "$X/pool_start" snap
+check "a second start is refused" grep -q "^again: pool lib-[0-9a-f]*: it has a worker already$" "$T/out"
+check "once it is stopped it has no machine" grep -q "^claim: pool lib-.*not been started" "$T/out"
+check "a snapshot that is not there is told in the pool's words" says 1 "snapshot nothing: no such directory" "$X/pool_start" nothing
+check "nothing of either pool is left" sh -c '! ls "$1" | grep .' sh "$SMVM_RUN_DIR"
 "$X/vm_attach" "$T/w.sock" snap >"$T/attached" 2>&1 &
 attach=$!
 until_true 5 [ -S "$T/w.sock" ]
@@ -126,4 +150,27 @@ check "a program with a machine" until_true 5 busy
 kill -KILL $p
 wait $p 2>/dev/null
 check "when it is killed, leaves none" until_true 5 quiet
+
+# So does a pool.
+cat >"$X/waitpool.c" <<'END'
+#include <smvm.h>
+#include <unistd.h>
+int main(int argc, char **argv)
+{
+	struct smvm_pool_options o = {.size = sizeof(o), .snapshot = argv[1], .name = "mine", .min = 2, .max = 2};
+	struct smvm_pool *pool;
+	struct smvm_vm *vm;
+	return argc < 2 || smvm_pool_new(&o, &pool, NULL) < 0 || smvm_pool_start(pool, NULL) < 0 ||
+	       smvm_pool_claim(pool, 20000, &vm, NULL) < 0 || pause();
+}
+END
+built waitpool
+"$X/waitpool" snap &
+p=$!
+claimed() { [ "$(smvm-runner pool status --json --name mine 2>/dev/null | jq .claimed)" = 1 ]; }
+check "a program with a pool" until_true 10 claimed
+kill -KILL $p
+wait $p 2>/dev/null
+gone() { quiet && [ -z "$(ls "$SMVM_RUN_DIR")" ]; }
+check "when it is killed, leaves neither it nor its machines" until_true 10 gone
 tap_done
