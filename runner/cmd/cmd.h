@@ -40,7 +40,7 @@ int help(const char *text);
 int print_json(json_t *j);
 /*
  * Of vm_info.forwards: "forwards", a list of texts, and "host_port", the host's port of the first.
- * Nothing when there are none.
+ * Nothing when there are none ("" or NULL).
  */
 void add_forwards(json_t *j, const char *forwards);
 /*

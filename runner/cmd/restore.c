@@ -1,7 +1,7 @@
 /* smvm-runner restore: a machine from a snapshot. */
 #include "runner/cmd/cmd.h"
-#include "runner/control/forward.h"
 #include "runner/control/launch.h"
+#include "runner/control/publish.h"
 #include "runner/control/where.h"
 
 #include "smfs/base/num.h"
@@ -23,8 +23,8 @@ static const char usage[] =
 	"      --clock POLICY advance (default): the guest's wall clock is set to the host's; freeze: it\n"
 	"                     goes on from where the snapshot stopped it\n"
 	"  -p, --publish [ADDRESS:]PORT:TARGET\n"
-	"                     PORT of this host (0: any) leads to TARGET, a port or Unix socket of\n"
-	"                     the guest (repeatable)\n"
+	"                     PORT of this host (0: any, as it must be for several machines) leads to\n"
+	"                     TARGET, a port or Unix socket of the guest (repeatable)\n"
 	"      --prefault WHAT  map RAM in the background once the guest runs: its working set, if\n"
 	"                     the snapshot has one (ws, the default), all data (all), or none\n"
 	"      --mount DIR    where the store is mounted ($SMFS_MOUNT, /mnt/smfs)\n"
@@ -145,6 +145,8 @@ int cmd_restore(int argc, char **argv)
 				.nforwards = nforwards};
 	if (where_snapshot(r.mount, argv[optind], dir, &err) < 0)
 		return fail(&err);
+	if (publish_check(forwards, nforwards, n, &err) < 0)
+		return usage_error("restore", "--publish: %s", err.msg);
 	if (foreground && n > 1)
 		return usage_error("restore", "--foreground is for one machine");
 	if (foreground) {

@@ -1,5 +1,6 @@
 /* What the steps of a guest's new identity came to, for people. */
 #include "runner/cmd/cmd.h"
+#include "runner/control/publish.h"
 
 #include <stdbool.h>
 #include <stdio.h>
@@ -10,21 +11,16 @@ void add_forwards(json_t *j, const char *forwards)
 {
 	json_t *list;
 
-	if (!forwards[0])
+	if (!forwards || !forwards[0])
 		return;
 	list = json_array();
 	for (const char *p = forwards; *p;) {
 		size_t n = strcspn(p, " ");
 
 		json_array_append_new(list, json_stringn(p, n));
-		if (p == forwards) {
-			/* [ADDRESS:]PORT:TARGET, and the target may be a path with colons. */
-			const char *port = *p == '[' ? strchr(p, ']') + 1 : strchr(p, ':');
-
-			json_object_set_new(j, "host_port", json_integer(atoi(port + 1)));
-		}
 		p += n + (p[n] == ' ');
 	}
+	json_object_set_new(j, "host_port", json_integer(publish_first_port(forwards)));
 	json_object_set_new(j, "forwards", list);
 }
 

@@ -95,6 +95,8 @@ static int work(struct worker_config *cfg, struct boot_options *b, int argc, cha
 	cfg->boot = boots ? &b->boot : NULL;
 	cfg->mount = where_mount(b->mount);
 	cfg->name = b->name;
+	cfg->forward = b->forward;
+	cfg->nforwards = b->nforwards;
 	const int code = worker_run(cfg, err);
 
 	return err->code ? fail(err), code : code;

@@ -25,7 +25,8 @@ struct forking {
 	struct vmm *v;
 	unsigned n;
 	enum clock_policy clock;
-	const char *name; /* of the one child, the stem of several, NULL: their ids */
+	const char *name;	/* of the one child, the stem of several, NULL: their ids */
+	const json_t *forwards; /* what leads into each, a text per child; NULL: nothing does */
 	struct snapshot_meta meta;
 	struct writer vcpu;
 	struct machine_disks disks;
@@ -33,11 +34,18 @@ struct forking {
 	uint64_t began_us, pause_us, capture_us, fork_us;
 };
 
+/* One child's part of the whole. */
+struct one_child {
+	struct forking *f;
+	unsigned index;
+};
+
 /* ---- a child --------------------------------------------------------------------------------- */
 
 static int child_body(struct spawn_child *c, struct rundir *d, void *arg, struct err *err)
 {
-	struct forking *f = arg;
+	const struct one_child *one = arg;
+	struct forking *f = one->f;
 	struct vmm *parent = f->v, *v;
 	struct vmm_moments at = {.began = f->began_us};
 	json_t *timings = NULL;
@@ -45,6 +53,9 @@ static int child_body(struct spawn_child *c, struct rundir *d, void *arg, struct
 
 	snprintf(d->info.parent, sizeof(d->info.parent), "%s", parent->dir->info.name);
 	snprintf(d->info.snapshot, sizeof(d->info.snapshot), "%s", parent->dir->info.snapshot);
+	if (f->forwards)
+		snprintf(d->info.forwards, sizeof(d->info.forwards), "%s",
+			 json_string_value(json_array_get(f->forwards, one->index)));
 	if (snapshot_of_copy(&parent->machine, &f->meta, &f->vcpu, &f->disks, parent->rootfs, &s,
 			     err) < 0)
 		return EXIT_FAILED;
@@ -53,9 +64,10 @@ static int child_body(struct spawn_child *c, struct rundir *d, void *arg, struct
 			      &timings, err) < 0)
 		return EXIT_FAILED;
 	snprintf(v->rootfs, sizeof(v->rootfs), "%s", parent->rootfs);
-	spawn_ready(c,
-		    json_pack("{s:s, s:s, s:i, s:s, s:o}", "id", d->info.id, "name", d->info.name,
-			      "pid", (int)d->info.pid, "dir", d->path, "timings", timings));
+	spawn_ready(c, json_pack("{s:i, s:s, s:s, s:i, s:s, s:o, s:s*}", "index", (int)one->index,
+				 "id", d->info.id, "name", d->info.name, "pid", (int)d->info.pid,
+				 "dir", d->path, "timings", timings, "forwards",
+				 f->forwards ? d->info.forwards : NULL));
 	int code = vmm_run(v, err);
 	if (code != EXIT_OK)
 		log_err("%s", err->msg);
@@ -68,6 +80,7 @@ static _Noreturn void child(struct forking *f, unsigned index)
 	const int report = f->report[1];
 	int keep[2 + MACHINE_DISKS_FDS] = {report, f->v->machine.ram_fd};
 	const unsigned nkeep = 2 + machine_disks_fds(&f->disks, keep + 2);
+	struct one_child one = {f, index};
 	char name[VM_NAME_MAX + 16];
 	struct err err = ERR_INIT;
 	struct rundir *d;
@@ -79,7 +92,7 @@ static _Noreturn void child(struct forking *f, unsigned index)
 	if (rundir_create(f->name ? name : NULL, &d, &err) < 0)
 		spawn_fail(report, &err);
 	_Static_assert(1 + MACHINE_DISKS_FDS <= SPAWN_KEEP_MAX, "a child keeps all of its disks");
-	spawn_become(d, report, keep + 1, nkeep - 1, child_body, f);
+	spawn_become(d, report, keep + 1, nkeep - 1, child_body, &one);
 }
 
 static _Noreturn void first_child(struct forking *f)
@@ -218,12 +231,32 @@ static int run(struct forking *f, bool use_agent, json_t *reply, struct err *err
 	return 0;
 }
 
+/* A text for each child, of which only people are told; its length is bounded all the same. */
+static int check_forwards(const json_t *list, json_int_t n, struct err *err)
+{
+	const size_t room = sizeof(((struct vm_info *)NULL)->forwards);
+	size_t i;
+	json_t *x;
+
+	if (!list)
+		return 0;
+	if (!json_is_array(list) || json_array_size(list) != (size_t)n)
+		return err_set(err, EPROTO, "control request: fork without a forward for each");
+	json_array_foreach(list, i, x)
+	{
+		if (!json_is_string(x) || json_string_length(x) >= room)
+			return err_set(err, EPROTO, "control request: fork with a bad forward");
+	}
+	return 0;
+}
+
 int fork_request(void *arg, struct control_request *rq, const json_t *body, json_t *reply,
 		 struct err *err)
 {
 	struct vmm *v = arg;
 	json_int_t n = json_integer_value(json_object_get(body, "n"));
 	const char *name = json_string_value(json_object_get(body, "name"));
+	const json_t *forwards = json_object_get(body, "forwards");
 	bool use_agent = v->has_agent && !json_is_true(json_object_get(body, "no_agent"));
 	int r;
 
@@ -236,13 +269,17 @@ int fork_request(void *arg, struct control_request *rq, const json_t *body, json
 	if (clock < 0)
 		return err_set(err, EPROTO, "control request: fork with clock '%s'", policy);
 	if ((name && (r = rundir_name_check(name, err)) < 0) ||
-	    (r = capture_check(&v->machine, err)) < 0)
+	    (r = check_forwards(forwards, n, err)) < 0 || (r = capture_check(&v->machine, err)) < 0)
 		return r;
 	struct forking *f = calloc(1, sizeof(*f));
 	if (!f)
 		return err_set(err, ENOMEM, "fork: out of memory");
-	*f = (struct forking){
-		.v = v, .n = (unsigned)n, .clock = clock, .name = name, .began_us = monotonic_us()};
+	*f = (struct forking){.v = v,
+			      .n = (unsigned)n,
+			      .clock = clock,
+			      .name = name,
+			      .forwards = forwards,
+			      .began_us = monotonic_us()};
 	f->meta.generation = v->generation;
 	memcpy(f->meta.uuid, v->uuid, sizeof(f->meta.uuid));
 	f->meta.has_image = v->rootfs[0];

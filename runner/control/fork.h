@@ -16,7 +16,11 @@
 
 #define FORK_MAX 1000 /* children of one request */
 
-/* The handler of "fork": {"n", "name" (one child's, or the stem of several), "no_agent"}. */
+/*
+ * The handler of "fork": {"n", "name" (one child's, or the stem of several), "no_agent", "clock",
+ * "forwards" (for each child what the caller will let lead into it, as in vm_info)}. Each of the
+ * reply's "children" has its "index", from 0.
+ */
 int fork_request(void *arg, struct control_request *rq, const json_t *body, json_t *reply,
 		 struct err *err);
 

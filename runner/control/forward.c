@@ -9,6 +9,7 @@
 #include "smfs/base/num.h"
 
 #include <arpa/inet.h>
+#include <fcntl.h>
 #include <netinet/in.h>
 #include <signal.h>
 #include <stdio.h>
@@ -18,12 +19,20 @@
 
 /* ---- the text ------------------------------------------------------------------------------ */
 
+/* Lists of forwards are divided by spaces, and shown to people. */
+static bool is_word(const char *s)
+{
+	while (*s > ' ' && *s < 0x7f)
+		s++;
+	return !*s;
+}
+
 static int take_target(const char *text, struct agent_target *t)
 {
 	uint64_t port;
 
 	*t = (struct agent_target){0};
-	if (text[0] == '/' && strlen(text) <= AGENT_SOCKET_PATH_MAX)
+	if (text[0] == '/' && strlen(text) <= AGENT_SOCKET_PATH_MAX && is_word(text))
 		memcpy(t->path, text, strlen(text) + 1);
 	else if (parse_u64(text, 1, UINT16_MAX, &port, NULL) == 0)
 		t->port = (uint16_t)port;
@@ -188,36 +197,72 @@ void forwarder_free(struct forwarder *f)
 
 /* ---- the process --------------------------------------------------------------------------- */
 
-static _Noreturn void serve(struct forwarder *f, const char *vsock_path, pid_t parent)
+static _Noreturn void serve(struct forwarder *f, const char *vsock_path, int end_fd)
 {
+	int keep[FORWARD_MAX + 1];
 	struct err err = ERR_INIT;
 	int r;
 
-	prctl(PR_SET_PDEATHSIG, SIGKILL);
-	if (getppid() != parent)
-		_exit(EXIT_FAILED);
 	signal(SIGINT, SIG_IGN); /* a terminal's is for the VM, and this ends with it */
 	signal(SIGTERM, SIG_DFL);
 	signal(SIGPIPE, SIG_IGN);
-	close_fds_except(f->fd, f->n);
+	memcpy(keep, f->fd, f->n * sizeof(*keep));
+	keep[f->n] = end_fd;
+	close_fds_except(keep, f->n + 1);
 	r = privs_drop(&err);
 	if (r == 0)
-		r = forwarder_run(f, vsock_path, -1, &err);
+		r = forwarder_run(f, vsock_path, end_fd, &err);
 	if (r < 0)
 		log_err("%s", err.msg);
 	_exit(r < 0 ? EXIT_FAILED : EXIT_OK);
 }
 
+/* 0: in the child. */
+static pid_t new_process(struct err *err)
+{
+	fflush(NULL);
+	pid_t p = fork();
+
+	return p < 0 ? err_errno(err, "forward: start a process") : p;
+}
+
 int forwarder_start(struct forwarder *f, const char *vsock_path, pid_t *pid, struct err *err)
 {
-	pid_t parent = getpid(), p;
+	const pid_t parent = getpid(), p = new_process(err);
 
-	fflush(NULL);
-	p = fork();
-	if (p < 0)
-		return err_errno(err, "forward: start a process");
-	if (p == 0)
-		serve(f, vsock_path, parent);
-	*pid = p;
-	return 0;
+	if (p == 0) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		if (getppid() != parent)
+			_exit(EXIT_FAILED);
+		serve(f, vsock_path, -1);
+	}
+	if (p > 0 && pid)
+		*pid = p;
+	return MIN(p, 0);
+}
+
+/* Off the caller's terminal, and off whatever waits for the end of its output. */
+static int detach(const char *log)
+{
+	cleanup_fd int in = open("/dev/null", O_RDONLY | O_CLOEXEC);
+	cleanup_fd int out = open(log, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
+
+	setsid();
+	return in < 0 || out < 0 || dup2(in, STDIN_FILENO) < 0 || dup2(out, STDOUT_FILENO) < 0 ||
+			       dup2(out, STDERR_FILENO) < 0
+		       ? -errno
+		       : 0;
+}
+
+int forwarder_start_until(struct forwarder *f, const char *vsock_path, int end_fd, const char *log,
+			  struct err *err)
+{
+	const pid_t p = new_process(err);
+
+	if (p == 0) {
+		if (detach(log) < 0)
+			_exit(EXIT_FAILED);
+		serve(f, vsock_path, end_fd);
+	}
+	return MIN(p, 0);
 }

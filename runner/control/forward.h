@@ -46,8 +46,17 @@ uint16_t forwarder_port(const struct forwarder *f, unsigned i);
 char *forwarder_text(const struct forwarder *f, char *buf, size_t cap);
 /* Serve until `end_fd` is readable. */
 int forwarder_run(struct forwarder *f, const char *vsock_path, int end_fd, struct err *err);
-/* Serve in a child that is killed when the calling thread ends. It keeps no other descriptor. */
+/*
+ * Serve in a child that is killed when the calling thread ends. It keeps no other descriptor. `pid`
+ * may be NULL.
+ */
 int forwarder_start(struct forwarder *f, const char *vsock_path, pid_t *pid, struct err *err);
+/*
+ * Serve in a child of its own session until `end_fd` is readable, whatever becomes of the caller,
+ * with what it has to say going to the file `log`.
+ */
+int forwarder_start_until(struct forwarder *f, const char *vsock_path, int end_fd, const char *log,
+			  struct err *err);
 /* Close the listeners, here. NULL is fine. */
 void forwarder_free(struct forwarder *f);
 

@@ -1,8 +1,8 @@
 #include "runner/control/launch.h"
 
 #include "runner/control/console.h"
-#include "runner/control/forward.h"
 #include "runner/control/identity.h"
+#include "runner/control/publish.h"
 #include "runner/control/spawn.h"
 #include "runner/control/vmm_internal.h"
 #include "runner/guest/agent_client.h"
@@ -46,28 +46,6 @@ int launch_await_agent(struct vmm *v, int timeout_ms, int stop_fd, struct agent 
 		       last[0] ? last : "(none)");
 }
 
-/*
- * Before there is a VM: its process will not be allowed to make listeners, and a port that is taken
- * is known before anything else is done. The process that serves them ends with this one.
- */
-static int begin_forwards(struct rundir *d, const struct forward *list, unsigned n, struct err *err)
-{
-	char path[RUNDIR_PATH_MAX];
-	struct forwarder *f;
-	pid_t pid;
-	int r;
-
-	if (n == 0)
-		return 0;
-	r = forwarder_open(list, n, &f, err);
-	if (r < 0)
-		return r;
-	forwarder_text(f, d->info.forwards, sizeof(d->info.forwards));
-	r = forwarder_start(f, rundir_file(d, "vsock.sock", path), &pid, err);
-	forwarder_free(f);
-	return r;
-}
-
 /* What the launcher's copy of the directory's facts lacks. */
 static json_t *with_forwards(const struct rundir *d, json_t *details)
 {
@@ -92,7 +70,7 @@ static int boot_body(struct spawn_child *c, struct rundir *d, void *arg, struct 
 	const struct vmm_boot *b = arg;
 	struct vmm *v;
 
-	if (begin_forwards(d, b->forward, b->nforwards, err) < 0 ||
+	if (publish_ports(d, b->forward, b->nforwards, err) < 0 ||
 	    vmm_boot(d, b, false, &v, err) < 0)
 		return EXIT_FAILED;
 	int code = EXIT_FAILED;
@@ -113,7 +91,7 @@ static int restore_body(struct spawn_child *c, struct rundir *d, void *arg, stru
 	json_t *timings = NULL;
 	struct vmm *v;
 
-	if (begin_forwards(d, q->forward, q->nforwards, err) < 0 ||
+	if (publish_ports(d, q->forward, q->nforwards, err) < 0 ||
 	    vmm_restore(d, q, false, &v, &timings, err) < 0)
 		return EXIT_FAILED;
 	spawn_ready(c, with_forwards(d, timings));
@@ -206,7 +184,7 @@ typedef int (*bring_up)(struct rundir *d, const void *arg, struct vmm **out, str
 static int up_boot(struct rundir *d, const void *arg, struct vmm **out, struct err *err)
 {
 	const struct vmm_boot *b = arg;
-	int r = begin_forwards(d, b->forward, b->nforwards, err);
+	int r = publish_ports(d, b->forward, b->nforwards, err);
 
 	return r < 0 ? r : vmm_boot(d, b, true, out, err);
 }
@@ -214,7 +192,7 @@ static int up_boot(struct rundir *d, const void *arg, struct vmm **out, struct e
 static int up_restore(struct rundir *d, const void *arg, struct vmm **out, struct err *err)
 {
 	const struct vmm_restore *q = arg;
-	int r = begin_forwards(d, q->forward, q->nforwards, err);
+	int r = publish_ports(d, q->forward, q->nforwards, err);
 
 	return r < 0 ? r : vmm_restore(d, q, true, out, NULL, err);
 }

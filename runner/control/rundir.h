@@ -37,7 +37,7 @@ struct vm_info {
 	char parent[VM_NAME_MAX + 1]; /* the VM it is a fork of, "" if none */
 	uint64_t generation;
 	/* What leads into it, as forwarder_text() has it, "" if nothing does. */
-	char forwards[1024];
+	char forwards[3200];
 	/* The latest snapshot of it that is being written or has failed, "" if none. */
 	char saving[132];
 	bool save_failed;

@@ -9,7 +9,7 @@
 #include <unistd.h>
 
 #include "runner/control/become.h"
-#include "runner/control/identity.h"
+#include "runner/control/publish.h"
 #include "runner/control/vmm_internal.h"
 #include "runner/control/where.h"
 #include "runner/devices/virtio_vsock.h"
@@ -160,6 +160,7 @@ static int become(struct jobs *j, const char *path, enum clock_policy clock, str
 		e->err = how.why;
 		e->phases = phases_of(timings);
 		e->generation = j->v->generation;
+		e->host_port = publish_first_port(j->dir->info.forwards);
 		count_hooks(e, json_object_get(timings, "identity"));
 	}
 	json_decref(timings);

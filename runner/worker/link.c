@@ -218,6 +218,7 @@ int link_start(struct link *l, struct err *err)
 	int r;
 
 	session_init(&l->session, &ops, l, l->vm, l->dir);
+	l->session.forwards = l->forwards;
 	sigfillset(&all);
 	pthread_sigmask(SIG_SETMASK, &all, &old);
 	r = pthread_create(&l->thread, NULL, link_main, l);

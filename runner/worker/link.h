@@ -15,9 +15,9 @@
 
 struct link {
 	struct desk *desk;
-	int fd;	       /* the supervisor; taken over */
-	int signal_fd; /* SIGTERM and the like; taken over */
-	const char *vm, *dir;
+	int fd;				 /* the supervisor; taken over */
+	int signal_fd;			 /* SIGTERM and the like; taken over */
+	const char *vm, *dir, *forwards; /* as of the session */
 	bool with_machine;
 	/* Ends the process at once, when the machine's thread does not end; does not return. */
 	void (*abandon)(void *arg, int exit_code);

@@ -8,6 +8,7 @@
 #include "smfs/base/log.h"
 
 #define PROGRESS_US 1000000u
+#define QUOTED_MAX  3200 /* of vm_info.forwards, the longest; with the rest no line is too long */
 
 /* ---- lines out ----------------------------------------------------------------------------- */
 
@@ -40,7 +41,7 @@ static void put_plain(struct text *t, const char *msg)
 
 static void put_quoted(struct text *t, const char *msg)
 {
-	char cut[ERR_MSG_MAX], word[4 * ERR_MSG_MAX + 3];
+	char cut[QUOTED_MAX + 1], word[4 * QUOTED_MAX + 3];
 
 	snprintf(cut, sizeof(cut), "%s", msg);
 	line_quote(cut, word);
@@ -197,6 +198,10 @@ static void hello(struct session *s, const struct request *rq)
 	put(&t, "HELLO %u program=smvm-runner/%s vm=%s dir=", LINE_VERSION, SMFS_VERSION, s->vm);
 	put_quoted(&t, s->dir);
 	put(&t, " line_max=%d deadline_ms=%d", LINE_LEN_MAX, LINE_DEADLINE_MS);
+	if (s->forwards && s->forwards[0]) {
+		put(&t, " forwards=");
+		put_quoted(&t, s->forwards);
+	}
 	put_id(&t, s, rq->id);
 	send(s, &t);
 }

@@ -78,6 +78,7 @@ struct session {
 	const struct session_ops *ops;
 	void *arg;
 	const char *vm, *dir; /* what HELLO tells; borrowed */
+	const char *forwards; /* this too; NULL or "": none. Set after session_init() */
 
 	bool hello;
 	bool machine; /* there is one */

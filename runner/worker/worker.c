@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "runner/control/privs.h"
+#include "runner/control/publish.h"
 #include "runner/worker/link.h"
 #include "smfs/base/cleanup.h"
 #include "smfs/base/log.h"
@@ -63,6 +64,7 @@ static int serve(const struct worker_config *cfg, int fd, struct rundir *dir, st
 	l->desk = &desk;
 	l->vm = dir->info.id;
 	l->dir = dir->path;
+	l->forwards = dir->info.forwards;
 	l->with_machine = cfg->restore || cfg->boot;
 	l->abandon = abandon;
 	l->arg = dir;
@@ -101,7 +103,13 @@ int worker_run(const struct worker_config *cfg, struct err *err)
 		close(fd);
 		return err_exit_code(-r);
 	}
-	r = serve(cfg, fd, dir, err);
+	/* Its process holds no end of the supervisor's connection, which is to end with this one's.
+	 */
+	r = publish_ports(dir, cfg->forward, cfg->nforwards, err);
+	if (r == 0)
+		r = serve(cfg, fd, dir, err);
+	else
+		close(fd);
 	rundir_remove(dir);
 	return r ? EXIT_FAILED : EXIT_OK;
 }

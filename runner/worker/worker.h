@@ -19,6 +19,8 @@ struct worker_config {
 	const struct vmm_boot *boot; /* or an image, or NULL */
 	char *const *ready;	     /* of the image, as of struct jobs */
 	int ready_ms;
+	const struct forward *forward; /* `nforwards` ports of the host that lead into it */
+	unsigned nforwards;
 };
 
 /*

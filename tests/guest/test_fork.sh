@@ -30,7 +30,7 @@ check "they are five processes" [ "$(for i in 1 2 3 4 5; do pid_of five-$i; done
 check "killing one" kill -9 "$(pid_of five-1)"
 check "leaves the next" runs five-2
 check "and its parent" runs origin
-check "its directory is swept by the next listing" sh -c '! smvm-runner ps | grep -q five-1'
+check "its directory is swept by the next listing" until_true 10 sh -c '! smvm-runner ps | grep -q five-1'
 
 check "a child has children" smvm-runner fork --name grandkid kid
 check "whole" whole grandkid
@@ -45,6 +45,33 @@ check "and restored" restore s back
 check "whole" whole back
 check "a restored machine forks" smvm-runner fork --name backkid back
 check "whole" whole backkid
+
+# Tiny guests have nobody to take a connection further; what can be seen here is who listens, and for how long.
+smvm-runner fork -n 2 --name out -p 0:80 -p 0:/run/s --json kid >"$T/json"
+ports=$(jq '.children[] | .host_port' "$T/json")
+set -- $ports
+check "two children with ports of their own" [ $# -eq 2 -a "$1" != "${2:-}" ]
+check "the first listens" connects "$1"
+check "and the second" connects "$2"
+check "each tells both of its forwards" [ "$(jq '[.children[].forwards | length] == [2, 2]' "$T/json")" = true ]
+check "ps tells them, too" [ "$(smvm-runner ps --json | jq --argjson p "$1" 'map(select(.host_port == $p)) | length')" -eq 1 ]
+first=$(jq -r --argjson p "$1" '.children[] | select(.host_port == $p) | .name' "$T/json")
+smvm-runner stop -f "$first"
+check "a stopped child's port is closed" until_true 10 connects_not "$1"
+check "the other's is not" connects "$2"
+kill -9 "$(pid_of "$(jq -r --argjson p "$2" '.children[] | select(.host_port == $p) | .name' "$T/json")")"
+check "nor is a killed one's" until_true 10 connects_not "$2"
+taken=$(free_port)
+smvm-runner fork --name fixed -p "$taken:80" kid >/dev/null
+check "a port that was chosen" connects "$taken"
+check "which is taken then: nothing is forked" says 1 "$taken" smvm-runner fork --name other -p "$taken:80" kid
+check_not "and so there is no such child" smvm-runner info other
+check "one for two children is refused, with the reason" says 2 'only one machine can have port 80' smvm-runner fork -n 2 -p 80:80 kid
+check "as it is of two restored ones" says 2 'only one machine can have port 80' smvm-runner restore -n 2 -p 80:80 s
+check "whose own ports are told" sh -c 'smvm-runner restore -n 2 --name pair -p 0:80 --json s | jq -e "map(.host_port) | unique | length == 2"'
+check "what is no forward" says 2 'is no forward' smvm-runner fork -p '0:/run/a b' kid
+check "whoever reads the ids is not kept waiting" timeout 10 sh -c '[ "$(smvm-runner fork --name quick -p 0:80 kid | wc -l)" -eq 1 ]'
+smvm-runner stop -f fixed quick pair-1 pair-2
 
 check "a name that is taken is refused" sh -c '! smvm-runner fork --name kid grandkid 2>"$1" && grep -q "is running already" "$1"' sh "$T/err"
 check "the refused leave nothing" [ "$(smvm-runner ps -q | wc -l)" -eq "$(ls "$SMVM_RUN_DIR" | wc -l)" ]

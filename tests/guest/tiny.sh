@@ -35,6 +35,10 @@ log() { smvm-runner console -l "$1"; }
 said() { log "$1" 2>/dev/null | grep -q "$2"; }
 boot() { smvm-runner boot --kernel "$B/guest/$2" -m "$3" --name "$1" >/dev/null; }
 restore() { smvm-runner restore --name "$2" "$1" >/dev/null; }
+# connects PORT: somebody listens there, even if only to reset what connects.
+connects() { python3 -c 'import socket, sys; sys.exit(socket.socket().connect_ex(("127.0.0.1", int(sys.argv[1]))) == 111)' "$1"; }
+connects_not() { ! connects "$1"; }
+free_port() { python3 -c 'import socket; s = socket.create_server(("127.0.0.1", 0)); print(s.getsockname()[1])'; }
 # ask VM CHARACTER PATTERN: type it until the console says PATTERN once more than before.
 ask() {
 	ask_n=$(log "$1" | grep -c "$3")

@@ -1,7 +1,9 @@
 """The cases of test_worker.sh: TAP on standard output."""
+import errno
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -375,6 +377,46 @@ def _():
     with worker("--kernel", BUILD + "/guest/brief", "-m", "64M", "--ready", "log:^never") as s:
         same(s.gone(), 1)
         assert "the guest powered off before it was ready; last console line: up " in s.said(), s.said()
+
+
+def connects(port):
+    """Somebody listens there, even if only to reset what connects."""
+    with socket.socket() as s:
+        return s.connect_ex(("127.0.0.1", port)) != errno.ECONNREFUSED
+
+
+@case("seed: a port of the host: in every DONE the same, open from READY on until the worker's end")
+def _():
+    # This guest has nobody to take a connection further: test_worker.sh of tests/vm has one that has.
+    with worker("-p", "0:80", "--name", "w") as s:
+        port = s.ask("RESTORE s1").keys["host_port"]
+        assert connects(port)
+        for name in ("s1", "s2", "large", "s1"):
+            same(s.ask("RESTORE " + name).keys["host_port"], port)
+            assert connects(port)
+        assert '"host_port": %d' % port in cli("ps", "--json").stdout
+        same(s.quit(), 0)
+    until(lambda: not connects(port))
+    with worker("--restore", "s1", "-p", "127.0.0.1:%d:80" % port, hello=False) as s:
+        same(s.line().keys["host_port"], port)
+        # Another worker cannot have it, and says so before it does anything else.
+        with worker("-p", "%d:80" % port, ready=False) as t:
+            same(t.gone(), 1)
+            assert str(port) in t.said(), t.said()
+        s.process.kill()
+        until(lambda: not connects(port))
+
+
+@case("extended: HELLO tells all forwards")
+def _():
+    with worker("-p", "0:80", "-p", "[::1]:0:/run/a\"b.sock") as s:
+        got = s.hello().keys["forwards"].split(" ")
+        same(len(got), 2)
+        one, two = re.fullmatch(r"127\.0\.0\.1:(\d+):80", got[0]), re.fullmatch(r'\[::1\]:(\d+):/run/a"b\.sock', got[1])
+        assert one and two, got
+        same(s.ask("RESTORE s1").keys["host_port"], int(one[1]))
+        s.quit()
+    same(cli("worker", "--socket", "/x", "-p", "0:/a b").returncode, 2)
 
 
 # ---- the extended dialect

@@ -423,8 +423,9 @@ static void forwards_as_text(void **state)
 		{"9:/x", "127.0.0.1:9:/x"},
 	};
 	static const char *const bad[] = {
-		"",    "80",	    "80:",	":80",	   "80:0",  "65536:1",	  "1:65536",
-		"a:1", "1.2.3:1:2", "[::1:1:2", "[x]:1:2", "1:rel", "host.x:1:2", "1:2:3"};
+		"",	      "80",    "80:",	    ":80",	"80:0",	   "65536:1",
+		"1:65536",    "a:1",   "1.2.3:1:2", "[::1:1:2", "[x]:1:2", "1:rel",
+		"host.x:1:2", "1:2:3", "1:/a b",    "1:/a\n",	"1:/\xff"};
 	char text[FORWARD_TEXT_MAX];
 	struct forward f;
 	struct err e = ERR_INIT;

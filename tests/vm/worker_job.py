@@ -1,13 +1,15 @@
 """worker_job.py IMAGE ROUNDS: bake IMAGE, then reset one worker to it ROUNDS times, asking the guest each time."""
+import socket
 import subprocess
 import sys
 import time
+import urllib.request
 
 sys.path.insert(0, "tests/lib")
 from supervisor import Supervisor  # noqa: E402
 
 image, rounds = sys.argv[1], int(sys.argv[2])
-WORKLOAD = "echo beating; n=0; while :; do n=$((n + 1)); echo $n >/run/beat.new; mv /run/beat.new /run/beat; sleep 0.1; done"
+WORKLOAD = "busybox httpd -p 8080 -h /run; echo beating; n=0; while :; do n=$((n + 1)); echo $n >/run/beat.new; mv /run/beat.new /run/beat; sleep 0.1; done"
 # What a claim may find of itself, of the time, of the one before it.
 COMPLAINTS = "busybox dmesg | busybox grep -ciE 'lockup|stall|BUG:|unstable|corrupt'"
 ASK = """
@@ -35,18 +37,36 @@ def guest(s, script, *args, check=True):
     return r.stdout
 
 
+def beat(port):
+    """What the guest's web server says, through the port of the host; a request of its own each time."""
+    with urllib.request.urlopen("http://127.0.0.1:%d/beat" % port, timeout=60) as r:
+        return int(r.read())
+
+
+def ends(sock):
+    """A connection that was held through a reset: its guest's end is gone, and it is told."""
+    sock.settimeout(60)
+    try:
+        return sock.recv(1) == b""
+    except ConnectionResetError:
+        return True
+
+
 def expect(what, holds, *about):
     if not holds:
         wrong.append(what)
         print("# not so: %s: %s" % (what, about), flush=True)
 
 
-with Supervisor(["smvm-runner", "worker", "--cpus", "2", "--memory", "192M", "--ready", "file:/run/beat", "--ready", "exec:test -s /run/beat",
+with Supervisor(["smvm-runner", "worker", "--cpus", "2", "--memory", "192M", "-p", "0:8080", "--ready", "port:8080", "--ready", "file:/run/beat", "--ready", "exec:test -s /run/beat",
                  "--ready", "log:^beating$", image, "--", "sh",
                  "-c", WORKLOAD], timeout=240) as s:
     s.expect("READY")
     s.expect("BAKE_READY")
-    s.hello()
+    forwards = s.hello().keys["forwards"]
+    expect("its port", forwards.endswith(":8080") and forwards.startswith("127.0.0.1:"), forwards)
+    port = int(forwards.split(":")[1])
+    beat(port)
     s.ask("SNAPSHOT_ASYNC base id=1 deadline_ms=300000", "ACCEPTED", timeout=310)
     # Of its boot, which is slow where guests are emulated.
     complaints = guest(s, "echo yes >/run/warm; " + COMPLAINTS + " || :").strip()
@@ -59,6 +79,8 @@ with Supervisor(["smvm-runner", "worker", "--cpus", "2", "--memory", "192M", "--
         held = subprocess.Popen(["smvm-runner", "exec", s.vm, "--", "sh", "-c", "echo ready; sleep 1000"], stdout=subprocess.PIPE,
                                 stderr=subprocess.DEVNULL)
         assert held.stdout.readline() == b"ready\n"
+        tcp = socket.create_connection(("127.0.0.1", port), 60)
+        beat(port)
         got = s.ask("RESTORE warm id=r%d deadline_ms=300000" % i, timeout=310)
         print("# %s" % got, flush=True)
         expect("DONE", got.word == "DONE", got)
@@ -66,6 +88,10 @@ with Supervisor(["smvm-runner", "worker", "--cpus", "2", "--memory", "192M", "--
         expect("in place", got.keys.get("how") == "warm", got)
         expect("the held connection ends", held.wait(60) != 0)
         took.append(got.first)
+        expect("the same port", got.keys.get("host_port") == port, got)
+        expect("the connection to it ends, too", ends(tcp))
+        tcp.close()
+        expect("who connects anew is served", beat(port) > 0)
         before = time.time()
         said = dict(line.partition(" ")[::2] for line in guest(s, ASK, "round %d" % i).splitlines())
         after = time.time()
