@@ -12,45 +12,9 @@ PATH=$BUILD:$PATH
 iterations=${ITERATIONS:-200}
 [ -n "${QUICK:-}" ] && iterations=${ITERATIONS:-50}
 
-for dev in kvm fuse; do
-	[ -w /dev/$dev ] || { echo "bench-snapshot: no /dev/$dev" >&2; exit 2; }
-done
-T=$(mktemp -d "${TMPDIR:-/tmp}/bench-snapshot.XXXXXX") || exit 2
-# Run directories are where a system has them: in memory.
-export SMFS_STORE="$T/store" SMFS_MOUNT="$T/mnt" SMVM_RUN_DIR="/dev/shm/${T##*/}"
-cleanup() {
-	for v in $(smvm-runner ps -q 2>/dev/null); do smvm-runner stop -f "$v"; done
-	smfs unmount "$SMFS_MOUNT" 2>/dev/null
-	rm -rf "$T" "$SMVM_RUN_DIR"
-}
-trap cleanup EXIT
-trap 'exit 2' INT TERM
-mkdir "$SMFS_MOUNT" "$SMVM_RUN_DIR" && smfs init "$SMFS_STORE" >/dev/null &&
-	smfs mount "$SMFS_STORE" "$SMFS_MOUNT" || exit 2
-
 . bench/lib.sh
 
-until_said() { # until_said VM PATTERN: in its console's log, within a minute
-	left=1200
-	until smvm-runner console -l "$1" | grep -q "$2"; do
-		left=$((left - 1))
-		[ $left -gt 0 ] || return 1
-		sleep 0.05
-	done
-}
-up() { # up NAME GUEST MEMORY: boots and waits for the guest; prints the nonce
-	smvm-runner boot --kernel "$BUILD/guest/$2" -m "$3" --name "$1" >/dev/null || return 1
-	left=1200
-	until nonce=$(smvm-runner console -l "$1" | sed -n 's/^up \([0-9a-f]\{16\}\)$/\1/p') && [ -n "$nonce" ]; do
-		left=$((left - 1))
-		[ $left -gt 0 ] || return 1
-		sleep 0.05
-	done
-	echo "$nonce"
-}
-snapshot() { # snapshot NAME MEMORY: of the counter; prints the nonce
-	up "$1" counter "$2" && smvm-runner snapshot "$1" "$1" >/dev/null && smvm-runner stop -f "$1" >/dev/null
-}
+begin
 small=$(snapshot small 512M) && large=$(snapshot large 4G) || exit 2
 # The same guest, restored and snapshotted 16 times over.
 from=small
@@ -59,8 +23,6 @@ for i in $(seq 16); do
 		smvm-runner snapshot "d$i" "d$i" >/dev/null && smvm-runner stop -f "d$i" || exit 2
 	from=d$i
 done
-
-median() { sort -n | awk '{ v[NR] = $1 } END { print v[int((NR + 1) / 2)] }'; }
 
 # live MIB MEMORY: pauses of live snapshots of a machine that was restored and writes MIB all the time
 live() {

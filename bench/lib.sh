@@ -11,6 +11,13 @@
 #   drop_caches                   everything is on disk and nothing in the page cache
 #   in_cache FILE...              the page cache holds them
 #   free_of_mounts DIR...         unmount what is mounted there
+#   median                        of the numbers on standard input, one a line; percentile P, of 0 to 1
+#
+# For benches of tiny guests, from the top of the tree, with $BUILD absolute:
+#   begin                         $T, an empty store, its mount and a run directory, or status 2; all gone at the end
+#   until_said VM PATTERN         in its console's log, within a minute
+#   up NAME GUEST MEMORY          boots and waits for the guest; prints its nonce
+#   snapshot NAME MEMORY [GUEST]  of the counter, or GUEST, which is then stopped; prints the nonce
 #
 # $T is the bench's scratch directory. Lines go to standard output as they are known, and to $T/out.
 
@@ -55,3 +62,38 @@ machine_head() {
 	say "$(uname -srm), $(sed -n 's/^model name.*: //p' /proc/cpuinfo | head -n 1), $(nproc) CPUs, $(date -u +%Y-%m-%dT%H:%MZ)," \
 		"load $(cut -d' ' -f1-3 /proc/loadavg)"
 }
+
+percentile() { sort -n | awk -v p="$1" '{ v[NR] = $1 } END { print v[int((NR - 1) * p + 0.5) + 1] }'; }
+median() { percentile 0.5; }
+
+end() {
+	for v in $(smvm-runner ps -q 2>/dev/null); do smvm-runner stop -f "$v"; done
+	smfs unmount "$SMFS_MOUNT" 2>/dev/null || smfs unmount --force "$SMFS_MOUNT"
+	rm -rf "$T" "${SMVM_RUN_DIR%/*}"
+}
+begin() {
+	for dev in kvm fuse; do
+		[ -w /dev/$dev ] || cannot "no /dev/$dev"
+	done
+	T=$(mktemp -d "${TMPDIR:-/tmp}/bench.XXXXXX") || exit 2
+	# Run directories are where a system has them: in memory.
+	export SMFS_STORE="$T/store" SMFS_MOUNT="$T/mnt" SMVM_RUN_DIR="/dev/shm/${T##*/}/run"
+	trap end EXIT
+	trap 'exit 2' INT TERM
+	mkdir -p "$SMFS_MOUNT" "$SMVM_RUN_DIR" && smfs init "$SMFS_STORE" >/dev/null &&
+		smfs mount "$SMFS_STORE" "$SMFS_MOUNT" || exit 2
+}
+
+until_said() {
+	left=1200
+	until smvm-runner console -l "$1" | grep -q "$2"; do
+		left=$((left - 1))
+		[ $left -gt 0 ] || return 1
+		sleep 0.05
+	done
+}
+up() {
+	smvm-runner boot --kernel "$BUILD/guest/$2" -m "$3" --name "$1" >/dev/null && until_said "$1" '^up [0-9a-f]\{16\}$' &&
+		smvm-runner console -l "$1" | sed -n 's/^up \([0-9a-f]\{16\}\)$/\1/p'
+}
+snapshot() { up "$1" "${3:-counter}" "$2" && smvm-runner snapshot "$1" "$1" >/dev/null && smvm-runner stop -f "$1" >/dev/null; }

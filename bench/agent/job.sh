@@ -4,7 +4,6 @@
 . "$DISK/lib.sh"
 
 image=$1 rounds=$2
-median() { sort -n "$1" | awk '{ v[NR] = $1 } END { print v[int((NR + 1) / 2)] }'; }
 stop() { smvm-runner stop -f "$1" >/dev/null; }
 
 # ---- ours --------------------------------------------------------------------------------------
@@ -45,8 +44,8 @@ while [ $i -lt "$rounds" ]; do
 	qemu time >>"$T/qemus" || exit 2
 done
 say "of the last one, in microseconds: $(jq -c '.timings | del(.identity)' "$T/restore")"
-line agent-answers "$(median "$T/ours")" us "$(median "$T/qemus")" "QEMU -incoming, same guest" '<=0.2'
-line agent-identity "$(median "$T/identities")" us "$(median "$T/qemus")" "QEMU -incoming, which gives none" -
+line agent-answers "$(median <"$T/ours")" us "$(median <"$T/qemus")" "QEMU -incoming, same guest" '<=0.2'
+line agent-identity "$(median <"$T/identities")" us "$(median <"$T/qemus")" "QEMU -incoming, which gives none" -
 
 # ---- a working set ---------------------------------------------------------------------------------
 # Page faults of vCPUs.
@@ -66,4 +65,4 @@ while [ $i -lt 3 ]; do
 	first_second none >>"$T/without"
 	first_second ws >>"$T/with"
 done
-line agent-ws-faults "$(median "$T/with")" faults "$(median "$T/without")" 'without a working set' '<=0.2'
+line agent-ws-faults "$(median <"$T/with")" faults "$(median <"$T/without")" 'without a working set' '<=0.2'

@@ -12,7 +12,7 @@ import time
 
 sys.path.insert(0, "tests/lib")
 from cases import case, cli, done, same, until  # noqa: E402
-from poolclient import RUN, Client, Pool  # noqa: E402
+from poolclient import Client, Pool  # noqa: E402
 
 
 def generation(claimed):
