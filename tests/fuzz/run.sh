@@ -25,7 +25,9 @@ for f in "$dir"/fuzz_*; do
 	n=$((n + 1))
 	mkdir -p "$dir/corpus/$name"
 	known=
-	[ -d "$seeds/$name" ] && known=$seeds/$name
+	# A copy: a fuzzer replaces inputs that it has found a smaller one for, in whatever folder they are.
+	rm -rf "$dir/seeds/$name"
+	[ -d "$seeds/$name" ] && mkdir -p "$dir/seeds" && cp -r "$seeds/$name" "$dir/seeds" && known=$dir/seeds/$name
 	# shellcheck disable=SC2086
 	if "$f" -max_total_time="$seconds" -timeout=20 -artifact_prefix="$dir/findings/$name-" \
 		"$dir/corpus/$name" $known >"$dir/$name.log" 2>&1; then
