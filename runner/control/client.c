@@ -1,6 +1,7 @@
 #include "runner/control/control.h"
 
 #include "smfs/base/cleanup.h"
+#include "smfs/base/clock.h"
 #include "smfs/base/io.h"
 #include "smfs/base/num.h"
 
@@ -10,10 +11,12 @@
 #include <sys/syscall.h>
 #include <sys/un.h>
 
-#define CHUNK 65536u
+#define CHUNK  65536u
+#define SEND_S 10
 
 static int control_connect(const char *path, struct err *err)
 {
+	const struct timeval limit = {.tv_sec = SEND_S};
 	struct sockaddr_un sa = {.sun_family = AF_UNIX};
 
 	if (strlen(path) >= sizeof(sa.sun_path))
@@ -23,6 +26,9 @@ static int control_connect(const char *path, struct err *err)
 	cleanup_fd int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
 	if (fd < 0)
 		return err_errno(err, "create socket");
+	/* Bounds connect(2) as well: a process that accepts nobody has a full queue at last. */
+	if (setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof(limit)) < 0)
+		return err_errno(err, "set a time limit");
 	if (connect(fd, (struct sockaddr *)&sa, sizeof(sa)) < 0)
 		return err_errno(err, "connect to %s", path);
 	return steal_fd(&fd);
@@ -37,9 +43,16 @@ static int read_line(int fd, int timeout_ms, char **line, struct err *err)
 	cleanup_free char *buf = NULL;
 	size_t len = 0, cap = 0;
 
+	/* In all: a VM's process may be its guest's, and say a byte now and then for ever. */
+	const uint64_t until = monotonic_us() + (uint64_t)MAX(timeout_ms, 0) * 1000;
+
 	for (;;) {
 		struct pollfd p = {.fd = fd, .events = POLLIN};
-		int r = poll(&p, 1, timeout_ms);
+		const uint64_t now = monotonic_us();
+		int r = poll(&p, 1,
+			     timeout_ms < 0 ? -1
+			     : now < until  ? (int)((until - now) / 1000) + 1
+					    : 0);
 
 		if (r < 0 && errno == EINTR)
 			return err_set(err, EINTR, "interrupted");
@@ -114,8 +127,12 @@ int control_call(const char *path, json_t *request, int timeout_ms, json_t **rep
 		*reply = j;
 	else
 		json_decref(j);
-	if (fd_out)
+	if (fd_out) {
+		/* Whose reader may take its time. */
+		setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &(struct timeval){0},
+			   sizeof(struct timeval));
 		*fd_out = steal_fd(&fd);
+	}
 	return 0;
 }
 

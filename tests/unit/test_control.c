@@ -16,6 +16,7 @@
 #include <sys/stat.h>
 #include <sys/un.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "runner/control/control.h"
@@ -359,6 +360,38 @@ static void garbage_and_endless_lines_harm_nobody(void **state)
 	free(big);
 }
 
+/* A byte of an answer now and then, until the caller has had enough of it. */
+static void *dribble(void *arg)
+{
+	const struct timespec pause = {.tv_nsec = 20000000};
+	int fd = accept(*(int *)arg, NULL, NULL);
+
+	while (send(fd, " ", 1, MSG_NOSIGNAL) == 1)
+		nanosleep(&pause, NULL);
+	close(fd);
+	return NULL;
+}
+
+static void an_answer_that_never_ends_is_not_waited_for(void **state)
+{
+	struct sockaddr_un a = {.sun_family = AF_UNIX};
+	struct err err = ERR_INIT;
+	json_t *reply = NULL;
+	pthread_t thread;
+
+	snprintf(a.sun_path, sizeof(a.sun_path), "%s/slow.sock", base);
+	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	assert_int_equal(bind(fd, (struct sockaddr *)&a, sizeof(a)), 0);
+	assert_int_equal(listen(fd, 1), 0);
+	assert_int_equal(pthread_create(&thread, NULL, dribble, &fd), 0);
+	assert_int_equal(
+		control_call(a.sun_path, json_pack("{s:s}", "op", "x"), 300, &reply, NULL, &err),
+		-ETIMEDOUT);
+	pthread_join(thread, NULL);
+	close(fd);
+	unlink(a.sun_path);
+}
+
 static int body_ok(struct spawn_child *c, struct rundir *d, void *arg, struct err *err)
 {
 	spawn_ready(c, json_pack("{s:i}", "x", 7));
@@ -530,6 +563,7 @@ int main(void)
 		cmocka_unit_test(an_answer_may_come_later),
 		cmocka_unit_test(a_connection_can_become_raw),
 		cmocka_unit_test(garbage_and_endless_lines_harm_nobody),
+		cmocka_unit_test(an_answer_that_never_ends_is_not_waited_for),
 		cmocka_unit_test(a_vm_process_reports_its_start),
 		cmocka_unit_test(images_and_snapshots_are_found_in_the_mount),
 		cmocka_unit_test(identities_are_well_formed_and_differ),
