@@ -26,8 +26,8 @@ class Asker(Client):
     """A client that asks since .began, or has .claimed or gives it back."""
     def claim(self):
         self.claimed = None
-        self.send("CLAIM deadline_ms=60000")
         self.began = time.perf_counter_ns()
+        self.send("CLAIM deadline_ms=60000")
 
     def give_back(self):
         self.send("RELEASE claim=" + self.claimed)

@@ -4,6 +4,7 @@
 #ifndef RUNNER_POOL_PLAN_H
 #define RUNNER_POOL_PLAN_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 struct plan_in {
@@ -29,5 +30,8 @@ struct plan_out {
  * long.
  */
 struct plan_out plan(const struct plan_in *in);
+
+/* More are wanted, and may be: only then does the plan depend on memory. */
+bool plan_wants_more(const struct plan_in *in);
 
 #endif

@@ -90,14 +90,13 @@ static uint64_t own_bytes(const struct member *m)
 	return (resident - shared) * 4096;
 }
 
-struct plan_in pool_survey(const struct pool *p)
+static struct plan_in count(const struct pool *p)
 {
 	struct plan_in in = {.min = p->cfg->min,
 			     .max = p->cfg->max,
 			     .waiting = p->nwaiting,
 			     .vm_bytes = p->cfg->vm_bytes,
-			     .reserve = p->cfg->reserve_bytes,
-			     .available = meminfo_available()};
+			     .reserve = p->cfg->reserve_bytes};
 	const uint64_t now = monotonic_us();
 
 	for (size_t i = 0; i < POOL_MEMBERS_MAX; i++) {
@@ -110,8 +109,23 @@ struct plan_in pool_survey(const struct pool *p)
 		in.coming += m->state == MEMBER_STARTING || m->state == MEMBER_RESETTING;
 		in.idle += m->state == MEMBER_WARM &&
 			   now - m->since_us >= p->cfg->idle_ms * (uint64_t)1000;
-		in.promised += in.vm_bytes - MIN(own_bytes(m), in.vm_bytes);
 	}
+	return in;
+}
+
+static void measure(const struct pool *p, struct plan_in *in)
+{
+	in->available = meminfo_available();
+	for (size_t i = 0; i < POOL_MEMBERS_MAX; i++)
+		if (p->member[i] && p->member[i]->state != MEMBER_DEAD)
+			in->promised += in->vm_bytes - MIN(own_bytes(p->member[i]), in->vm_bytes);
+}
+
+struct plan_in pool_survey(const struct pool *p)
+{
+	struct plan_in in = count(p);
+
+	measure(p, &in);
 	return in;
 }
 
@@ -178,9 +192,13 @@ static void end_one(struct pool *p)
 static void carry_out_plan(struct pool *p)
 {
 	const uint64_t now = monotonic_us();
-	const struct plan_in in = pool_survey(p);
-	struct plan_out out = plan(&in);
+	struct plan_in in = count(p);
+	struct plan_out out;
 
+	/* A file of each member's is read: not at every request. */
+	if (plan_wants_more(&in))
+		measure(p, &in);
+	out = plan(&in);
 	p->short_of_memory = out.short_of_memory;
 	p->replan_us = out.short_of_memory || in.warm > in.min ? now + PLAN_US : 0;
 	for (unsigned n = starting(p); out.start && n < STARTING_MAX; n++, out.start--) {
