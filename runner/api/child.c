@@ -106,6 +106,7 @@ int child_spawn(struct child *c, const struct args *a, int in, int out, struct e
 	posix_spawnattr_destroy(&attr);
 	if (r) {
 		c->pid = 0;
+		close(steal_fd(&c->log_fd));
 		return err_set(err, r, "start %s: %s; name it with SMVM_RUNNER", a->v[0],
 			       strerror(r));
 	}
@@ -116,6 +117,7 @@ int child_spawn(struct child *c, const struct args *a, int in, int out, struct e
 	kill(c->pid, SIGKILL);
 	waitpid(c->pid, NULL, 0);
 	c->pid = 0;
+	close(steal_fd(&c->log_fd));
 	return r;
 }
 

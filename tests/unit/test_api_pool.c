@@ -6,6 +6,7 @@
 #include "smfs/base/io.h"
 #include "smfs/base/num.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <poll.h>
 #include <pthread.h>
@@ -467,6 +468,18 @@ static void runner(const char *script)
 	setenv("SMVM_RUNNER", path, 1);
 }
 
+static unsigned descriptors(void)
+{
+	DIR *d = opendir("/proc/self/fd");
+	unsigned n = 0;
+
+	assert_non_null(d);
+	while (readdir(d))
+		n++;
+	closedir(d);
+	return n;
+}
+
 static void test_start(void **state)
 {
 	struct smvm_pool_options o = {.size = sizeof(o), .snapshot = "s", .max = 2};
@@ -477,6 +490,11 @@ static void test_start(void **state)
 	assert_int_equal(smvm_pool_new(&o, &pool, &err), 0);
 	assert_int_equal(smvm_pool_claim(pool, 0, &vm, &err), -ENOENT);
 	assert_int_equal(smvm_pool_stop(pool, &err), -ENOTSUP);
+	setenv("SMVM_RUNNER", "/nonexistent/runner", 1);
+	const unsigned before = descriptors();
+	for (int i = 0; i < 3; i++)
+		assert_int_equal(smvm_pool_start(pool, &err), -ENOENT);
+	assert_int_equal(descriptors(), before);
 	runner("echo 'smvm-runner: no such thing' >&2; exit 3");
 	assert_int_equal(smvm_pool_start(pool, &err), -ENOENT);
 	assert_non_null(strstr(err.message, ": no such thing"));
