@@ -30,6 +30,8 @@ int cmd_worker(int argc, char **argv);
 int cmd_pool(int argc, char **argv);
 int cmd_doctor(int argc, char **argv);
 
+/* On standard error, what would act on a terminal as '?': a guest may have said it. */
+void say_plain(const char *text);
 /* Print "smvm-runner: <message>" and give the exit code for it. */
 int fail(const struct err *err);
 /* A usage error: message, a pointer to --help, exit code 2. */

@@ -44,9 +44,22 @@ static int print_help(FILE *f)
 	return f == stdout ? EXIT_OK : EXIT_USAGE;
 }
 
+void say_plain(const char *text)
+{
+	for (const unsigned char *p = (const unsigned char *)text; *p; p++) {
+		/* In UTF-8, C1 is 0xc2 and one of these. */
+		const bool c1 = p[0] == 0xc2 && p[1] >= 0x80 && p[1] < 0xa0;
+
+		fputc(*p < 0x20 || *p == 0x7f || c1 ? '?' : *p, stderr);
+		p += c1;
+	}
+}
+
 int fail(const struct err *err)
 {
-	fprintf(stderr, "smvm-runner: %s\n", err->msg);
+	fputs("smvm-runner: ", stderr);
+	say_plain(err->msg);
+	fputc('\n', stderr);
 	return err_exit_code(err->code);
 }
 

@@ -42,7 +42,9 @@ void print_results(const char *vm, const json_t *timings)
 		 * always. */
 		if (!item || (!hook && !code))
 			continue;
-		fprintf(stderr, "smvm-runner: %s: %s ", vm, item);
+		fprintf(stderr, "smvm-runner: %s: ", vm);
+		say_plain(item);
+		fputc(' ', stderr);
 		if (code >= 256)
 			fprintf(stderr, "ended with status %d", (int)code - 256);
 		else
@@ -50,6 +52,10 @@ void print_results(const char *vm, const json_t *timings)
 		fprintf(stderr, " after %.1f ms", ms);
 		if (limit)
 			fprintf(stderr, " of %lld s", (long long)limit / 1000);
-		fprintf(stderr, "%s%s\n", detail && detail[0] ? ": " : "", detail ? detail : "");
+		if (detail && detail[0]) {
+			fputs(": ", stderr);
+			say_plain(detail);
+		}
+		fputc('\n', stderr);
 	}
 }

@@ -46,6 +46,8 @@ check "the same name again is refused" status 4 smvm-runner snapshot one s
 check "a bad name is refused" status 2 smvm-runner snapshot one ../s
 check "and it still runs" running one
 check "an unknown VM is not found" status 3 smvm-runner stop nobody
+esc=$(printf "a\033[2Jb\302\233c")
+check "what a message quotes does not act on a terminal" says 3 "VM .a?\[2Jb?c.;" smvm-runner stop "$esc"
 check "an unknown snapshot is not found" status 3 smvm-runner restore nothing
 check "an unknown image is not found" status 3 smvm-runner boot nothing
 check "which the error explains" error_says "smvm-pull"
