@@ -36,6 +36,11 @@ void say_plain(const char *text);
 int fail(const struct err *err);
 /* A usage error: message, a pointer to --help, exit code 2. */
 int usage_error(const char *cmd, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+/*
+ * Send `request` (stolen) to the process of the VM called `vm` (name, id, beginning of an id) and
+ * wait `timeout_ms` for *reply, which is the caller's.
+ */
+int ask_vm(const char *vm, json_t *request, int timeout_ms, json_t **reply, struct err *err);
 /* Print `text` for --help; exit code 0. */
 int help(const char *text);
 /* Print JSON (stolen) on standard output, indented; exit code 0. */

@@ -1,7 +1,6 @@
 /* smvm-runner fork: children of a running VM. */
 #include "runner/control/fork.h"
 #include "runner/cmd/cmd.h"
-#include "runner/control/control.h"
 #include "runner/control/publish.h"
 #include "runner/snapshot/clock_policy.h"
 
@@ -97,23 +96,16 @@ static void close_ports(struct forking *f)
 
 static int request(struct forking *f, json_t **reply, struct err *err)
 {
-	char path[RUNDIR_PATH_MAX];
-	struct rundir *d;
 	json_t *texts = NULL;
-	int r = rundir_find(f->vm, &d, err);
+	int r = open_ports(f, &texts, err);
 
-	if (r < 0)
-		return r;
-	r = open_ports(f, &texts, err);
 	if (r == 0)
-		r = control_call(rundir_file(d, "control.sock", path),
-				 json_pack("{s:s, s:I, s:s*, s:b, s:s, s:O*}", "op", "fork", "n",
-					   (json_int_t)f->n, "name", f->name, "no_agent",
-					   f->no_agent, "clock", clock_policy_name(f->clock),
-					   "forwards", texts),
-				 FORK_WAIT_MS, reply, NULL, err);
+		r = ask_vm(f->vm,
+			   json_pack("{s:s, s:I, s:s*, s:b, s:s, s:O*}", "op", "fork", "n",
+				     (json_int_t)f->n, "name", f->name, "no_agent", f->no_agent,
+				     "clock", clock_policy_name(f->clock), "forwards", texts),
+			   FORK_WAIT_MS, reply, err);
 	json_decref(texts);
-	rundir_release(d);
 	return r;
 }
 
@@ -125,7 +117,6 @@ static int run(struct forking *f, struct err *err)
 
 	if (r < 0)
 		return fail(err);
-	json_object_del(reply, "ok");
 	const char *failed = json_string_value(json_object_get(reply, "error"));
 	if (failed) {
 		fprintf(stderr, "smvm-runner: fork %s: %s\n", f->vm, failed);

@@ -1,7 +1,5 @@
 /* smvm-runner snapshot: a running VM's memory and state into the store. */
 #include "runner/cmd/cmd.h"
-#include "runner/control/control.h"
-#include "runner/control/rundir.h"
 
 #include "smfs/base/num.h"
 
@@ -76,10 +74,8 @@ int cmd_snapshot(int argc, char **argv)
 	bool diff = false, full = false, live = false, still = false, no_wait = false;
 	bool no_agent = false, json = false;
 	const char *base = NULL;
-	char path[RUNDIR_PATH_MAX];
 	uint64_t copy_limit = 0;
 	struct err err = ERR_INIT;
-	struct rundir *d;
 	json_t *reply;
 	int o, r;
 
@@ -131,20 +127,18 @@ int cmd_snapshot(int argc, char **argv)
 				   diff ? "--diff" : "--base");
 	if (base && strcmp(base, argv[optind + 1]) == 0)
 		return usage_error("snapshot", "a snapshot cannot be its own base");
-	if (rundir_find(argv[optind], &d, &err) < 0)
-		return fail(&err);
 	if (isatty(STDERR_FILENO))
 		fprintf(stderr, "Writing snapshot %s ...\r", argv[optind + 1]);
-	r = control_call(rundir_file(d, "control.sock", path),
-			 json_pack("{s:s, s:s, s:b, s:s*, s:b, s:b, s:b, s:b, s:I}", "op",
-				   "snapshot", "name", argv[optind + 1], "diff", diff, "base", base,
-				   "full", full, "no_agent", no_agent, "still", still, "no_wait",
-				   no_wait, "copy_limit", (json_int_t)copy_limit),
-			 SNAPSHOT_WAIT_MS, &reply, NULL, &err);
-	rundir_release(d);
+	r = ask_vm(argv[optind],
+		   json_pack("{s:s, s:s, s:b, s:s*, s:b, s:b, s:b, s:b, s:I}", "op", "snapshot",
+			     "name", argv[optind + 1], "diff", diff, "base", base, "full", full,
+			     "no_agent", no_agent, "still", still, "no_wait", no_wait, "copy_limit",
+			     (json_int_t)copy_limit),
+		   SNAPSHOT_WAIT_MS, &reply, &err);
+	if (isatty(STDERR_FILENO))
+		fputs("\033[K", stderr);
 	if (r < 0)
 		return fail(&err);
-	json_object_del(reply, "ok");
 	if (json)
 		return print_json(reply);
 	print_result(reply);

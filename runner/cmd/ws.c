@@ -1,8 +1,7 @@
 /* smvm-runner ws: what a restored VM has touched, for the next restores of its snapshot. */
 #include "runner/cmd/cmd.h"
-#include "runner/control/control.h"
-#include "runner/control/rundir.h"
 
+#include <stdbool.h>
 #include <stdio.h>
 
 #define WS_WAIT_MS (120 * 1000)
@@ -19,12 +18,10 @@ int cmd_ws(int argc, char **argv)
 {
 	static const struct option options[] = {
 		{"json", no_argument, NULL, 'j'}, {"help", no_argument, NULL, 'h'}, {0}};
-	char path[RUNDIR_PATH_MAX];
 	struct err err = ERR_INIT;
-	struct rundir *d;
 	json_t *reply;
 	bool json = false;
-	int o, r;
+	int o;
 
 	while ((o = getopt_long(argc, argv, "h", options, NULL)) != -1) {
 		switch (o) {
@@ -39,15 +36,9 @@ int cmd_ws(int argc, char **argv)
 	}
 	if (argc - optind != 2)
 		return usage_error("ws", "takes a VM and a name");
-	if (rundir_find(argv[optind], &d, &err) < 0)
+	if (ask_vm(argv[optind], json_pack("{s:s, s:s}", "op", "ws", "name", argv[optind + 1]),
+		   WS_WAIT_MS, &reply, &err) < 0)
 		return fail(&err);
-	r = control_call(rundir_file(d, "control.sock", path),
-			 json_pack("{s:s, s:s}", "op", "ws", "name", argv[optind + 1]), WS_WAIT_MS,
-			 &reply, NULL, &err);
-	rundir_release(d);
-	if (r < 0)
-		return fail(&err);
-	json_object_del(reply, "ok");
 	if (json)
 		return print_json(reply);
 	printf("%s: %lld pages written, %lld read\n",
