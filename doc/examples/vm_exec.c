@@ -1,5 +1,6 @@
 /* Run a program in a restored machine, on this program's own output; exit as it did. */
 #include <err.h>
+#include <inttypes.h>
 #include <smvm.h>
 #include <stdio.h>
 #include <unistd.h>
@@ -23,6 +24,8 @@ int main(int argc, char **argv)
 				 .timeout_ms = 60000};
 	if (smvm_vm_exec(vm, &exec, &end, &error) < 0)
 		errx(1, "%s", error.message);
+	if (end.peak_bytes)
+		fprintf(stderr, "it took %" PRIu64 " bytes of memory at most\n", end.peak_bytes);
 	if (end.signal)
 		fprintf(stderr, "ended by signal %d%s\n", end.signal,
 			end.timed_out ? ", for its time was over" : "");

@@ -3,7 +3,7 @@
 # is what dpkg-shlibdeps finds. Called by `make deb` with VERSION, BUILD and MAKE set.
 #
 #   smfs          the store: smfs, smvm-pull, the service, completions, manuals
-#   smvm-runner   the monitor and the guest's agent
+#   smvm-runner   the monitor, the guest's agent, the service of pools
 #   libsmfs0      libsmfs.so.0            libsmvm0   libsmvm.so.0
 #   libsmvm-dev   headers, static libraries and pkg-config files of both
 set -eu
@@ -27,8 +27,8 @@ gzip -9n "$all"/usr/share/man/man1/*.1
 files_of() { # files_of PACKAGE: patterns below the tree
 	lib=usr/lib/$multiarch
 	case $1 in
-	smfs) echo "usr/bin/smfs usr/bin/smvm-pull usr/share/*/*/*smfs* usr/share/*/*/*smvm-pull* usr/lib/systemd etc" ;;
-	smvm-runner) echo "usr/bin/smvm-runner usr/lib/smvm usr/share/*/*/*smvm-runner*" ;;
+	smfs) echo "usr/bin/smfs usr/bin/smvm-pull usr/share/*/*/*smfs* usr/share/*/*/*smvm-pull* usr/lib/systemd/system/smfs.service etc" ;;
+	smvm-runner) echo "usr/bin/smvm-runner usr/lib/smvm usr/lib/systemd/system/smvm-pool@.service usr/share/*/*/*smvm-runner* usr/share/doc/smvm-runner/examples" ;;
 	libsmfs0) echo "$lib/libsmfs.so.0" ;;
 	libsmvm0) echo "$lib/libsmvm.so.0" ;;
 	libsmvm-dev) echo "usr/include $lib/lib*.a $lib/lib*.so $lib/pkgconfig" ;;

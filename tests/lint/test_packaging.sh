@@ -104,7 +104,8 @@ mkdir -p "$T/dest/usr/share"
 touch "$T/dest/usr/share/of-others"
 make -s BUILD="$B" PREFIX=/usr DESTDIR="$T/dest" install >"$T/log" 2>&1 || cat "$T/log"
 check "with DESTDIR and PREFIX=/usr, configuration is in /etc" [ -f "$T/dest/etc/default/smfs" ]
-check "and the unit names /usr/bin" grep -q '^ExecStart=/usr/bin/smfs ' "$T/dest/usr/lib/systemd/system/smfs.service"
+check "and the units name /usr/bin" sh -c 'grep -q "^ExecStart=/usr/bin/smfs " "$1/smfs.service" && grep -q "^ExecStart=/usr/bin/smvm-runner pool " "$1/smvm-pool@.service"' \
+	sh "$T/dest/usr/lib/systemd/system"
 make -s BUILD="$B" PREFIX=/usr DESTDIR="$T/dest" uninstall >"$T/log" 2>&1 || cat "$T/log"
 check "uninstall removes all of it, and nothing of others" \
 	sh -c '[ "$(cd "$1" && find . ! -type d)" = ./usr/share/of-others ]' sh "$T/dest"

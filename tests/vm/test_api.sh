@@ -11,7 +11,7 @@ mkdir "$T/disk" "$T/disk/api"
 smfs init "$T/disk/store" || exit 1
 smvm-pull -q --store "$T/disk/store" --name localhost/api:1 "oci:$T/image/base:1" || exit 1
 make -s BUILD="$B" PREFIX="$T/usr" install >"$T/log" 2>&1 || cat "$T/log"
-for e in image_open vm_start vm_open vm_exec vm_fork; do
+for e in image_open vm_start vm_open vm_exec vm_fork pool_claim; do
 	cc -o "$T/disk/api/$e" doc/examples/$e.c $(PKG_CONFIG_PATH=$T/usr/lib/pkgconfig pkg-config --cflags --libs smvm) || exit 1
 done
 cp "$T/usr/lib/libsmvm.so.0" "$T/disk/api"
