@@ -4,6 +4,7 @@
  * call there is, and libseccomp's costs as much again to compile. A restore pays for it.
  */
 #include "runner/control/syscalls.h"
+#include "runner/vm/pagemap.h"
 
 #include <linux/audit.h>
 #include <linux/filter.h>
@@ -123,6 +124,7 @@ static void by_argument(struct program *p, uint32_t nr)
 		allow_equal(p, TCSETS);
 		allow_equal(p, TCSETSW);
 		allow_equal(p, TCSETSF);
+		allow_equal(p, PAGEMAP_SCAN);
 		emit(p, BPF_ALU | BPF_AND | BPF_K, 0xff00, 0, 0);
 		allow_equal(p, KVMIO << 8);
 		break;

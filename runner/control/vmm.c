@@ -296,8 +296,8 @@ static json_t *timings_json(const struct restore_timing *t, const struct vmm_mom
 			    uint64_t first_exit, const struct agent_results *results)
 {
 	return json_pack(
-		"{s:o, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o*}",
-		"first_us",
+		"{s:I, s:o, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o*}",
+		"rewound_bytes", (json_int_t)t->rewound_bytes, "first_us",
 		first_exit ? json_integer((json_int_t)(first_exit - at->began)) : json_null(),
 		"map_us", (json_int_t)t->map_us, "open_us", (json_int_t)(at->opened - at->began),
 		"identity_us", (json_int_t)t->identity_us, "machine_us", (json_int_t)t->machine_us,

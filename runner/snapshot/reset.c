@@ -128,14 +128,24 @@ static int replace_disks(const struct snapshot *s, struct machine *m, struct err
 	return ret;
 }
 
-static int remap(struct snapshot *s, struct machine *m, struct err *err)
+/* The machine holds it open: while it does, the inode's number is nobody else's. */
+static bool is_behind_ram(const struct machine *m, int fd)
+{
+	struct stat old, new;
+
+	return m->ram_fd >= 0 && fstat(m->ram_fd, &old) == 0 && fstat(fd, &new) == 0 &&
+	       old.st_dev == new.st_dev &&old.st_ino == new.st_ino;
+}
+
+static int remap(struct snapshot *s, struct machine *m, struct restore_timing *t, struct err *err)
 {
 	cleanup_fd int ram = fcntl(s->ram_fd, F_DUPFD_CLOEXEC, 0);
 	int ret;
 
 	if (ram < 0)
 		return err_errno(err, "keep %s open", s->ram_path);
-	ret = vm_remap_ram(m->vm, s->ram_fd, s->ram_path, err);
+	ret = vm_remap_ram(m->vm, s->ram_fd, s->ram_path, is_behind_ram(m, s->ram_fd),
+			   &t->rewound_bytes, err);
 	if (ret < 0)
 		return ret;
 	if (m->ram_fd >= 0)
@@ -160,7 +170,7 @@ static int reset(struct snapshot *s, const struct restore_opts *o, struct machin
 	}
 	t1 = monotonic_us();
 	t->drop_us = t1 - t0;
-	ret = remap(s, m, err);
+	ret = remap(s, m, t, err);
 	t->map_us = t->machine_us = monotonic_us() - t1;
 	if (ret < 0 || (ret = replace_disks(s, m, err)) < 0)
 		return ret;

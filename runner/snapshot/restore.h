@@ -53,9 +53,12 @@ struct restore_timing {	     /* microseconds */
 	uint64_t map_us;     /* of it: RAM and the image mapped, their slots set */
 	uint64_t vcpu_us, devices_us, identity_us;
 	uint64_t irq_us;   /* of vcpu_us: interrupt controllers and timer chip */
-	uint64_t clock_us; /* of identity_us: the guest's clock told of the gap; of a reset, the TSC */
+	uint64_t clock_us; /* of identity_us: the guest's clock told of the gap; of a reset, the TSC
+			    */
 	/* Of a reset alone: connections dropped, and what listens open again. */
 	uint64_t drop_us, listen_us;
+	/* Not a time: of vm_remap_ram(). */
+	uint64_t rewound_bytes;
 };
 
 /* The machine with all state loaded and its new identity written (VMGenID, mailbox), not running.

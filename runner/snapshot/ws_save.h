@@ -3,8 +3,9 @@
  * stored under another name with what the machine has touched since as its `ws`.
  *
  * `ram` and `vcpu` are the old snapshot's and take no space; `meta` is, but for saying so. The
- * machine is not paused: its page tables are read while it runs. A snapshot never changes, hence
- * the second name; the first may be removed.
+ * machine is not paused: its page tables are read while it runs. One that is reset to the same
+ * snapshot again keeps what it has read mapped (rewind.c), and so has touched what it did in any of
+ * those lives. A snapshot never changes, hence the second name; the first may be removed.
  */
 #ifndef RUNNER_SNAPSHOT_WS_SAVE_H
 #define RUNNER_SNAPSHOT_WS_SAVE_H

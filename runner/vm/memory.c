@@ -54,7 +54,7 @@ int memory_map_anon(struct memory *m, struct err *err)
 	return 0;
 }
 
-static int map_file(struct memory *m, int fd, const char *path, int flags, struct err *err)
+int memory_check_file(const struct memory *m, int fd, const char *path, struct err *err)
 {
 	uint64_t want = memory_ram_bytes(m);
 	struct stat st;
@@ -66,6 +66,15 @@ static int map_file(struct memory *m, int fd, const char *path, int flags, struc
 			       "map %s as guest memory: it has %" PRIu64 " bytes, and the snapshot "
 			       "says %" PRIu64,
 			       path, (uint64_t)st.st_size, want);
+	return 0;
+}
+
+static int map_file(struct memory *m, int fd, const char *path, int flags, struct err *err)
+{
+	int ret = memory_check_file(m, fd, path, err);
+
+	if (ret < 0)
+		return ret;
 	for (unsigned i = 0; i < m->n; i++) {
 		struct memory_region *r = &m->region[i];
 

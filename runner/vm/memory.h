@@ -65,11 +65,20 @@ int memory_map_anon(struct memory *m, struct err *err);
  * regions first (a short file would be SIGBUS later): EBADMSG.
  */
 int memory_map_file(struct memory *m, int fd, const char *path, struct err *err);
+/* That check alone. */
+int memory_check_file(const struct memory *m, int fd, const char *path, struct err *err);
 /*
  * The same over RAM that is mapped, at the same addresses: slots stay as they are. After a failure
  * the RAM may be in part the old and in part the new.
  */
 int memory_remap_file(struct memory *m, int fd, const char *path, struct err *err);
+/*
+ * The same of RAM that is mapped from that very file, by giving up what has been written since (see
+ * rewind.c): *bytes of it, with some that was not. ENOTSUP where the kernel cannot tell what has
+ * been; E2BIG when it is in so many places that memory_remap_file() takes less. After any failure
+ * that is what is left to do.
+ */
+int memory_rewind(struct memory *m, int fd, const char *path, uint64_t *bytes, struct err *err);
 
 /*
  * In a forked copy of a VM's process: the RAM of `from`, which fork(2) made copy-on-write, becomes

@@ -110,6 +110,7 @@ struct vm {
 	_Atomic uint64_t guest_ran_us; /* monotonic_us() of that first exit; 0: not yet */
 	uint64_t map_us;	       /* what mapping memory and setting its slots took */
 	void *spare_page;	       /* vm_remap_ram()'s, mapped when first needed */
+	unsigned rewinds_refused;      /* how often the kernel could not tell what was written */
 };
 
 #define VM_MMIO_BASE  0xd0000000ull
@@ -154,8 +155,13 @@ int vm_resume(struct vm *vm, struct err *err);
  * Of a paused VM: RAM becomes `ram_fd`'s content, mapped as vm_new() would, over the same memory
  * slots, and KVM forgets what it knew of the old. Then the state is loaded and vm_resume() called.
  * After a failure the VM is good for vm_free() only.
+ *
+ * `same`: RAM is mapped from that file already. Then only what has been written is given up, where
+ * the kernel can tell that (PAGEMAP_SCAN); where not, the log says so once, and rewinds_refused
+ * counts. *rewound: the bytes given up, 0 when all was mapped anew.
  */
-int vm_remap_ram(struct vm *vm, int ram_fd, const char *path, struct err *err);
+int vm_remap_ram(struct vm *vm, int ram_fd, const char *path, bool same, uint64_t *rewound,
+		 struct err *err);
 /*
  * The first change of a VM's slots after its interrupt chips exist waits for a grace period, 7 to
  * 10 ms here, all later ones take microseconds. Called beside a running guest this has it over

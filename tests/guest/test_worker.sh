@@ -12,12 +12,13 @@ up() { boot "$1" "$2" "$3" && until_true 10 said "$1" "$4"; }
 		smvm-runner boot --kernel "$B/guest/quad" -m 128M -c 4 --name four >/dev/null &&
 		until_true 10 said four '^up ' && smvm-runner snapshot four four &&
 		up once once 64M '^up ' && smvm-runner snapshot once once &&
-		up writer churn256 512M '^up ' && smvm-runner snapshot --still writer writer
+		up writer churn256 512M '^up ' && smvm-runner snapshot --still writer writer &&
+		up adder memory 128M '^filled' && smvm-runner snapshot --still adder sums
 } >/dev/null || {
 	check "snapshots to begin with" false
 	tap_done
 }
-smvm-runner stop -f origin wide four once writer
+smvm-runner stop -f origin wide four once writer adder
 
 TMPDIR_OF=$T python3 tests/guest/worker.py "$B"
 failed=$?

@@ -1,5 +1,6 @@
 """The cases of test_worker.sh: TAP on standard output."""
 import errno
+import json
 import os
 import re
 import signal
@@ -117,6 +118,44 @@ def _():
         assert second[1] > first[1] and second[2] == first[2], (first, second)
         s.ask("RESTORE %s/snapshots/s1" % MOUNT)
         same(generation("w"), first)
+        s.quit()
+
+
+@case("a reset to the same snapshot gives up what was written, one to another maps all anew")
+def _():
+    def rewound():
+        return json.loads(cli("info", "w").stdout)["restored"]["rewound_bytes"]
+
+    if tuple(int(n) for n in re.findall(r"\d+", os.uname().release)[:2]) < (6, 7):
+        return
+    with worker("--name", "w") as s:
+        for name, again in (("s1", False), ("s1", True), ("s1", True), ("s2", False), ("s2", True), ("s1", False)):
+            s.ask("RESTORE " + name)
+            same(rewound() > 0, again)
+            until(lambda: "gen" in log("w"))
+        s.quit()
+
+
+@case("a guest that has sums of 64 MiB finds them right after each reset, whatever was written since")
+def _():
+    def said(word):
+        return until(lambda: re.findall(r"^%s ([0-9a-f]+)\r?$" % word, log("w"), re.M), 60)[-1]
+
+    def type_in(what):
+        with socket.socket(socket.AF_UNIX) as c:
+            c.connect(os.path.join(os.environ["SMVM_RUN_DIR"], ps()[0], "control.sock"))
+            c.sendall(b'{"op":"console"}\n')
+            assert c.recv(100).startswith(b'{"ok":')
+            c.sendall(what)
+
+    with worker("--restore", "sums", "--name", "w") as s:
+        same(s.line().word, "DONE")
+        right = said("sum")
+        for i in range(4):
+            type_in(b"d" * (i % 2 + 1))
+            assert said("dirty") != right
+            same(s.ask("RESTORE sums").word, "DONE")
+            same(said("sum"), right)
         s.quit()
 
 
