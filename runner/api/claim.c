@@ -31,8 +31,8 @@ static int take_claimed(struct smvm_vm *vm, const char *words, struct err *err)
 		return r;
 	if (strlen(c.vm) > VM_ID_LEN)
 		return err_set(err, EPROTO, "the pool's machine %s: not an id", c.vm);
-	strcpy(vm->id, c.vm);
-	strcpy(vm->dir, c.dir);
+	memcpy(vm->id, c.vm, strlen(c.vm) + 1);
+	snprintf(vm->dir, sizeof(vm->dir), "%s", c.dir);
 	vm->claiming = false;
 	vm->claim = c.claim;
 	tell(vm, SMVM_EVENT_CLAIMED, NULL);

@@ -116,9 +116,7 @@ static int stop_other(struct smvm_vm *vm, struct err *err)
 	struct rundir *d;
 	int r = vm->is_claim ? claim_check(vm, err) : 0;
 
-	if (r == 0)
-		r = rundir_find(vm->id, &d, err);
-	if (r < 0)
+	if (r < 0 || (r = rundir_find(vm->id, &d, err)) < 0)
 		return r;
 	r = control_stop(rundir_file(d, "control.sock", path), d->info.pid, false, STOP_GRACE_MS,
 			 err);

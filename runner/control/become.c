@@ -76,7 +76,7 @@ int vmm_become(struct vmm **v, struct rundir *dir, const struct vmm_restore *r, 
 	at.opened = monotonic_us();
 	if (*v && fits(*v, s, &how->why) < 0)
 		how->how = BECOME_REBUILT;
-	if (how->how == BECOME_REBUILT && (*v)->save.active) {
+	if (*v && how->how == BECOME_REBUILT && (*v)->save.active) {
 		snapshot_close(s);
 		return err_set(err, EBUSY,
 			       "a snapshot of this machine is being written, and a "
@@ -84,7 +84,7 @@ int vmm_become(struct vmm **v, struct rundir *dir, const struct vmm_restore *r, 
 			       how->why.msg);
 	}
 	snprintf(dir->info.snapshot, sizeof(dir->info.snapshot), "%.500s", r->snapshot_dir);
-	if (how->how == BECOME_WARM) {
+	if (*v && how->how == BECOME_WARM) {
 		ret = in_place(*v, s, r, &at, &t, &how->why);
 		if (ret == 0) {
 			ret = vmm_settle(*v, s, &t, r->clock, &at, timings, err);

@@ -25,9 +25,10 @@ static int address(const char *name, struct sockaddr_un *a, struct err *err)
 	a->sun_family = AF_UNIX;
 	if (!strchr(name, '/'))
 		return pool_socket(name, a->sun_path, err);
-	if (strlen(name) >= sizeof(a->sun_path))
+	const size_t n = strlen(name);
+	if (n >= sizeof(a->sun_path))
 		return err_set(err, ENAMETOOLONG, "pool %s: too long for a socket's path", name);
-	strcpy(a->sun_path, name);
+	memcpy(a->sun_path, name, n + 1);
 	return 0;
 }
 
@@ -123,8 +124,10 @@ static int request(const char *name, const char *line, const char *word, int tim
 	if (r < 0)
 		return err_wrap(err, r, "pool %s", name);
 	const size_t n = strlen(word);
-	if (strncmp(answer, word, n) != 0 || answer[n] != ' ')
-		return err_wrap(err, pool_refusal(answer, err), "pool %s", name);
+	if (strncmp(answer, word, n) != 0 || answer[n] != ' ') {
+		r = err_wrap(err, pool_refusal(answer, err), "pool %s", name);
+		return MIN(r, -1);
+	}
 	memmove(answer, answer + n + 1, strlen(answer + n + 1) + 1);
 	*out = steal_ptr(&answer);
 	return 0;

@@ -20,6 +20,7 @@
 #include "runner/control/where.h"
 #include "smfs/base/cleanup.h"
 #include "smfs/base/clock.h"
+#include "smfs/base/io.h"
 #include "smfs/base/log.h"
 #include "smfs/base/meminfo.h"
 #include "smfs/base/notify.h"
@@ -31,6 +32,7 @@
 #define PLAN_US	     100000  /* how often memory is looked at when it was short */
 #define BACKOFF_MS   100
 #define BACKOFF_MAX  5000
+#define STATM_MAX    256
 
 /* ---- names --------------------------------------------------------------------------------- */
 
@@ -80,14 +82,16 @@ static int listen_on(const char *path, struct err *err)
 /* Memory of a worker's own, in bytes: what is resident and no file's. */
 static uint64_t own_bytes(const struct member *m)
 {
-	unsigned long long size, resident = 0, shared = 0;
-	char path[32];
+	cleanup_free char *text = NULL;
+	char path[32], *p;
 
 	snprintf(path, sizeof(path), "/proc/%d/statm", (int)m->pid);
-	cleanup_file FILE *f = fopen(path, "re");
-	if (!f || fscanf(f, "%llu %llu %llu", &size, &resident, &shared) != 3 || shared > resident)
+	if (read_file(AT_FDCWD, path, STATM_MAX, &text, NULL, NULL) < 0)
 		return 0;
-	return (resident - shared) * 4096;
+	/* "size resident shared ..." in pages */
+	strtoull(text, &p, 10);
+	const unsigned long long resident = strtoull(p, &p, 10), shared = strtoull(p, &p, 10);
+	return shared > resident ? 0 : (resident - shared) * 4096;
 }
 
 static struct plan_in count(const struct pool *p)

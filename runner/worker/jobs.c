@@ -370,7 +370,7 @@ void jobs_run(struct jobs *j)
 			machine_ended(j);
 		if (desk_take(j->desk, &job))
 			do_job(j, &job);
-		if (j->held && !j->v->save.active) {
+		if (j->held && !(j->v && j->v->save.active)) {
 			j->held = false;
 			do_snapshot(j, &j->held_job);
 		}
