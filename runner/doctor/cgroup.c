@@ -68,6 +68,13 @@ void doctor_cgroup(struct doctor *d)
 			   "no cgroup v2 at " ROOT);
 		return;
 	}
+	/* Then what is mounted here is of other groups than this process's. */
+	if (!strncmp(group, "/..", 3)) {
+		doctor_say(d, DOCTOR_SKIP, "version",
+			   "ask from a process of this cgroup namespace: its limits cannot be seen",
+			   "this process's group is outside of what is mounted on " ROOT);
+		return;
+	}
 	doctor_say(d, DOCTOR_PASS, "version", NULL, "v2, group %s", group[0] ? group : "/");
 
 	uint64_t memory = lowest(group, "memory.max");

@@ -8,6 +8,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 
+#define TSC_MS 2000
 #define SOURCE "/sys/devices/system/clocksource/clocksource0/current_clocksource"
 
 static void check_source(struct doctor *d)
@@ -25,21 +26,40 @@ static void check_source(struct doctor *d)
 			   "%s", name);
 }
 
-/* `machine`: a VM, which capabilities that differ between VMs are asked of. */
-static void check_scaling(struct doctor *d, int kvm)
-{
-	cleanup_fd int machine = ioctl(kvm, KVM_CREATE_VM, 0);
-	int scaling = ioctl(kvm, KVM_CHECK_EXTENSION, KVM_CAP_TSC_CONTROL);
-	cleanup_fd int vcpu = machine < 0 ? -1 : ioctl(machine, KVM_CREATE_VCPU, 0);
-	int khz = vcpu < 0 ? -1 : ioctl(vcpu, KVM_GET_TSC_KHZ, 0);
+struct tsc {
+	int scaling, khz;
+};
 
+/* Asked of a vCPU, in a child: a broken KVM may not come back from making one. */
+static void ask_tsc(void *buf)
+{
+	struct tsc *t = buf;
+	int kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC);
+	int machine = kvm < 0 ? -1 : ioctl(kvm, KVM_CREATE_VM, 0);
+	int vcpu = machine < 0 ? -1 : ioctl(machine, KVM_CREATE_VCPU, 0);
+
+	t->scaling = ioctl(kvm, KVM_CHECK_EXTENSION, KVM_CAP_TSC_CONTROL);
+	t->khz = vcpu < 0 ? -1 : ioctl(vcpu, KVM_GET_TSC_KHZ, 0);
+}
+
+static void check_scaling(struct doctor *d)
+{
+	struct tsc t = {.khz = -1};
+	const int r = doctor_try(ask_tsc, &t, sizeof(t), TSC_MS);
+	const int khz = t.khz;
+
+	if (r < 0) {
+		doctor_say(d, DOCTOR_SKIP, "tsc", "see kvm.stock-kernel", "no vCPU to ask: %s",
+			   strerror(-r));
+		return;
+	}
 	if (khz <= 0) {
 		doctor_say(d, DOCTOR_WARN, "tsc",
 			   "snapshots are restored without a check of their clock's rate",
 			   "KVM does not tell the TSC's rate");
 		return;
 	}
-	if (scaling > 0)
+	if (t.scaling > 0)
 		doctor_say(d, DOCTOR_PASS, "tsc", NULL,
 			   "%.1f MHz, and others for guests that "
 			   "come from them (scaling)",
@@ -60,5 +80,5 @@ void doctor_clock(struct doctor *d)
 	if (kvm < 0 || ioctl(kvm, KVM_GET_API_VERSION, 0) != KVM_API_VERSION)
 		doctor_say(d, DOCTOR_SKIP, "tsc", "see kvm.device", "no KVM to ask");
 	else
-		check_scaling(d, kvm);
+		check_scaling(d);
 }

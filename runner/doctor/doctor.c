@@ -25,7 +25,7 @@ static const struct {
 } groups[] = {
 	{"kvm", doctor_kvm},	   {"fuse", doctor_fuse},     {"kernel", doctor_kernel},
 	{"memory", doctor_memory}, {"limits", doctor_limits}, {"cgroup", doctor_cgroup},
-	{"clock", doctor_clock},   {"store", doctor_store},
+	{"clock", doctor_clock},   {"store", doctor_store},   {"guest", doctor_guest},
 };
 
 const char *doctor_status_name(enum doctor_status s)
@@ -120,10 +120,13 @@ int doctor_try(doctor_trial fn, void *buf, size_t len, int timeout_ms)
 	if (shared == MAP_FAILED)
 		return -errno;
 	memcpy(shared, buf, len);
+	const pid_t parent = getpid();
 	pid_t pid = fork();
 	if (pid == 0) {
 		prctl(PR_SET_PDEATHSIG, SIGKILL);
-		fn(shared);
+		/* It may have died before that. */
+		if (getppid() == parent)
+			fn(shared);
 		_exit(0);
 	}
 	int r = pid < 0 ? -errno : 0;

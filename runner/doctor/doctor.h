@@ -11,8 +11,9 @@
  *   SKIP  could not be found out, or there is nothing to look at; says why
  *
  * Checks come in groups, one file and one function each, listed in one table (doctor.c). All of
- * them together take less than two seconds: what may hang (a mount without a server, a broken KVM)
- * runs in a child that is killed at its deadline.
+ * them together take less than two seconds on a host that is not busy. What may hang (a mount
+ * without a server, a broken KVM, a file system of the network) runs in a child that is killed at
+ * its deadline, which is several times what a slow host takes.
  *
  * THREADS. All of it is for one thread, and for a process that has no others: it forks.
  */
@@ -77,5 +78,6 @@ void doctor_limits(struct doctor *d);
 void doctor_cgroup(struct doctor *d);
 void doctor_clock(struct doctor *d);
 void doctor_store(struct doctor *d);
+void doctor_guest(struct doctor *d);
 
 #endif

@@ -9,7 +9,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
-#define PROBE_MS 300
+#define PROBE_MS 2000
 
 struct trial {
 	struct fuse_probe probe;
@@ -77,6 +77,17 @@ static void say_probe(struct doctor *d, const struct trial *t)
 	say_passthrough(d, t);
 }
 
+static void say_unprivileged(struct doctor *d, const struct trial *t)
+{
+	if (geteuid() == 0)
+		doctor_say(d, DOCTOR_FAIL, "mount",
+			   "smfs cannot mount a store: give CAP_SYS_ADMIN; in a container pass "
+			   "--cap-add SYS_ADMIN, and a seccomp profile that lets mounts be made",
+			   "root may make no file system here: %s", t->err.msg);
+	doctor_say(d, DOCTOR_SKIP, "passthrough", "ask again as root, with CAP_SYS_ADMIN",
+		   "may not make a file system to try it: %s", t->err.msg);
+}
+
 void doctor_fuse(struct doctor *d)
 {
 	cleanup_fd int dev = open("/dev/fuse", O_RDWR | O_CLOEXEC);
@@ -102,8 +113,10 @@ void doctor_fuse(struct doctor *d)
 	if (r == 0 && t.r == 0)
 		say_probe(d, &t);
 	else if (r == 0 && (t.r == -EPERM || t.r == -EACCES))
-		doctor_say(d, DOCTOR_SKIP, "passthrough", "ask again as root",
-			   "may not make a file system to try it: %s", t.err.msg);
+		say_unprivileged(d, &t);
+	else if (r == -ETIMEDOUT)
+		doctor_say(d, DOCTOR_SKIP, "protocol", "ask again when the host is less busy",
+			   "the kernel has made no file system within %d ms", PROBE_MS);
 	else
 		doctor_say(d, DOCTOR_FAIL, "protocol",
 			   "is /dev/fuse the real one, and CONFIG_FUSE_FS in this kernel?", "%s",

@@ -9,7 +9,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 
-#define PROBE_MS 1000
+#define PROBE_MS 4000
 
 /*
  * A stock kernel is up after one to two thousand million instructions, nearly all of ring 0. The

@@ -11,7 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* A booted guest's default RAM, and room for the host to live. */
+/* What a small restored guest comes to write; two booted ones of 512 MiB, the default. */
 #define AVAILABLE_FAIL (128 * MIB)
 #define AVAILABLE_WARN (1 * GIB)
 #define MEMINFO_MAX    (64u << 10)

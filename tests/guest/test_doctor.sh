@@ -41,11 +41,8 @@ in_place() { # in_place FILE TEXT: shell commands that have it say that
 }
 
 check "a report keeps its schema, and its exit status" as_status
-start=$(date +%s%N)
-smvm-runner doctor >"$T/text"
-took=$((($(date +%s%N) - start) / 1000000))
-echo "# $took ms"
-check "it takes less than two seconds" [ $took -lt 2000 ]
+# Of the processor's time, for others may be using it; and an end within the deadlines of all that could hang.
+check "it takes less than two seconds" sh -c 'ulimit -t 2; timeout 20 smvm-runner doctor >"$1"; [ $? -le 1 ]' sh "$T/text"
 check "each check is a line, and one not passed has its advice below" \
 	sh -c 'awk "/^(WARN|FAIL|SKIP) /{want=1; next} want{if (\$1 != \">\") exit 1; want=0}" "$1"' sh "$T/text"
 check "the last line sums up" sh -c 'tail -n 1 "$1" | grep -qE "^[0-9]+ passed, [0-9]+ warnings, [0-9]+ failed, [0-9]+ skipped$"' \
@@ -80,6 +77,7 @@ check "and passthrough is not tried" of fuse.passthrough SKIP "root"
 if [ -c /dev/fuse ]; then
 	check "root without CAP_SYS_ADMIN" where 'set -- setpriv --bounding-set -sys_admin "$@"'
 	check "does not try passthrough, either" of fuse.passthrough SKIP "root"
+	check "and cannot mount, which is told with what to do" of fuse.mount FAIL "CAP_SYS_ADMIN"
 	mkdir "$T/up" "$T/merged"
 	check "a store on an overlay" where \
 		"mount -t tmpfs none $T/up; mkdir $T/up/l $T/up/u $T/up/w; mount -t overlay -o lowerdir=$T/up/l,upperdir=$T/up/u,workdir=$T/up/w o $T/merged" \
@@ -92,6 +90,18 @@ if [ -c /dev/fuse ]; then
 	fi
 fi
 
+check "without the agent" where 'export SMVM_INIT=/nowhere/smvm-init'
+check "no image boots" of guest.agent FAIL "smvm-init"
+check "without a guest's kernel" where 'mount -t tmpfs none /boot'
+check "none is found" of guest.kernel WARN "linux-image-cloud-amd64"
+check "without its modules" where 'mount -t tmpfs none /lib/modules'
+check "that is told" of guest.kernel WARN "no modules"
+check "without mkfs.erofs" where 'PATH=/nowhere'
+check "images are not made" of guest.tools WARN "erofs-utils"
+check "without a directory for machines" where 'export SMVM_RUN_DIR=/nowhere/at/all'
+check "none can be started" of guest.directory FAIL "SMVM_RUN_DIR"
+check "in another's cgroup namespace" where "$(in_place '/proc/$$/cgroup' 0::/../other)"
+check "its limits are not told as none" of cgroup.version SKIP "outside|no cgroup v2"
 check "without /proc" where 'umount -l /proc'
 check "memory cannot be snapshotted" of kernel.pagemap FAIL "CONFIG_PROC_PAGE_MONITOR"
 check "and what is not known is skipped" of limits.mappings SKIP "/proc"
@@ -137,6 +147,8 @@ if ! [ -c /dev/fuse ]; then
 fi
 check "without a mount" sh -c 'smvm-runner doctor --json --store "$2" >"$1"; [ $? -le 1 ]' sh "$T/j" "$T/store"
 check "that is said" of store.mount WARN "smfs mount $T/mnt"
+check "nor does the environment make one" sh -c 'SMFS_STORE=$2 smvm-runner doctor --json >"$1"; [ $? -le 1 ]' sh "$T/j" "$T/store"
+check "that is said again" of store.mount WARN "smfs mount $T/mnt"
 mkdir "$T/mnt"
 smfs mount "$T/store" "$T/mnt" || exit 1
 at_exit 'smfs unmount "$T/mnt" 2>/dev/null'
@@ -148,6 +160,16 @@ for pid in $(cat "$T/mnt/.smfs/pid"); do kill -STOP "$pid"; done
 check "a server that hangs" sh -c 'timeout 5 smvm-runner doctor --json --store "$2" >"$1"; [ $? -eq 1 ]' sh "$T/j" "$T/store"
 kill -CONT "$pid"
 check "is found out in time" of store.mount FAIL "does not answer.*\n.*smfs remount"
+# Keeper and server both.
+server=$(head -n 1 "$T/mnt/.smfs/pid")
+kill -KILL $(ps -o ppid= -p "$server") "$server"
+gone() { ! ls "$T/mnt" 2>/dev/null; }
+for i in $(seq 50); do
+	gone && break
+	sleep 0.1
+done
+check "a server that was killed with its keeper" sh -c 'smvm-runner doctor --json --store "$2" >"$1"; [ $? -eq 1 ]' sh "$T/j" "$T/store"
+check "is told from one that was never there" of store.mount FAIL "has gone.*\n.*smfs unmount"
 smfs unmount "$T/mnt"
 printf 'no index' >"$T/store/index/data.mdb" 2>/dev/null || printf 'no index' >"$T/store/index"
 check "a store without its index" sh -c 'smvm-runner doctor --json --store "$2" >"$1"; [ $? -eq 1 ]' sh "$T/j" "$T/store"
