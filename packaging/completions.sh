@@ -46,7 +46,11 @@ case $shell in
 bash)
 	echo "# $name: completion for bash, made by packaging/completions.sh."
 	echo "$fn() {"
-	echo '	local cur=${COMP_WORDS[COMP_CWORD]} opts= names='
+	# References of images have colons in them, at which bash splits words.
+	echo '	local i=$COMP_CWORD cur=${COMP_WORDS[COMP_CWORD]} opts= lister= name'
+	echo '	while ((i > 1)) && [[ $cur == :* || ${COMP_WORDS[i - 1]} == *: ]]; do'
+	echo '		cur=${COMP_WORDS[--i]}$cur'
+	echo '	done'
 	if [ -n "$subs" ]; then
 		echo '	if [ "$COMP_CWORD" -eq 1 ]; then'
 		echo "		COMPREPLY=(\$(compgen -W \"$subs --help --version\" -- \"\$cur\"))"
@@ -56,8 +60,8 @@ bash)
 		for s in $subs; do
 			echo "	$s)"
 			echo "		opts=\"$(options "$s" | words)\""
-			l=$(lister "$(takes "$s")")
-			[ -z "$l" ] || echo "		[[ \$cur == -* ]] || names=\$($l)"
+			t=$(takes "$s")
+			[ "$t" = file ] || echo "		lister=${fn}_$t"
 			echo '		;;'
 		done
 		echo '	esac'
@@ -65,17 +69,24 @@ bash)
 		echo "	opts=\"$(options | words)\""
 	fi
 	cat <<'END'
+	COMPREPLY=()
 	if [[ $cur == -* ]]; then
-		COMPREPLY=($(compgen -W "$opts" -- "$cur"))
-	elif [ -n "$names" ]; then
-		COMPREPLY=($(compgen -W "$names" -- "$cur"))
+		mapfile -t COMPREPLY < <(compgen -W "$opts" -- "$cur")
+	elif [ -n "$lister" ]; then
+		while read -r name; do
+			[[ $name != "$cur"* ]] || COMPREPLY+=("$name")
+		done < <($lister)
 	else
-		COMPREPLY=($(compgen -f -- "$cur"))
+		mapfile -t COMPREPLY < <(compgen -f -- "$cur")
 	fi
+	# bash puts back what is before the last colon by itself.
+	[[ $cur != *:* || $COMP_WORDBREAKS != *:* ]] || COMPREPLY=("${COMPREPLY[@]#"${cur%"${cur##*:}"}"}")
 }
 END
-	# References of images have colons in them, at which bash would split.
-	echo "COMP_WORDBREAKS=\${COMP_WORDBREAKS//:}"
+	for l in vm snapshot image name; do
+		c=$(lister $l)
+		echo "${fn}_$l() { $c; }"
+	done
 	echo "complete -o filenames -F $fn $name"
 	;;
 zsh)

@@ -54,6 +54,7 @@ recommends() {
 	case $1 in
 	smfs) echo "erofs-utils, smvm-runner" ;;
 	smvm-runner) echo "smfs, linux-image-cloud-$arch, kmod" ;;
+	libsmvm0) echo "smvm-runner (= $VERSION)" ;;
 	esac
 }
 
@@ -75,8 +76,13 @@ for p in smfs smvm-runner libsmfs0 libsmvm0 libsmvm-dev; do
 	printf 'Source: smfs\n\nPackage: %s\nArchitecture: any\n' $p >"$out/shlibs/debian/control"
 	programs=$(find "$root" -type f \( -path '*/bin/*' -o -name '*.so.*' \))
 	deps=
-	[ -z "$programs" ] || deps=$(cd "$out/shlibs" && dpkg-shlibdeps --ignore-missing-info -O $programs 2>/dev/null |
-		sed -n 's/^shlibs:Depends=//p')
+	if [ -n "$programs" ]; then
+		(cd "$out/shlibs" && dpkg-shlibdeps --ignore-missing-info -O $programs) >"$out/shlibs/depends" 2>"$out/shlibs/said" || {
+			cat "$out/shlibs/said" >&2
+			exit 1
+		}
+		deps=$(sed -n 's/^shlibs:Depends=//p' "$out/shlibs/depends")
+	fi
 	depends=$(printf '%s\n%s\n' "$deps" "$(needs $p)" | grep -v '^$' | paste -sd, | sed 's/,\([^ ]\)/, \1/g')
 	text=$(says $p)
 	rest=${text#*|}

@@ -46,10 +46,24 @@ check "smvm-pull's offers its options" options_agree smvm-pull
 check "options begin as what is typed" sh -c '[ "$(bash -c ". $1; COMP_WORDS=(smfs mount --wa); COMP_CWORD=2; _smfs; echo \${COMPREPLY[@]}")" = --watchdog ]' \
 	sh "$P/share/bash-completion/completions/smfs"
 mkdir "$T/stub"
-printf '#!/bin/sh\necho snapshots/warm\necho snapshots/cold\n' >"$T/stub/smfs"
+cat >"$T/stub/smfs" <<'END'
+#!/bin/sh
+case $* in
+*images*) printf 'images/localhost:5000/app:%s\n' 1 2 10 ;;
+*) printf 'snapshots/%s\n' warm cold ;;
+esac
+END
 chmod +x "$T/stub/smfs"
 named() { (PATH=$T/stub:$PATH && [ "$(completed smvm-runner restore w)" = warm ]); }
 check "snapshots are completed by name" named
+# As readline has it, words end at colons; what is before the last one stands there already.
+tagged() { (PATH=$T/stub:$PATH && [ "$(completed smvm-runner run localhost : 5000/app : 1 | tr '\n' ' ')" = '1 10 ' ]); }
+check "images by reference, with port and tag" tagged
+mkdir "$T/files" && touch "$T/files/a b" "$T/files/a\$(c)"
+files() { (cd "$T/files" && completed smfs import a | sort | tr '\n' '|'); }
+check "files are, whatever their names" [ "$(files)" = "a b|a\$(c)|" ]
+check "and how the shell breaks words is left alone" sh -c '[ "$(bash -c "COMP_WORDBREAKS=: ; . $1; echo \$COMP_WORDBREAKS")" = : ]' \
+	sh "$P/share/bash-completion/completions/smvm-runner"
 if command -v zsh >/dev/null; then
 	for f in "$P"/share/zsh/site-functions/_*; do
 		check "zsh takes ${f##*/}" zsh -n "$f"
