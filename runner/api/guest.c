@@ -4,11 +4,49 @@
 #include "runner/guest/agent_client.h"
 #include "smfs/base/num.h"
 
+#include <signal.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #define FORK_MS	 120000
 #define FORK_MAX 1000
+/* The agent's version that measures a program's memory. */
+#define EXEC_MEASURE_SINCE 2
+
+/* Measured where the agent and its kernel can; to run at all matters more. */
+static int exec_start(struct agent *a, struct agent_exec *x, struct err *err)
+{
+	x->measure = agent_version(a) >= EXEC_MEASURE_SINCE;
+	int r = agent_exec_start(a, x, AGENT_TIMEOUT_MS, err);
+	if (r == -ENOTSUP && x->measure) {
+		err_clear(err);
+		x->measure = false;
+		r = agent_exec_start(a, x, AGENT_TIMEOUT_MS, err);
+	}
+	return r;
+}
+
+/*
+ * The program's descriptors may be pipes that nobody reads, and writing to one is a signal that
+ * there is no flag against: held up for this thread, and taken back if it was raised here.
+ */
+static int exec_carry(struct agent *a, const struct agent_exec_io *io, struct agent_exit *ended,
+		      struct err *err)
+{
+	sigset_t pipe, before, pending;
+
+	sigemptyset(&pipe);
+	sigaddset(&pipe, SIGPIPE);
+	sigpending(&pending);
+	pthread_sigmask(SIG_BLOCK, &pipe, &before);
+	int r = agent_exec_run(a, io, ended, err);
+	if (!sigismember(&pending, SIGPIPE))
+		while (sigtimedwait(&pipe, NULL, &(struct timespec){0}) < 0 && errno == EINTR)
+			;
+	pthread_sigmask(SIG_SETMASK, &before, NULL);
+	return r;
+}
 
 static int exec_in(struct smvm_vm *vm, const struct smvm_exec *x, struct smvm_exit *out,
 		   struct err *err)
@@ -38,9 +76,9 @@ static int exec_in(struct smvm_vm *vm, const struct smvm_exec *x, struct smvm_ex
 	r = agent_connect(path, AGENT_TIMEOUT_MS, &a, err);
 	if (r < 0)
 		return r;
-	r = agent_exec_start(a, &ax, AGENT_TIMEOUT_MS, err);
+	r = exec_start(a, &ax, err);
 	if (r == 0)
-		r = agent_exec_run(a, &io, &ended, err);
+		r = exec_carry(a, &io, &ended, err);
 	agent_close(a);
 	if (r == 0)
 		*out = (struct smvm_exit){

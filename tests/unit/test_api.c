@@ -2,6 +2,7 @@
  */
 #include "runner/api/reply.h"
 #include "runner/api/smvm.h"
+#include "runner/proto/agent.h"
 #include "smfs/base/io.h"
 #include "smfs/base/num.h"
 
@@ -14,6 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -395,6 +397,86 @@ static void test_unheard(void **state)
 	detach(&f);
 }
 
+/* An agent that cannot measure, as seen by one that runs a program: OK, HELLO, refused, and again.
+ */
+static void *agent(void *arg)
+{
+	const struct agent_exit ended = {.kind = AGENT_EXIT_CODE, .value = 3, .peak = 4096};
+	cleanup_writer struct writer hello = WRITER_INIT, no = WRITER_INIT, end = WRITER_INIT;
+	struct agent_frame frame = {0};
+	struct agent_exec x;
+	char c = 0;
+	int fd = accept(*(int *)arg, NULL, NULL);
+
+	while (c != '\n')
+		assert_int_equal(read(fd, &c, 1), 1);
+	assert_int_equal(write(fd, "OK 1\n", 5), 5);
+	agent_put_hello(&hello);
+	agent_put_error(&no, ENOTSUP, "no memory controller");
+	agent_put_exit(&end, &ended);
+	assert_int_equal(agent_frame_read(fd, &frame, MS, NULL), 0);
+	assert_int_equal(agent_frame_send(fd, AGENT_HELLO, &hello, MS, NULL), 0);
+	for (int i = 0; i < 2; i++) {
+		assert_int_equal(agent_frame_read(fd, &frame, MS, NULL), 0);
+		assert_int_equal(agent_get_exec(&frame, &x, NULL), 0);
+		assert_int_equal(x.measure, !i);
+		agent_exec_free(&x);
+		if (!i)
+			assert_int_equal(agent_frame_send(fd, AGENT_ERROR, &no, MS, NULL), 0);
+	}
+	assert_int_equal(agent_frame_write(fd, AGENT_STARTED, "\1\0\0\0", 4, MS, NULL), 0);
+	assert_int_equal(agent_frame_write(fd, AGENT_STDOUT, "out", 3, MS, NULL), 0);
+	agent_frame_send(fd, AGENT_EXIT, &end, MS, NULL);
+	agent_frame_free(&frame);
+	/* Until the other side has closed: it may be writing. */
+	while (read(fd, &c, 1) > 0)
+		;
+	close(fd);
+	return NULL;
+}
+
+static void test_exec(void **state)
+{
+	struct smvm_exec x = {
+		.size = sizeof(x), .argv = (const char *[]){"x", NULL}, .in = -1, .err = -1};
+	struct sockaddr_un a = {.sun_family = AF_UNIX};
+	char dir[] = "/tmp/test_api.XXXXXX", hello[128];
+	struct smvm_exit end;
+	struct fake f;
+	int pair[2], out[2], fd;
+
+	assert_non_null(mkdtemp(dir));
+	snprintf(a.sun_path, sizeof(a.sun_path), "%s/vsock.sock", dir);
+	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	assert_int_equal(bind(fd, (struct sockaddr *)&a, sizeof(a)), 0);
+	assert_int_equal(listen(fd, 1), 0);
+	memset(&f, 0, sizeof(f));
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair), 0);
+	f.fd = pair[0];
+	snprintf(hello, sizeof(hello), "READY\nHELLO 1 vm=0123456789ab dir=%s\n", dir);
+	say(&f, hello);
+	assert_int_equal(smvm_vm_attach(pair[1], MS, &f.vm, &f.err), 0);
+	/* To a reader, and to none: that is an error, and no signal. */
+	for (int i = 0; i < 2; i++) {
+		assert_int_equal(pipe(out), 0);
+		x.out = out[1];
+		if (i)
+			close(out[0]);
+		assert_int_equal(pthread_create(&f.thread, NULL, agent, &fd), 0);
+		assert_int_equal(smvm_vm_exec(f.vm, &x, &end, &f.err), i ? -EPIPE : 0);
+		pthread_join(f.thread, NULL);
+		close(out[1]);
+		if (!i)
+			close(out[0]);
+	}
+	assert_int_equal(end.code, 3);
+	assert_int_equal(end.peak_bytes, 4096);
+	detach(&f);
+	close(fd);
+	unlink(a.sun_path);
+	rmdir(dir);
+}
+
 static void *chatter(void *arg)
 {
 	static const char talk[] = "PROGRESS elapsed_ms=1 copied_bytes=1\n";
@@ -461,8 +543,8 @@ int main(void)
 		cmocka_unit_test(test_timeout),	 cmocka_unit_test(test_its_timeout),
 		cmocka_unit_test(test_failures), cmocka_unit_test(test_async),
 		cmocka_unit_test(test_quit),	 cmocka_unit_test(test_hostile),
-		cmocka_unit_test(test_unheard),	 cmocka_unit_test(test_chatter),
-		cmocka_unit_test(test_misuse),
+		cmocka_unit_test(test_exec),	 cmocka_unit_test(test_unheard),
+		cmocka_unit_test(test_chatter),	 cmocka_unit_test(test_misuse),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
