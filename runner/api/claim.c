@@ -132,6 +132,11 @@ static int await_claimed(struct smvm_vm *vm, unsigned timeout_ms, struct err *er
 	while (!link_take(vm, 0, &e)) {
 		uint64_t now = monotonic_us();
 
+		if (r == -EPIPE)
+			return err_set(
+				err, EPIPE,
+				"it has closed the connection: it has ended, or has too many "
+				"clients");
 		if (r < 0)
 			return r;
 		if (now >= until)
