@@ -63,7 +63,7 @@ enum agent_type {
 	AGENT_CLOCK = 19, /* host: struct agent_clock -> RESULTS */
 	/* Since version 2; the messages are in agent_reach.h and agent_files.h. */
 	AGENT_READY = 20,   /* host: struct agent_ready -> RESULTS once all of it holds */
-	AGENT_CONNECT = 21, /* host: struct agent_target -> OPENED, then bytes without frames */
+	AGENT_CONNECT = 21, /* host: struct agent_target -> OPENED, then DATA and DONE both ways */
 	AGENT_OPENED = 22,  /* agent: struct agent_opened; what was asked for goes on */
 	AGENT_READ = 23,    /* host: struct agent_read -> OPENED, DATA ..., DONE */
 	AGENT_WRITE = 24,   /* host: struct agent_write -> OPENED; host: DATA ..., DONE -> DONE */

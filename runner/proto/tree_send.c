@@ -228,7 +228,7 @@ static int send_dir(struct sender *s, int in, const char *name, unsigned depth, 
 	d = fdopendir(fd);
 	if (!d)
 		return err_errno(s->err, "read folder %s", s->e.path);
-	fd = -1;
+	(void)steal_fd(&fd);
 	while (r == 0 && (errno = 0, e = readdir(d))) {
 		size_t n = strlen(e->d_name);
 
