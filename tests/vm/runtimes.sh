@@ -68,10 +68,8 @@ while [ $i -lt "$restores" ]; do
 		[ $((link % 2)) -eq 1 ] || option=--still
 		# shellcheck disable=SC2086
 		step "snapshot $link" smvm-runner snapshot $option $vm link$link
-		if [ $vm != origin ]; then
-			kill $hold_pid
-			smvm-runner stop -f $vm
-		fi
+		kill $hold_pid
+		[ $vm = origin ] || smvm-runner stop -f $vm
 	fi
 	i=$((i + 1))
 	if ! watched smvm-runner restore --json --name restored$i link$link >"$T/restored" 2>"$T/err"; then
