@@ -1,12 +1,13 @@
 /*
- * warm RUNNER MOUNT ITERATIONS NAME=NONCE=SNAPSHOT-DIR - a reset of a running worker's machine
- * against a restore into a new process, of one snapshot (tests/guest/counter).
+ * warm RUNNER MOUNT ITERATIONS NAME=NONCE=SNAPSHOT-DIR OTHER-DIR - a reset of a running worker's
+ * machine against a restore into a new process, of one snapshot (tests/guest/counter).
  *
  * In turn: `smvm-runner restore -f`, from before the process is started until the first byte that
  * the guest writes on its serial port is here; and a worker's RESTORE, from before the request is
  * sent until the first byte of the guest is here, by a viewer of its console. The line must carry
- * the nonce, which only the snapshot's RAM knows. Also the worker's answer DONE, and a worker
- * started for the request alone.
+ * the nonce, which only the snapshot's RAM knows. Also the worker's answer DONE; a reset to OTHER,
+ * a later snapshot of the same guest, which has all of RAM mapped anew; and a worker started for
+ * the request alone.
  *
  * Lines as DESIGN.md section 9 has them.
  */
@@ -279,13 +280,14 @@ static void report(const char *name, const char *what, double value, double agai
 
 int main(int argc, char **argv)
 {
-	const int n = argc == 5 ? atoi(argv[3]) : 0;
-	double *us[4], c50, d;
+	const int n = argc == 6 ? atoi(argv[3]) : 0;
+	double *us[5], c50, d, unused;
 	char first[1024], request[4200];
 	struct worker w;
 
 	if (n < 1) {
-		fprintf(stderr, "usage: warm RUNNER MOUNT ITERATIONS NAME=NONCE=SNAPSHOT-DIR\n");
+		fprintf(stderr,
+			"usage: warm RUNNER MOUNT ITERATIONS NAME=NONCE=SNAPSHOT-DIR OTHER-DIR\n");
 		return 2;
 	}
 	char *const name = strtok(argv[4], "="), *const nonce = strtok(NULL, "="),
@@ -293,7 +295,7 @@ int main(int argc, char **argv)
 	if (!dir)
 		die("an argument without '='");
 	signal(SIGPIPE, SIG_IGN);
-	for (int i = 0; i < 4; i++)
+	for (int i = 0; i < 5; i++)
 		if (!(us[i] = calloc((size_t)n, sizeof(double))))
 			die("memory");
 	for (int i = 0; i < n; i++)
@@ -310,6 +312,8 @@ int main(int argc, char **argv)
 		us[0][k] = cold(argv[1], argv[2], dir, nonce);
 		us[1][k] = warm(&w, dir, nonce, &d);
 		us[2][k] = d;
+		us[4][k] = warm(&w, argv[5], nonce, &unused);
+		warm(&w, dir, nonce, &unused);
 	}
 	worker_end(&w);
 	c50 = percentile(us[0], n, 0.5);
@@ -317,6 +321,7 @@ int main(int argc, char **argv)
 	report(name, "p50", percentile(us[1], n, 0.5), c50, "cold p50", LIMIT);
 	report(name, "best", percentile(us[1], n, 0), percentile(us[0], n, 0), "cold best", 0);
 	report(name, "p99", percentile(us[1], n, 0.99), percentile(us[0], n, 0.99), "cold p99", 0);
+	report(name, "other-p50", percentile(us[4], n, 0.5), c50, "cold p50", LIMIT);
 	report(name, "done-p50", percentile(us[2], n, 0.5), c50, "cold p50", 0);
 	report(name, "new-worker-p50", percentile(us[3], n, 0.5), c50, "cold p50", 0);
 	return 0;

@@ -45,7 +45,8 @@ def _():
         part = max(resets // 10, 1)
         times, states = [], []
         for i in range(resets):
-            got = s.ask("RESTORE s%d" % (1 + i % 2))
+            # To the same again, and to the other: the one gives up what was written, the other maps all anew.
+            got = s.ask("RESTORE s%d" % (1 + i // 2 % 2))
             assert got.keys["how"] == ("warm" if i else "new"), got
             times.append(got.first)
             # The guest is one of the two, and says so, each time: the log begins anew with each.
