@@ -10,7 +10,7 @@ import sys
 import time
 
 sys.path.insert(0, "tests/lib")
-from cases import case, cli, done, same, until  # noqa: E402
+from cases import case, cli, done, own_memory, same, until  # noqa: E402
 from supervisor import Gone, Supervisor  # noqa: E402
 
 BUILD = sys.argv[1]
@@ -724,11 +724,7 @@ def _():
 @case("300 resets: no descriptor, no memory, no time more")
 def _():
     def state(pid):
-        with open("/proc/%d/smaps_rollup" % pid) as f:
-            own = sum(int(x.split()[1]) for x in f if x.startswith(("Private_Dirty", "Private_Clean", "Swap:")))
-        with open("/proc/%d/maps" % pid) as f:
-            maps = len(f.readlines())
-        return own, len(os.listdir("/proc/%d/fd" % pid)), maps
+        return *own_memory(pid), len(os.listdir("/proc/%d/fd" % pid))
 
     with worker(hello=True) as s:
         times = []
@@ -740,7 +736,7 @@ def _():
                 before = state(s.process.pid)
         after = state(s.process.pid)
         first, last = sorted(times[20:120])[50], sorted(times[200:])[50]
-        print("# own KiB, descriptors, mappings: %s, then %s; median %d us, then %d us" % (before, after, first, last))
+        print("# own KiB, mappings, descriptors: %s, then %s; median %d us, then %d us" % (before, after, first, last))
         same(after[1:], before[1:])
         assert after[0] <= before[0] + 512, "own memory grew"
         assert last <= 3 * first + 1000, "slower and slower"

@@ -6,7 +6,7 @@ import sys
 import time
 
 sys.path.insert(0, "tests/lib")
-from cases import case, done  # noqa: E402
+from cases import case, done, own_memory  # noqa: E402
 from supervisor import Supervisor  # noqa: E402
 
 resets = int(sys.argv[1])
@@ -15,13 +15,6 @@ resets = int(sys.argv[1])
 def log(s):
     with open(s.rundir + "/console.log", errors="replace") as f:
         return f.read()
-
-
-def own(pid):
-    with open("/proc/%d/smaps_rollup" % pid) as f:
-        kib = sum(int(x.split()[1]) for x in f if x.startswith(("Private_Dirty", "Private_Clean", "Swap:")))
-    with open("/proc/%d/maps" % pid) as f:
-        return kib, len(os.listdir("/proc/%d/fd" % pid)), len(f.readlines())
 
 
 def slab():
@@ -56,7 +49,8 @@ def _():
                     assert time.monotonic() < end, log(s)
                     time.sleep(0.001)
             if i + 1 in (part, resets):
-                states.append((*own(s.process.pid), slab()))
+                kib, mappings = own_memory(s.process.pid)
+                states.append((kib, len(os.listdir("/proc/%d/fd" % s.process.pid)), mappings, slab()))
         for name, t, state in (("first", times[:part], states[0]), ("last", times[-part:], states[-1])):
             t = sorted(t)
             print("# %s %d: p50 %d us, p99 %d us, mean %d us; own %d KiB, %d descriptors, %d mappings; the host's slabs %d KiB" % (

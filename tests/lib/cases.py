@@ -1,4 +1,5 @@
 """Cases of a suite written in Python, as TAP on standard output; tests/lib/tap.sh is the shell's."""
+import os
 import subprocess
 import sys
 import time
@@ -41,6 +42,22 @@ def until(what, seconds=10):
             return got
         assert time.monotonic() < end, "it does not come to hold"
         time.sleep(0.01)
+
+
+def own_memory(pid):
+    """(KiB of its own, mappings) of a process. Its program's pages are its own only while no other process runs it, and so do
+    not count."""
+    program = os.readlink("/proc/%d/exe" % pid)
+    kib = mappings = 0
+    with open("/proc/%d/smaps" % pid) as f:
+        for line in f:
+            key, _, rest = line.partition(" ")
+            if not key.endswith(":"):
+                counts = not line.rstrip("\n").endswith(program)
+                mappings += 1
+            elif counts and key in ("Private_Dirty:", "Private_Clean:", "Swap:"):
+                kib += int(rest.split()[0])
+    return kib, mappings
 
 
 def cli(*args):
