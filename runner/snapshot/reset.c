@@ -131,10 +131,10 @@ static int replace_disks(const struct snapshot *s, struct machine *m, struct err
 /* The machine holds it open: while it does, the inode's number is nobody else's. */
 static bool is_behind_ram(const struct machine *m, int fd)
 {
-	struct stat old, new;
+	struct stat was, is;
 
-	return m->ram_fd >= 0 && fstat(m->ram_fd, &old) == 0 && fstat(fd, &new) == 0 &&
-	       old.st_dev == new.st_dev &&old.st_ino == new.st_ino;
+	return m->ram_fd >= 0 && fstat(m->ram_fd, &was) == 0 && fstat(fd, &is) == 0 &&
+	       was.st_dev == is.st_dev && was.st_ino == is.st_ino;
 }
 
 static int remap(struct snapshot *s, struct machine *m, struct restore_timing *t, struct err *err)
