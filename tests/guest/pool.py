@@ -36,7 +36,6 @@ def _():
     with Pool("--min", "2", "--max", "4", warm=2), Client() as c:
         a = c.ask("CLAIM id=x")
         same((a.word, a.keys["id"]), ("CLAIMED", "x"))
-        assert int(a.keys["waited_us"]) < 5000, a
         number, _, _ = generation(a)
         same(int(number, 16), 2)
         same(cli("ps", "-q").stdout.split().count(a.keys["vm"]), 1)
@@ -47,6 +46,14 @@ def _():
         same(c.ask("RELEASE claim=%s id=r" % a.keys["claim"]).text, "RELEASED claim=%s id=r" % a.keys["claim"])
         same(c.ask("RELEASE claim=" + a.keys["claim"]).keys["code"], "ENOENT")
         same(c.ask("RELEASE vm=" + b.keys["vm"]).word, "RELEASED")
+        # One may meet a busy host.
+        waits = [int(a.keys["waited_us"]), int(b.keys["waited_us"])]
+        while min(waits) >= 1000 and len(waits) < 20:
+            until(lambda: c.status()["warm"] >= 2)
+            got = c.ask("CLAIM")
+            waits.append(int(got.keys["waited_us"]))
+            c.ask("RELEASE claim=" + got.keys["claim"])
+        assert min(waits) < 1000, waits
 
 
 @case("what is given back is as the snapshot again, in place, and is given again")
