@@ -310,6 +310,8 @@ static void accept_member(struct pool *p)
 	struct ucred who;
 	socklen_t n = sizeof(who);
 
+	if (fd < 0)
+		pool_accept_failed(p);
 	if (fd < 0 || getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &who, &n) < 0)
 		return;
 	for (size_t i = 0; i < POOL_MEMBERS_MAX; i++) {
@@ -344,6 +346,8 @@ static int wait_ms(const struct pool *p)
 			sooner(&next, p->member[i]->deadline_us);
 	if (p->start_again_us > now)
 		sooner(&next, p->start_again_us);
+	if (p->accept_again_us > now)
+		sooner(&next, p->accept_again_us);
 	return !next ? -1 : next <= now ? 0 : (int)MIN((next - now) / 1000 + 1, (uint64_t)60000);
 }
 
@@ -367,17 +371,25 @@ static bool at_end(int fd)
 
 static void turn(struct pool *p)
 {
-	struct pollfd f[4 + POOL_MEMBERS_MAX + CLIENTS_MAX], *const members = f + 4;
+	/* No more than there are descriptors: poll(2) takes as many as may be open. */
+	struct pollfd f[4 + POOL_MEMBERS_MAX + CLIENTS_MAX];
+	struct member *member[POOL_MEMBERS_MAX];
 	struct client *c;
-	nfds_t n = 4, k;
+	nfds_t n = 4, clients, k;
 
 	f[0] = (struct pollfd){.fd = p->signal_fd, .events = POLLIN};
-	f[1] = (struct pollfd){.fd = p->worker_fd, .events = POLLIN};
-	f[2] = (struct pollfd){.fd = p->listen_fd, .events = POLLIN};
+	/* Who cannot be taken now waits in line. */
+	const bool looks = monotonic_us() >= p->accept_again_us;
+	f[1] = (struct pollfd){.fd = looks ? p->worker_fd : -1, .events = POLLIN};
+	f[2] = (struct pollfd){.fd = looks && p->nclients < CLIENTS_MAX ? p->listen_fd : -1,
+			       .events = POLLIN};
 	f[3] = (struct pollfd){.fd = p->stopping ? -1 : p->cfg->lifeline_fd, .events = POLLIN};
 	for (size_t i = 0; i < POOL_MEMBERS_MAX; i++)
-		f[n++] = (struct pollfd){.fd = p->member[i] ? p->member[i]->fd : -1,
-					 .events = POLLIN};
+		if (p->member[i] && p->member[i]->fd >= 0) {
+			member[n - 4] = p->member[i];
+			f[n++] = (struct pollfd){.fd = p->member[i]->fd, .events = POLLIN};
+		}
+	clients = n;
 	TAILQ_FOREACH (c, &p->clients, all)
 		f[n++] = (struct pollfd){.fd = c->fd, .events = POLLIN};
 	if (poll(f, n, wait_ms(p)) < 0 && errno != EINTR) {
@@ -386,13 +398,13 @@ static void turn(struct pool *p)
 		return;
 	}
 	/* A machine that has become ready is there for whoever asks in this turn. */
-	for (size_t i = 0; i < POOL_MEMBERS_MAX; i++)
-		if (members[i].revents && p->member[i])
-			member_read(p->member[i], p->snapshot);
+	for (k = 4; k < clients; k++)
+		if (f[k].revents)
+			member_read(member[k - 4], p->snapshot);
 	/* Who has lost its machine hears of that before it is told that there is no such claim. */
 	tend_all(p);
 	pool_serve_waiters(p);
-	k = 4 + POOL_MEMBERS_MAX;
+	k = clients;
 	TAILQ_FOREACH (c, &p->clients, all)
 		if (f[k++].revents)
 			pool_read_client(p, c);

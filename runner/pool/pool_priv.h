@@ -18,7 +18,7 @@ struct pool {
 	struct clients clients;
 	struct waiters waiters;
 	unsigned nclients, nwaiting, failures; /* starts that failed one after the other */
-	uint64_t start_again_us, replan_us;
+	uint64_t start_again_us, replan_us, accept_again_us;
 	uint64_t last_claim, last_client;
 	unsigned short_of_memory;
 	struct err last_failure;
@@ -37,6 +37,9 @@ void pool_serve_waiters(struct pool *p);
 void pool_time_out_waiters(struct pool *p);
 void pool_refuse_all(struct pool *p); /* the pool ends */
 void pool_accept_client(struct pool *p);
+/* Of accept(2), errno tells why: listeners are looked away from for a moment if it would go on so.
+ */
+void pool_accept_failed(struct pool *p);
 /* There is something to read; `gone` may be set. */
 void pool_read_client(struct pool *p, struct client *c);
 /* Clients that are gone, or all of them, with their claims: those waiting, and those not kept. */

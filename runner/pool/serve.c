@@ -16,6 +16,8 @@
 #include "smfs/base/meminfo.h"
 #include "smfs/base/num.h"
 
+#define ACCEPT_PAUSE_US 100000
+
 /* ---- claims --------------------------------------------------------------------------------- */
 
 static void forget(struct pool *p, struct waiter *w)
@@ -229,14 +231,24 @@ static void ask(struct pool *p, struct client *c, const char *line, size_t n)
 
 /* ---- clients -------------------------------------------------------------------------------- */
 
+void pool_accept_failed(struct pool *p)
+{
+	if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM)
+		p->accept_again_us = monotonic_us() + ACCEPT_PAUSE_US;
+}
+
 void pool_accept_client(struct pool *p)
 {
 	cleanup_fd int fd = accept4(p->listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
-	struct client *c = fd < 0 || p->nclients == CLIENTS_MAX ? NULL : malloc(sizeof(*c));
+	struct client *c;
 
+	if (fd < 0) {
+		pool_accept_failed(p);
+		return;
+	}
+	c = malloc(sizeof(*c));
 	if (!c) {
-		if (fd >= 0)
-			log_warn("pool: %u connections, one more refused", p->nclients);
+		log_warn("pool: out of memory, a connection is refused");
 		return;
 	}
 	memset(c, 0, offsetof(struct client, buf));

@@ -194,7 +194,6 @@ static void *link_main(void *arg)
 		if (poll(p, 3, wait_ms(l, monotonic_us())) < 0 && errno != EINTR) {
 			log_err("worker: wait for the supervisor: %m");
 			session_quit(s, monotonic_us());
-			continue;
 		}
 		if (p[0].revents && l->fd >= 0)
 			read_lines(l);

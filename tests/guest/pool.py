@@ -12,7 +12,7 @@ import time
 
 sys.path.insert(0, "tests/lib")
 from cases import case, cli, done, same, until  # noqa: E402
-from poolclient import Client, Pool  # noqa: E402
+from poolclient import LOG, RUN, Client, Pool  # noqa: E402
 
 
 def generation(claimed):
@@ -144,6 +144,25 @@ def _():
         same(c.ask("RELEASE claim=" + a.keys["claim"]).keys["code"], "ENOENT")
         until(lambda: c.status()["warm"] == 2)
         same(c.status()["lost"], 1)
+
+
+@case("few descriptors are enough for few machines, and clients beyond them wait")
+def _():
+    p = subprocess.Popen(["prlimit", "--nofile=40:40", "smvm-runner", "pool", "--snapshot", "s1", "--min", "1", "--max", "1"],
+                         stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=LOG)
+    try:
+        until(lambda: os.path.exists(RUN + "/pool-default.sock"))
+        with Client() as c:
+            until(lambda: c.status()["warm"] == 1)
+            many = [Client() for _ in range(60)]
+            same(c.ask("CLAIM").word, "CLAIMED")
+            for m in many:
+                m.sock.close()
+            with Client() as late:
+                same(late.status()["claimed"], 1)
+    finally:
+        p.terminate()
+    same(p.wait(20), 0)
 
 
 @case("starts that fail are told of and come ever more seldom, whatever else is warm")
