@@ -4,7 +4,7 @@
  *
  * It gets default signals, none blocked, a session of its own and no descriptor of the program's.
  * Its standard error is a pipe that it never waits for: what does not fit is lost to it, and what
- * is kept here is the end of what it has said. So one that talks much costs a page.
+ * is kept here is the end of what it has said. So one that talks much costs what a pipe holds.
  */
 #ifndef RUNNER_API_CHILD_H
 #define RUNNER_API_CHILD_H
