@@ -60,6 +60,10 @@ for c in smfs smvm-runner smvm-pull; do
 done
 check "dpkg finds every file as it was packed" sh -c '[ -z "$(chroot "$1" dpkg --verify smfs smvm-runner libsmfs0 libsmvm0 libsmvm-dev)" ]' sh "$R"
 check "/etc/default/smfs is a configuration file" sh -c 'chroot "$1" dpkg-query -W -f "\${Conffiles}" smfs | grep -q /etc/default/smfs' sh "$R"
+check "each service is in the package of its program" sh -c '
+	for p in smfs:smfs.service smvm-runner:smvm-pool@.service; do
+		chroot "$1" dpkg -L "${p%%:*}" | grep -qx "/usr/lib/systemd/system/${p#*:}" || exit 1
+	done' sh "$R"
 check "the agent is where the runner looks for it" [ -x "$R/usr/lib/smvm/smvm-init" ]
 check "doctor looks around" sh -c 'chroot "$1" smvm-runner doctor --json >"$2"; [ $? -le 1 ] && jq -e ".checks | length > 20" "$2"' sh "$R" "$T/j"
 check "a store can be made" in_root smfs init /srv/store
@@ -71,6 +75,12 @@ if [ -c /dev/fuse ]; then
 		check "and is snapshotted" in_root env SMFS_MOUNT=/srv/mnt smvm-runner snapshot one s
 		check "and restored" in_root env SMFS_MOUNT=/srv/mnt smvm-runner restore --name two s
 		in_root smvm-runner stop -f one two
+		(exec chroot "$R" env SMFS_MOUNT=/srv/mnt smvm-runner pool --snapshot s --min 1 --max 1 >"$T/pool" 2>&1) &
+		pool=$!
+		check "a pool of it serves a claim" in_root sh -c 'for i in $(seq 100); do
+			vm=$(smvm-runner pool claim 2>/dev/null) && exec smvm-runner pool release "$vm"; sleep 0.1; done; exit 1'
+		kill $pool
+		check "and ends in order" wait $pool
 	fi
 	check "and unmounted" in_root smfs unmount /srv/mnt
 fi
