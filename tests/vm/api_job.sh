@@ -10,6 +10,9 @@ smvm-runner doctor --json >"$T/doctor"
 jq -c '.checks[] | select(.group == "kvm")' "$T/doctor" | sed 's/^/# /'
 # No verdict on a processor that is emulated, and shared: the figure is of that moment.
 check 'doctor looks at the host' jq -e '.checks | length > 20' "$T/doctor"
+check 'and has the time for it, though all is emulated' \
+	jq -e '[.checks[] | select(.found | test("within [0-9]+ ms")) | .group + "." + .name] == []' "$T/doctor"
+check 'it finds what guests are made of' jq -e '[.checks[] | select(.group == "guest") | .status] | length == 4 and all(. != "FAIL")' "$T/doctor"
 
 check 'image_open' prints "^localhost/api:1 in $M/images/localhost/api:1" "$X/image_open" "$image"
 check 'vm_start boots it until its agent answers' prints 'machine [0-9a-f]\{12\} runs' "$X/vm_start" "$image" sleep 1000
