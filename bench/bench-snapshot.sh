@@ -157,13 +157,11 @@ slow_down() {
 rounds=${ROUNDS:-21}
 [ -n "${QUICK:-}" ] && rounds=${ROUNDS:-7}
 mkdir -p bench/results
-{
-	echo "# $(uname -srm), $(sed -n 's/^model name.*: //p' /proc/cpuinfo | head -n 1), $(nproc) CPUs, $(date -u +%Y-%m-%dT%H:%MZ)"
-	echo "# smvm-runner $(smvm-runner --version | head -n 1) against bench/floor.c; $iterations iterations, alternating; load $(cut -d' ' -f1-3 /proc/loadavg)"
-	"$BUILD/bench/restore" "$BUILD/smvm-runner" "$BUILD/bench/floor" "$SMFS_MOUNT" "$iterations" \
-		"512M=$small=$SMFS_MOUNT/snapshots/small" "4096M=$large=$SMFS_MOUNT/snapshots/large" \
-		"depth16=$small=$SMFS_MOUNT/snapshots/d16"
-} | tee "$T/out"
+machine_head
+say "smvm-runner $(smvm-runner --version | head -n 1) against bench/floor.c; $iterations iterations, alternating"
+"$BUILD/bench/restore" "$BUILD/smvm-runner" "$BUILD/bench/floor" "$SMFS_MOUNT" "$iterations" \
+	"512M=$small=$SMFS_MOUNT/snapshots/small" "4096M=$large=$SMFS_MOUNT/snapshots/large" \
+	"depth16=$small=$SMFS_MOUNT/snapshots/d16" | tee -a "$T/out"
 [ "$(grep -c '^restore-' "$T/out")" -gt 0 ] || exit 2
 say "live snapshots and forks: $rounds rounds, medians"
 working_set || cannot "the working set could not be measured"

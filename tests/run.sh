@@ -17,7 +17,7 @@ mode=${1:-check}
 [ $# -gt 0 ] && shift
 logs=$BUILD/test-logs
 mkdir -p "$logs"
-passed=0 failed=0 skipped=0 died=0 repeated=0
+passed=0 failed=0 skipped=0 died=0
 
 run() { # run SUITE-NAME COMMAND...
 	name=$1
@@ -30,20 +30,6 @@ run() { # run SUITE-NAME COMMAND...
 	case $name in vm/test_runtimes-long) limit=5400 ;; esac # 250 guests, emulated
 	timeout -k 10 "${SUITE_TIMEOUT:-$limit}" "$@" >"$log" 2>&1 </dev/null
 	rc=$?
-	# Processors that QEMU emulates kill or hang a guest now and then (README, Tests), and what fails for that
-	# passes at once when run again; what is wrong with the product does not. Not in the long run, which is to show it.
-	case $mode:$name in
-	check:vm/*)
-		if [ $rc -ne 0 ] && [ $rc -ne 126 ]; then
-			echo "$name failed at the first attempt ($log.1), second attempt:"
-			grep -a '^not ok' "$log" | sed 's/^/    /'
-			mv "$log" "$log.1"
-			repeated=$((repeated + 1))
-			timeout -k 10 "${SUITE_TIMEOUT:-$limit}" "$@" >"$log" 2>&1 </dev/null
-			rc=$?
-		fi
-		;;
-	esac
 	# cmocka says "not ok N # SKIP name" of what it skips.
 	s=$(grep -aEc '^(not )?ok .*# SKIP' "$log")
 	p=$(grep -a '^ok ' "$log" | grep -avc '# SKIP')
@@ -96,6 +82,5 @@ for d in $folders; do
 	done
 done
 [ $died -eq 0 ] || echo "the emulated machine of a test died $died times; what it ran was run again"
-[ $repeated -eq 0 ] || echo "$repeated suites under emulation failed once and were run again"
 echo "$passed passed, $failed failed, $skipped skipped"
 [ "$failed" -eq 0 ]

@@ -31,7 +31,7 @@ qemu() { # qemu save|time
 		-device virtio-rng-pci -device vhost-vsock-pci,guest-cid=3
 }
 qemu save >"$T/state" || { tail -n 20 "$T/qemu.log" >&2; exit 2; }
-say "QEMU's state: $(cat "$T/state") bytes; $("$DISK/qemu/qemu" --version 2>/dev/null | head -n 1)"
+say "QEMU's state: $(cat "$T/state") bytes; $(LD_LIBRARY_PATH=$DISK/qemu/lib "$DISK/qemu/qemu" --version 2>/dev/null | head -n 1)"
 
 # ---- one after the other --------------------------------------------------------------------------
 i=0

@@ -15,7 +15,7 @@ ask cold python "$rounds" >"$T/cold" && ask processes python "$rounds" >"$T/proc
 
 # ---- exec, in a machine that has done it before ------------------------------------------------------
 smvm-runner restore --name stream python >/dev/null && ask trips stream 3 >/dev/null || exit 2
-ask trips stream "$((rounds * 2))" >"$T/trips" || exit 2
+ask trips stream "$((rounds * 2))" >"$T/trips" && ask settled stream "$((rounds * 2))" >"$T/settled" || exit 2
 i=0
 while [ $i -lt 3 ]; do
 	i=$((i + 1))
@@ -26,7 +26,7 @@ line exec-true "$(median <"$T/trips")" us - - -
 line "exec-stream-$((bytes >> 20))M" "$(median <"$T/exec")" MB/s "$(median <"$T/plain")" 'a plain vsock copy, same guest' '>=0.5'
 
 # ---- a pool of two ----------------------------------------------------------------------------------
-smvm-runner pool --snapshot python --min 2 --max 2 2>"$T/pool.log" &
+smvm-runner pool --snapshot python --min 2 --max 2 >"$T/pool.log" 2>&1 &
 pool=$!
 at_exit 'kill $pool 2>/dev/null; wait $pool'
 warm() { [ "$(smvm-runner pool status --json | jq .warm)" = 2 ]; }
@@ -34,4 +34,5 @@ until_true 120 warm 2>/dev/null || { cat "$T/pool.log" >&2; exit 2; }
 ask claims "$rounds" >"$T/claims" && ask cycles "$rounds" >"$T/cycles" || { cat "$T/pool.log" >&2; exit 2; }
 per_second() { awk -v n=$((2 * rounds)) '{ printf "%.3f", n * 1e6 / $1 }' "$1"; }
 line claim-answered "$(median <"$T/claims")" us "$(median <"$T/cold")" 'a cold restore until it answers' '<=0.1'
+line claim-answered-exec "$(median <"$T/claims")" us "$(median <"$T/settled")" 'the exec alone, in a machine that runs' -
 line cycles-2-workers "$(per_second "$T/cycles")" 1/s "$(per_second "$T/processes")" 'a process for each' -

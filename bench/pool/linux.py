@@ -1,6 +1,7 @@
 """linux.py - what a Debian guest's agent takes to answer, one way and another (bench/pool/job.sh). Microseconds, a line each.
 
     linux.py trips VM N                  N execs of `true` by `smvm-runner exec`
+    linux.py settled VM N                the same by the agent's protocol, without a process of ours
     linux.py cold SNAPSHOT N             a restore into a process of its own until its machine has run `true`
     linux.py claims N                    a claim of the pool until its machine has run `true`
     linux.py cycles N                    N times claim, `true`, give back by each of two clients; the pool has two machines
@@ -102,6 +103,14 @@ def trips(vm, n):
         print(now_us() - t)
 
 
+def settled(vm, n):
+    directory = json.loads(subprocess.check_output(["smvm-runner", "info", vm]))["dir"]
+    for _ in range(n):
+        t = now_us()
+        run_true(directory)
+        print(now_us() - t)
+
+
 def cold(snapshot, n):
     for _ in range(n):
         t = now_us()
@@ -196,4 +205,4 @@ if what == "cycles":
 elif what == "processes":
     by_two(processes(*rest), n)
 else:
-    {"trips": trips, "cold": cold, "claims": claims, "exec": through_exec, "plain": plain}[what](*rest, n)
+    {"trips": trips, "settled": settled, "cold": cold, "claims": claims, "exec": through_exec, "plain": plain}[what](*rest, n)

@@ -49,17 +49,7 @@ else
 	echo '   All times below are of emulated processors, 10 to 50 times slower than real ones.'
 fi
 MACHINE_TIMEOUT=${MACHINE_TIMEOUT:-600}
-# Emulated processors lose guests now and then (README, Tests); real ones get no second attempt.
-attempts=3
-machine_probe && attempts=1
-while :; do
-	machine_run "$T/disk" tests/vm/mainjob.sh "$image"
-	job=$?
-	attempts=$((attempts - 1))
-	[ $job -ne 0 ] && [ $attempts -gt 0 ] || break
-	say 'It FAILED in the emulated machine, which now and then crashes or hangs a guest: once more.'
-done
-if [ $job -eq 0 ]; then
+if machine_run "$T/disk" tests/vm/mainjob.sh "$image"; then
 	say 'All of it worked.'
 else
 	say 'quickstart FAILED; see above'
