@@ -139,7 +139,7 @@ def _():
 @case("a guest that has sums of 64 MiB finds them right after each reset, whatever was written since")
 def _():
     def said(word):
-        return until(lambda: re.findall(r"^%s ([0-9a-f]+)\r?$" % word, log("w"), re.M), 60)[-1]
+        return until(lambda: re.findall(r"^%s ([0-9a-f]{16})\r?\n" % word, log("w"), re.M), 60)[-1]
 
     def type_in(what):
         with socket.socket(socket.AF_UNIX) as c:
