@@ -143,8 +143,9 @@ static inline void fuzz_put_content(struct writer *w, struct reader *r, uint64_t
 	const size_t step = (size_t[]){AGENT_DATA_MAX, 1, 100, 4096}[how % 4];
 
 	memset(bytes, how & 4 ? 0 : how, sizeof(bytes));
+	/* Two less to two more. */
 	if (how > 250)
-		size += (uint64_t)how - 253;
+		size = size + how < 253 ? 0 : size + how - 253;
 	while (size) {
 		const size_t n = MIN((size_t)MIN(size, (uint64_t)AGENT_DATA_MAX),
 				     MAX(step, (size_t)size / 50));
