@@ -18,6 +18,7 @@
 
 #include "runner/control/rundir.h"
 #include "runner/control/where.h"
+#include "runner/pool/ask.h"
 #include "smfs/base/cleanup.h"
 #include "smfs/base/clock.h"
 #include "smfs/base/io.h"
@@ -29,6 +30,7 @@
 
 #define STARTING_MAX 4	     /* at once: they want processors */
 #define PATIENCE_US  5000000 /* for a worker to end once it is told to */
+#define LOCK_US	     2000000 /* for what a killed pool had begun to let its name go */
 #define PLAN_US	     100000  /* how often memory is looked at when it was short */
 #define BACKOFF_MS   100
 #define BACKOFF_MAX  5000
@@ -455,10 +457,22 @@ static void stop(struct pool *p)
 
 /* ---- begin and end -------------------------------------------------------------------------- */
 
-/* It is removed by who holds it; so what was locked may be no file any more, and then is nobody's.
+static bool is_served(const char *path)
+{
+	struct err none = ERR_INIT;
+	cleanup_fd int fd = pool_dial(path, &none);
+
+	return fd >= 0;
+}
+
+/*
+ * It is removed by who holds it; so what was locked may be no file any more, and then is nobody's.
+ * A worker that a killed pool was about to start holds it until it has begun: with nobody serving,
+ * that is waited for.
  */
 static int lock_name(struct pool *p, const char *lock, struct err *err)
 {
+	const uint64_t until = monotonic_us() + LOCK_US;
 	struct stat held, there;
 
 	for (;;) {
@@ -466,10 +480,15 @@ static int lock_name(struct pool *p, const char *lock, struct err *err)
 
 		if (fd < 0 || fstat(fd, &held) < 0)
 			return err_errno(err, "open %s", lock);
-		if (flock(fd, LOCK_EX | LOCK_NB) < 0)
-			return err_set(err, EBUSY,
-				       "pool '%s' is running already; choose another --name",
-				       p->cfg->name);
+		if (flock(fd, LOCK_EX | LOCK_NB) < 0) {
+			if (is_served(p->socket) || monotonic_us() >= until)
+				return err_set(
+					err, EBUSY,
+					"pool '%s' is running already; choose another --name",
+					p->cfg->name);
+			poll(NULL, 0, 10);
+			continue;
+		}
 		if (stat(lock, &there) == 0 && there.st_ino == held.st_ino &&
 		    there.st_dev == held.st_dev) {
 			p->lock_fd = steal_fd(&fd);

@@ -1,4 +1,5 @@
 """The cases of test_pool.sh: TAP on standard output."""
+import fcntl
 import json
 import os
 import re
@@ -302,6 +303,17 @@ def _():
         s = p.status()
         print("# waited p50 %d us, p99 %d us" % (waits[500], waits[990]))
         same((len(waits), s["claims"], s["lost"], twice), (1000, 1000, 0, []))
+
+
+@case("what is left of a killed pool and lets its name go in a moment is waited for")
+def _():
+    with open(RUN + "/pool-late.sock.lock", "w") as f:
+        fcntl.flock(f, fcntl.LOCK_EX)
+        until_free = threading.Timer(0.4, f.close)
+        until_free.start()
+        with Pool("--min", "0", "--max", "1", name="late"):
+            same(f.closed, True)
+        until_free.join()
 
 
 done()
