@@ -203,7 +203,7 @@ plots:
 
 # libFuzzer: FUZZ_SECONDS each, findings kept in $(BUILD)/fuzz.
 FUZZ_SECONDS ?= 60
-FUZZ_FLAGS := -std=gnu11 -O1 -g -pthread
+FUZZ_FLAGS := -std=gnu11 -O1 -g -pthread -fno-sanitize-recover=all
 $(BUILD)/fuzz/obj/%.o: %.c
 	@mkdir -p $(@D)
 	@echo '  CC  $@'

@@ -175,6 +175,8 @@ static int send_all(int fd, const void *hdr, size_t nh, const void *data, size_t
 		for (int i = 0; i < 2; i++) {
 			size_t take = MIN((size_t)k, v[i].iov_len);
 
+			if (!take) /* of what has no bytes there may be no address either */
+				continue;
 			v[i].iov_base = (char *)v[i].iov_base + take;
 			v[i].iov_len -= take;
 			k -= (ssize_t)take;
