@@ -59,6 +59,9 @@ struct smvm_vm {
 /* struct err is what the library's inside fills: the same, told outside. Returns `r`. */
 int api_error(struct smvm_error *out, const struct err *err, int r);
 
+/* The `size` of a struct of the caller's: `least` is of the first header, `most` of this one. */
+int api_check_size(const char *what, size_t size, size_t least, size_t most, struct err *err);
+
 /* ---- link.c: the connection ---- */
 
 /* "command closed" */

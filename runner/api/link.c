@@ -25,6 +25,15 @@ int api_error(struct smvm_error *out, const struct err *err, int r)
 	return r;
 }
 
+int api_check_size(const char *what, size_t size, size_t least, size_t most, struct err *err)
+{
+	if (size >= least && size <= most)
+		return 0;
+	return err_set(err, EINVAL,
+		       "%s of %zu bytes: set `size`, and use a library as new as the header", what,
+		       size);
+}
+
 int link_closed(struct err *err)
 {
 	return err_set(err, EPIPE, "command closed");

@@ -108,13 +108,11 @@ static int take_options(const struct smvm_pool_options *in, struct smvm_pool *po
 {
 	struct smvm_pool_options *o = &pool->options;
 	unsigned char random[8];
-	int r;
+	int r = api_check_size("options", in->size, offsetof(struct smvm_pool_options, name),
+			       sizeof(*o), err);
 
-	if (in->size < offsetof(struct smvm_pool_options, name) || in->size > sizeof(*o))
-		return err_set(err, EINVAL,
-			       "options of %zu bytes: set `size`, and use a library as new as the "
-			       "header",
-			       in->size);
+	if (r < 0)
+		return r;
 	memcpy(o, in, in->size);
 	if (!o->snapshot || !o->snapshot[0])
 		return err_set(err, EINVAL, "a pool is of a snapshot: none is named");
@@ -279,12 +277,10 @@ static int status(struct smvm_pool *pool, struct smvm_pool_status *out, struct e
 	const size_t size = out->size;
 	json_t *j;
 
-	if (size < offsetof(struct smvm_pool_status, claims) || size > sizeof(*out))
-		return err_set(err, EINVAL,
-			       "a status of %zu bytes: set `size`, and use a library as new as the "
-			       "header",
-			       size);
-	int r = pool_ask_status(pool->name, &j, err);
+	int r = api_check_size("a status", size, offsetof(struct smvm_pool_status, claims),
+			       sizeof(*out), err);
+	if (r == 0)
+		r = pool_ask_status(pool->name, &j, err);
 	if (r < 0)
 		return r;
 	struct smvm_pool_status s = {.size = size,

@@ -229,13 +229,12 @@ int smvm_vm_fd(const struct smvm_vm *vm)
 /* As much of it as the caller's header has. */
 static int give_event(struct smvm_event *to, const struct smvm_event *e, struct err *err)
 {
-	size_t size = to->size;
+	const size_t size = to->size;
+	int r = api_check_size("an event", size, offsetof(struct smvm_event, error), sizeof(*e),
+			       err);
 
-	if (size < offsetof(struct smvm_event, error) || size > sizeof(*e))
-		return err_set(err, EINVAL,
-			       "an event of %zu bytes: set `size`, and use a library as new as the "
-			       "header",
-			       size);
+	if (r < 0)
+		return r;
 	memcpy(to, e, size);
 	to->size = size;
 	return 0;

@@ -133,16 +133,16 @@ static int start(struct smvm_vm *vm, const struct smvm_image *image,
 static int take_options(const struct smvm_vm_options *in, struct smvm_vm_options *out,
 			struct err *err)
 {
+	int r;
+
 	*out = (struct smvm_vm_options){.size = sizeof(*out)};
 	if (!in)
 		return 0;
-	if (in->size < offsetof(struct smvm_vm_options, mount) || in->size > sizeof(*out))
-		return err_set(err, EINVAL,
-			       "options of %zu bytes: set `size`, and use a library as new as the "
-			       "header",
-			       in->size);
-	memcpy(out, in, in->size);
-	return 0;
+	r = api_check_size("options", in->size, offsetof(struct smvm_vm_options, mount),
+			   sizeof(*out), err);
+	if (r == 0)
+		memcpy(out, in, in->size);
+	return r;
 }
 
 int smvm_vm_start(const struct smvm_image *image, const struct smvm_vm_options *options,

@@ -98,9 +98,7 @@ int boot_options_take(struct boot_options *o, int opt, const char *arg, struct e
 		o->workdir = arg;
 		return 0;
 	case 'p':
-		if (o->nforwards == FORWARD_MAX)
-			return err_set(err, EINVAL, "--publish: at most %d", FORWARD_MAX);
-		return forward_parse(arg, &o->forward[o->nforwards++], err);
+		return forward_add(arg, o->forward, &o->nforwards, err);
 	case OPT_DISK:
 		return take_disk(o, arg, err);
 	case OPT_ENTRYPOINT:

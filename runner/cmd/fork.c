@@ -119,7 +119,9 @@ static int run(struct forking *f, struct err *err)
 		return fail(err);
 	const char *failed = json_string_value(json_object_get(reply, "error"));
 	if (failed) {
-		fprintf(stderr, "smvm-runner: fork %s: %s\n", f->vm, failed);
+		fprintf(stderr, "smvm-runner: fork %s: ", f->vm);
+		say_plain(failed);
+		fputc('\n', stderr);
 		code = EXIT_FAILED;
 	}
 	json_array_foreach(json_object_get(reply, "children"), i, child)
@@ -138,13 +140,6 @@ static int run(struct forking *f, struct err *err)
 	else
 		json_decref(reply);
 	return code;
-}
-
-static int take_publish(struct forking *f, const char *arg, struct err *err)
-{
-	if (f->nforwards == FORWARD_MAX)
-		return err_set(err, EINVAL, "at most %d", FORWARD_MAX);
-	return forward_parse(arg, &f->forward[f->nforwards++], err);
 }
 
 int cmd_fork(int argc, char **argv)
@@ -170,7 +165,7 @@ int cmd_fork(int argc, char **argv)
 				return usage_error("fork", "%s", err.msg);
 			break;
 		case 'p':
-			if (take_publish(&f, optarg, &err) < 0)
+			if (forward_add(optarg, f.forward, &f.nforwards, &err) < 0)
 				return usage_error("fork", "--publish: %s", err.msg);
 			break;
 		case 'a':

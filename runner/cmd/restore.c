@@ -106,10 +106,8 @@ int cmd_restore(int argc, char **argv)
 				return usage_error("restore", "%s", err.msg);
 			break;
 		case 'p':
-			if (nforwards == FORWARD_MAX ||
-			    forward_parse(optarg, &forwards[nforwards++], &err) < 0)
-				return usage_error("restore", "--publish: %s",
-						   err.code ? err.msg : "too many");
+			if (forward_add(optarg, forwards, &nforwards, &err) < 0)
+				return usage_error("restore", "--publish: %s", err.msg);
 			break;
 		case 'P':
 			if (!prefault_policy_of(optarg, &prefault))

@@ -99,6 +99,15 @@ int forward_parse(const char *text, struct forward *f, struct err *err)
 		       text);
 }
 
+int forward_add(const char *text, struct forward list[FORWARD_MAX], unsigned *n, struct err *err)
+{
+	if (*n == FORWARD_MAX)
+		return err_set(err, EINVAL, "'%.100s': at most %d ports", text, FORWARD_MAX);
+	int r = forward_parse(text, &list[*n], err);
+	*n += r == 0;
+	return r;
+}
+
 char *forward_text(const struct forward *f, uint16_t port, char buf[FORWARD_TEXT_MAX])
 {
 	const bool v6 = strchr(f->address, ':') != NULL;

@@ -32,6 +32,8 @@ struct forward {
 
 /* [ADDRESS:]PORT:TARGET, an IPv6 ADDRESS in brackets, TARGET a port or a socket's absolute path. */
 int forward_parse(const char *text, struct forward *out, struct err *err);
+/* The same into list[*n], which then counts one more: FORWARD_MAX at most. */
+int forward_add(const char *text, struct forward list[FORWARD_MAX], unsigned *n, struct err *err);
 #define FORWARD_TEXT_MAX 192
 /* The same again, with `port` for the host's. Returns buf. */
 char *forward_text(const struct forward *f, uint16_t port, char buf[FORWARD_TEXT_MAX]);

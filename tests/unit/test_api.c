@@ -20,7 +20,7 @@
 
 #include <cmocka.h>
 
-#define MS 10000
+#include "tests/unit/peer_lines.h"
 
 #define PHASES                                                                                \
 	"reset_vsock_us=1 remap_cow_us=2 load_meta_us=3 restore_snapshot_us=4 ram_copy_us=5 " \
@@ -40,26 +40,12 @@ struct fake {
 
 static void say(struct fake *f, const char *line)
 {
-	assert_int_equal(write_full(f->fd, line, strlen(line)), 0);
+	peer_say(f->fd, line);
 }
 
-/* The next line of the library's. */
 static const char *hear(struct fake *f)
 {
-	static char line[REPLY_LINE_MAX + 1];
-	size_t n = 0;
-
-	for (;;) {
-		struct pollfd p = {.fd = f->fd, .events = POLLIN};
-
-		assert_int_equal(poll(&p, 1, MS), 1);
-		assert_int_equal(read(f->fd, line + n, 1), 1);
-		if (line[n] == '\n')
-			break;
-		assert_true(++n < sizeof(line));
-	}
-	line[n] = '\0';
-	return line;
+	return peer_hear(f->fd);
 }
 
 static void attach(struct fake *f, bool extended)

@@ -22,7 +22,7 @@
 
 #include <cmocka.h>
 
-#define MS 10000
+#include "tests/unit/peer_lines.h"
 
 #define CLAIMED "CLAIMED claim=7 vm=0123456789ab dir=\"/tmp/a b\" pid=1 waited_us=5\n"
 
@@ -79,25 +79,12 @@ static void take_connection(struct fake *f)
 
 static void say(struct fake *f, const char *text)
 {
-	assert_int_equal(write_full(f->fd, text, strlen(text)), 0);
+	peer_say(f->fd, text);
 }
 
 static void hears(struct fake *f, const char *want)
 {
-	char line[256];
-	size_t n = 0;
-
-	for (;;) {
-		struct pollfd p = {.fd = f->fd, .events = POLLIN};
-
-		assert_int_equal(poll(&p, 1, MS), 1);
-		assert_int_equal(read(f->fd, line + n, 1), 1);
-		if (line[n] == '\n')
-			break;
-		assert_true(++n < sizeof(line));
-	}
-	line[n] = '\0';
-	assert_string_equal(line, want);
+	assert_string_equal(peer_hear(f->fd), want);
 }
 
 static bool ended(struct fake *f)
