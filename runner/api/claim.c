@@ -33,6 +33,7 @@ static int take_claimed(struct smvm_vm *vm, const char *words, struct err *err)
 		return err_set(err, EPROTO, "the pool's machine %s: not an id", c.vm);
 	memcpy(vm->id, c.vm, strlen(c.vm) + 1);
 	snprintf(vm->dir, sizeof(vm->dir), "%s", c.dir);
+	snprintf(vm->forwards, sizeof(vm->forwards), "%s", c.forwards);
 	vm->claiming = false;
 	vm->claim = c.claim;
 	tell(vm, SMVM_EVENT_CLAIMED, NULL);

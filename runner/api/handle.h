@@ -22,6 +22,7 @@ struct smvm_image {
 
 struct smvm_vm {
 	char id[VM_ID_LEN + 1], dir[REPLY_DIR_MAX]; /* "" unknown */
+	char forwards[VM_FORWARDS_MAX];		    /* as in vm_info */
 
 	/* A claim of a pool's machine is the connection it came by: it lasts as long as that. */
 	bool is_claim;

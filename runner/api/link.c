@@ -158,6 +158,7 @@ static int act(struct smvm_vm *vm, char *line, struct err *err)
 		vm->hello = true;
 		snprintf(vm->id, sizeof(vm->id), "%.*s", VM_ID_LEN, r.vm);
 		snprintf(vm->dir, sizeof(vm->dir), "%s", r.dir);
+		snprintf(vm->forwards, sizeof(vm->forwards), "%s", r.forwards);
 		return 0;
 	case REPLY_BAKED:
 		vm->baked = true;

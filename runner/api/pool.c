@@ -1,6 +1,8 @@
 /* pool.c - smvm_pool_*: handles of pools, and the process that one is. */
 #include "runner/api/pool.h"
 #include "runner/api/handle.h"
+#include "runner/control/forward.h"
+#include "runner/control/publish.h"
 #include "runner/pool/ask.h"
 #include "runner/pool/pool.h"
 #include "smfs/base/cleanup.h"
@@ -23,7 +25,9 @@ struct smvm_pool {
 	/* Of smvm_pool_new(): what to start, and what runs. */
 	bool ours;
 	char snapshot[PATH_MAX], mount[PATH_MAX];
-	struct smvm_pool_options options; /* its strings are the above */
+	struct forward forward[FORWARD_MAX];
+	unsigned nforwards;
+	struct smvm_pool_options options; /* what it points to is the above */
 	struct child child;
 	int lifeline; /* the other end is the child's standard input: it lives as long; -1 */
 };
@@ -136,7 +140,12 @@ static int take_options(const struct smvm_pool_options *in, struct smvm_pool *po
 			n += snprintf(pool->name + n, sizeof(pool->name) - (size_t)n, "%02x",
 				      random[i]);
 	}
+	for (const char *const *p = o->publish; r == 0 && p && *p; p++)
+		r = forward_add(*p, pool->forward, &pool->nforwards, err);
+	if (r == 0)
+		r = publish_check(pool->forward, pool->nforwards, o->max, err);
 	o->name = o->snapshot = o->mount = NULL;
+	o->publish = NULL;
 	return r;
 }
 
@@ -160,6 +169,7 @@ int smvm_pool_new(const struct smvm_pool_options *options, struct smvm_pool **ou
 static void command_line(const struct smvm_pool *pool, struct args *a)
 {
 	const struct smvm_pool_options *o = &pool->options;
+	char text[FORWARD_TEXT_MAX];
 
 	args_begin(a, "pool");
 	args_add(a, "--end-with-stdin");
@@ -174,6 +184,9 @@ static void command_line(const struct smvm_pool *pool, struct args *a)
 		args_add(a, "--vm-memory=%" PRIu64, o->vm_bytes);
 	if (o->reserve_bytes)
 		args_add(a, "--reserve=%" PRIu64, o->reserve_bytes);
+	for (unsigned i = 0; i < pool->nforwards; i++)
+		args_option(a, "publish",
+			    forward_text(&pool->forward[i], pool->forward[i].port, text));
 }
 
 /* It says one line when it takes claims; or it ends, and has said why. */
@@ -198,10 +211,6 @@ static int await_ready(struct smvm_pool *pool, int said, struct err *err)
 		if (n < 0 && errno != EINTR && errno != EAGAIN)
 			return err_errno(err, "listen to it");
 		if (n == 0) {
-			/* Its status says which kind of error this is. */
-			struct pollfd end = {.fd = pool->child.pidfd, .events = POLLIN};
-
-			poll(&end, 1, START_MS);
 			err_set(err, EPIPE, "it has ended at once");
 			return child_last_words(&pool->child, -EPIPE, err);
 		}

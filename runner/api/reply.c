@@ -89,6 +89,8 @@ static void put_pair(struct reply *r, const char *key, const char *value)
 		put_text(value, r->vm, sizeof(r->vm));
 	else if (!strcmp(key, "dir"))
 		put_text(value, r->dir, sizeof(r->dir));
+	else if (!strcmp(key, "forwards"))
+		put_text(value, r->forwards, sizeof(r->forwards));
 }
 
 /* "[id=X ]code=NAME text", or in the seed dialect only text. */

@@ -10,6 +10,7 @@
 #include <stddef.h>
 
 #include "runner/api/smvm.h"
+#include "runner/control/rundir.h"
 #include "smfs/base/err.h"
 
 #define REPLY_LINE_MAX 16384 /* without its LF */
@@ -40,7 +41,7 @@ struct reply {
 	struct smvm_restored restored;
 	struct smvm_snapshotted snapshotted;
 	struct err err; /* of errors, of ENDED, and of a SETTLED that is one; code 0 otherwise */
-	char vm[REPLY_ID_MAX + 1], dir[REPLY_DIR_MAX]; /* of HELLO */
+	char vm[REPLY_ID_MAX + 1], dir[REPLY_DIR_MAX], forwards[VM_FORWARDS_MAX]; /* of HELLO */
 };
 
 /* `line` without its LF, NUL-terminated; it is written into. EPROTO: it is no worker's. */

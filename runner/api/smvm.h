@@ -105,8 +105,17 @@ struct smvm_vm_options {
 	const char *const *command; /* NULL-terminated, in place of the image's Cmd; or NULL */
 	const char *const *env;	    /* NULL-terminated "NAME=value"; or NULL */
 	const char *entrypoint, *user, *directory; /* NULL: the image's */
-	const char *ready; /* when the image is: "agent" (NULL), "port:N", "file:PATH", "log:RE" */
+	/* When the image is: "agent" (NULL), "port:N", "file:PATH", "log:RE", "exec:COMMAND". */
+	const char *ready;
 	unsigned timeout_ms; /* for all of it; 0: 180,000 */
+	/*
+	 * NULL-terminated "[[ADDRESS:]PORT:]TARGET", 16 at most; or NULL. PORT of this host (of
+	 * 127.0.0.1 unless ADDRESS is given) leads to TARGET, a TCP port or the absolute path of a
+	 * Unix socket in the guest, from now until the worker ends: through every restore, though
+	 * connections end with the machine they were made to. 0, or no PORT: a free one, which
+	 * smvm_vm_host_port() tells. A port that is taken fails the start.
+	 */
+	const char *const *publish;
 };
 
 /*
@@ -133,6 +142,11 @@ SMVM_API int smvm_vm_open(const char *name, struct smvm_vm **out, struct smvm_er
 /* The machine's id (12 hexadecimal digits) and run directory; "" where that is not known. */
 SMVM_API const char *smvm_vm_id(const struct smvm_vm *vm);
 SMVM_API const char *smvm_vm_directory(const struct smvm_vm *vm);
+/*
+ * The host's port of the one at `index` (0: the first) of what was published into the machine, by
+ * smvm_vm_start(), a pool, or smvm-runner's -p; 0: there is none.
+ */
+SMVM_API unsigned smvm_vm_host_port(const struct smvm_vm *vm, unsigned index);
 
 /*
  * End it: a worker finishes what it is writing and ends (QUIT); another's machine is asked to power
@@ -282,14 +296,19 @@ SMVM_API int smvm_pool_open(const char *name, struct smvm_pool **out, struct smv
 
 struct smvm_pool_options {
 	size_t size;
-	const char *snapshot;	 /* a name or a directory */
-	const char *name;	 /* NULL: one that nobody else has */
-	const char *mount;	 /* NULL: as for images */
-	unsigned min;		 /* kept ready beside those claimed; 0: made when they are claimed */
-	unsigned max;		 /* that there may be, those claimed among them; 0: 4 */
+	const char *snapshot; /* a name or a directory */
+	const char *name;     /* NULL: one that nobody else has */
+	const char *mount;    /* NULL: as for images */
+	unsigned min;	      /* kept ready beside those claimed; 0: made when they are claimed */
+	unsigned max;	      /* that there may be, those claimed among them; 0: 4 */
 	unsigned idle_timeout_s; /* after which those beyond `min` are ended; 0: 60 */
 	uint64_t vm_bytes;	 /* what one may come to take of the host's memory; 0: its RAM */
 	uint64_t reserve_bytes;	 /* of the host's memory that is to stay available; 0: 256 MiB */
+	/*
+	 * As of struct smvm_vm_options, of each machine its own: PORT is 0 or left out unless `max`
+	 * is 1.
+	 */
+	const char *const *publish;
 };
 /* One that does not run yet. */
 SMVM_API int smvm_pool_new(const struct smvm_pool_options *options, struct smvm_pool **out,
@@ -338,9 +357,9 @@ struct smvm_pool_status {
 	unsigned short_of_memory; /* how many more would be started if there was memory */
 	/* Since it began: */
 	uint64_t claims, released;
-	uint64_t refused, timed_out; /* claims */
-	uint64_t lost;		     /* claims whose worker died */
-	uint64_t started, died;	     /* workers */
+	uint64_t refused, timed_out;	     /* claims */
+	uint64_t lost;			     /* claims whose worker died */
+	uint64_t started, died;		     /* workers */
 	char last_failure[SMVM_MESSAGE_MAX]; /* of starting a worker, while that fails; or "" */
 };
 /* `status`, the caller's, with its size set. */

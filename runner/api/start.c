@@ -32,6 +32,8 @@ static void command_line(struct args *a, const char *socket, const struct smvm_i
 	args_option(a, "user", o->user);
 	args_option(a, "workdir", o->directory);
 	args_option(a, "ready", o->ready);
+	for (const char *const *p = o->publish; p && *p; p++)
+		args_option(a, "publish", *p);
 	if (image) {
 		args_add(a, "--ready-timeout=%u", (timeout_ms + 999) / 1000);
 		/* By its directory: a name could be told another way by another mount. */

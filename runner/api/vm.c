@@ -1,6 +1,7 @@
 /* vm.c - smvm_vm_*: handles, and their ends. */
 #include "runner/api/handle.h"
 #include "runner/control/control.h"
+#include "runner/control/publish.h"
 #include "smfs/base/clock.h"
 
 #include <stdlib.h>
@@ -51,6 +52,7 @@ int vm_open_by(const char *name, struct smvm_vm **out, struct err *err)
 	if (vm) {
 		memcpy(vm->id, d->info.id, sizeof(vm->id));
 		snprintf(vm->dir, sizeof(vm->dir), "%s", d->path);
+		snprintf(vm->forwards, sizeof(vm->forwards), "%s", d->info.forwards);
 	}
 	rundir_release(d);
 	if (!vm)
@@ -74,6 +76,11 @@ const char *smvm_vm_id(const struct smvm_vm *vm)
 const char *smvm_vm_directory(const struct smvm_vm *vm)
 {
 	return vm->dir;
+}
+
+unsigned smvm_vm_host_port(const struct smvm_vm *vm, unsigned index)
+{
+	return publish_port(vm->forwards, index);
 }
 
 int vm_file(struct smvm_vm *vm, const char *file, char out[RUNDIR_PATH_MAX], struct err *err)

@@ -3,6 +3,7 @@
 #include "runner/cmd/cmd.h"
 #include "runner/control/control.h"
 #include "runner/control/launch.h"
+#include "runner/control/publish.h"
 #include "runner/guest/agent_client.h"
 #include "runner/proto/agent_reach.h"
 
@@ -52,7 +53,7 @@ static void tell(const struct rundir *d, bool json)
 				      d->info.name, "pid", (int)d->info.pid, "dir", d->path);
 
 		if (j)
-			add_forwards(j, d->info.forwards);
+			publish_add(j, d->info.forwards);
 		print_json(j);
 	} else {
 		puts(d->info.id);

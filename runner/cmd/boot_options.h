@@ -40,9 +40,9 @@ struct boot_options {
 	"  -e, --env NAME=VALUE  set a variable of the workload (repeatable)\n"                    \
 	"  -u, --user USER       run it as uid[:gid] or name[:group]\n"                            \
 	"  -w, --workdir DIR     run it in DIR\n"                                                  \
-	"  -p, --publish [ADDRESS:]PORT:TARGET\n"                                                  \
-	"                        PORT of this host (0: any) leads to TARGET, a port or Unix\n"     \
-	"                        socket of the guest (repeatable)\n"                               \
+	"  -p, --publish [[ADDRESS:]PORT:]TARGET\n"                                                \
+	"                        PORT of this host (0 or none: any) leads to TARGET, a port or\n"  \
+	"                        Unix socket of the guest (repeatable)\n"                          \
 	"      --disk FILE:PATH[:ro]\n"                                                            \
 	"                        mount FILE, an ext4 image, at PATH (repeatable)\n"                \
 	"      --entrypoint PROG run PROG instead of the image's entrypoint\n"                     \

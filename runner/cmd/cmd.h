@@ -46,11 +46,6 @@ int help(const char *text);
 /* Print JSON (stolen) on standard output, indented; exit code 0. */
 int print_json(json_t *j);
 /*
- * Of vm_info.forwards: "forwards", a list of texts, and "host_port", the host's port of the first.
- * Nothing when there are none ("" or NULL).
- */
-void add_forwards(json_t *j, const char *forwards);
-/*
  * On standard error, a line each: the hooks a restored or forked guest has run, and what else of
  * its new identity failed. `timings` may be NULL.
  */

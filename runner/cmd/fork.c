@@ -21,9 +21,9 @@ static const char usage[] =
 	"(hostname, machine-id, random seed, time) and runs.\n\n"
 	"  -n, --number N   how many (1)\n"
 	"      --name NAME  how to call the child (default: its id); of several NAME-1, NAME-2 ...\n"
-	"  -p, --publish [ADDRESS:]PORT:TARGET\n"
-	"                   PORT of this host (0: any, as it must be for several children) leads to\n"
-	"                   TARGET, a port or Unix socket of the child (repeatable)\n"
+	"  -p, --publish [[ADDRESS:]PORT:]TARGET\n"
+	"                   PORT of this host (0 or none: any, as it must be for several children) leads\n"
+	"                   to TARGET, a port or Unix socket of the child (repeatable)\n"
 	"      --no-agent   do not ask the guest's agent to freeze the workload first\n"
 	"      --clock POLICY  advance (default) or freeze: see restore\n"
 	"      --json       print each child's id, name, pid, directory, ports and times as JSON\n";
@@ -128,7 +128,7 @@ static int run(struct forking *f, struct err *err)
 	{
 		if (f->ports && serve_ports(f, child, err) < 0)
 			code = fail(err);
-		add_forwards(child, json_string_value(json_object_get(child, "forwards")));
+		publish_add(child, json_string_value(json_object_get(child, "forwards")));
 		if (f->json)
 			continue;
 		puts(json_string_value(json_object_get(child, "id")));

@@ -12,9 +12,9 @@
 #include <sys/pidfd.h>
 
 static const char usage[] =
-	"Usage: smvm-runner forward VM [ADDRESS:]PORT:TARGET...\n"
-	"Let PORT of this host (0: any; of 127.0.0.1 unless ADDRESS is given) lead to TARGET, a TCP\n"
-	"port or the absolute path of a Unix socket in the guest, until interrupted or the VM ends.\n"
+	"Usage: smvm-runner forward VM [[ADDRESS:]PORT:]TARGET...\n"
+	"Let PORT of this host (0 or none: any; of 127.0.0.1 unless ADDRESS is given) lead to TARGET, a\n"
+	"TCP port or the absolute path of a Unix socket in the guest, until interrupted or the VM ends.\n"
 	"Prints each as ADDRESS:PORT:TARGET once it can be used.\n";
 
 /* Readable when a signal asks for the end, or the VM's process has ended. */

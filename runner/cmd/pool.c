@@ -1,6 +1,7 @@
 /* smvm-runner pool: machines of one snapshot, kept warm; and asking one. */
 #include "runner/pool/pool.h"
 #include "runner/cmd/cmd.h"
+#include "runner/control/publish.h"
 #include "runner/control/where.h"
 #include "runner/pool/ask.h"
 
@@ -25,6 +26,10 @@ static const char usage[] =
 	"      --acquire-timeout S  how long a claim waits (10)\n"
 	"      --vm-memory SIZE     what a machine may come to take of the host's (its RAM)\n"
 	"      --reserve SIZE       memory of the host that is to stay available (256M)\n"
+	"  -p, --publish [[ADDRESS:]PORT:]TARGET\n"
+	"                           PORT of this host (0 or none: a free one each, as it must be unless\n"
+	"                           --max is 1) leads to TARGET, a port or Unix socket of a machine, as\n"
+	"                           it is then (repeatable); `status` and `claim --json` tell them\n"
 	"      --prefault WHAT      as of `restore`\n"
 	"      --mount DIR          where the store is mounted ($SMFS_MOUNT, /mnt/smfs)\n"
 	"      --end-with-stdin     end when standard input does, as it does with the program that\n"
@@ -58,6 +63,7 @@ static const struct option options[] = {{"name", required_argument, NULL, OPT_NA
 					{"acquire-timeout", required_argument, NULL, OPT_ACQUIRE},
 					{"vm-memory", required_argument, NULL, OPT_VM_MEMORY},
 					{"reserve", required_argument, NULL, OPT_RESERVE},
+					{"publish", required_argument, NULL, 'p'},
 					{"prefault", required_argument, NULL, OPT_PREFAULT},
 					{"mount", required_argument, NULL, OPT_MOUNT},
 					{"end-with-stdin", no_argument, NULL, OPT_STDIN},
@@ -68,6 +74,7 @@ static const struct option options[] = {{"name", required_argument, NULL, OPT_NA
 
 struct args {
 	struct pool_config pool;
+	struct forward forward[FORWARD_MAX];
 	const char *mount;
 	uint64_t timeout_s; /* of a claim; 0: the pool's */
 	bool json;
@@ -108,6 +115,8 @@ static int take(struct args *a, int o, struct err *err)
 		return parse_size(optarg, MIB, TIB, &p->vm_bytes, err);
 	case OPT_RESERVE:
 		return parse_size(optarg, 0, TIB, &p->reserve_bytes, err);
+	case 'p':
+		return forward_add(optarg, a->forward, &p->nforwards, err);
 	case OPT_PREFAULT:
 		return prefault_policy_of(optarg, &p->prefault)
 			       ? 0
@@ -136,6 +145,9 @@ static int pool(struct args *a)
 		return usage_error("pool", "--snapshot is needed");
 	if (a->pool.min > a->pool.max)
 		return usage_error("pool", "--min is above --max");
+	a->pool.forward = a->forward;
+	if (publish_check(a->forward, a->pool.nforwards, a->pool.max, &err) < 0)
+		return usage_error("pool", "--publish: %s", err.msg);
 	a->pool.mount = where_mount(a->mount);
 	const int code = pool_run(&a->pool, &err);
 	return err.code ? fail(&err) : code;
@@ -143,8 +155,8 @@ static int pool(struct args *a)
 
 static void print_status(const json_t *j)
 {
-	size_t i;
-	json_t *m;
+	size_t i, k;
+	json_t *m, *port;
 
 #define N(key) (long long)json_integer_value(json_object_get(j, key))
 	printf("pool %s of %s\n"
@@ -164,10 +176,13 @@ static void print_status(const json_t *j)
 	{
 		const char *vm = json_string_value(json_object_get(m, "vm"));
 
-		printf("  %-12s %-9s %lld restores, the last in %lld us\n", vm && *vm ? vm : "-",
+		printf("  %-12s %-9s %lld restores, the last in %lld us", vm && *vm ? vm : "-",
 		       json_string_value(json_object_get(m, "state")),
 		       (long long)json_integer_value(json_object_get(m, "restores")),
 		       (long long)json_integer_value(json_object_get(m, "took_us")));
+		json_array_foreach(json_object_get(m, "forwards"), k, port)
+			printf("%s %s", k ? "" : ", ports", json_string_value(port));
+		putchar('\n');
 	}
 }
 
@@ -192,10 +207,13 @@ static int claim(const struct args *a, struct err *err)
 
 	if (r < 0)
 		return r;
-	if (a->json)
-		return print_json(json_pack("{s:s, s:s, s:I, s:I}", "vm", c.vm, "dir", c.dir,
-					    "claim", (json_int_t)c.claim, "waited_us",
-					    (json_int_t)c.waited_us));
+	if (a->json) {
+		json_t *j = json_pack("{s:s, s:s, s:I, s:I}", "vm", c.vm, "dir", c.dir, "claim",
+				      (json_int_t)c.claim, "waited_us", (json_int_t)c.waited_us);
+
+		publish_add(j, c.forwards);
+		return print_json(j);
+	}
 	puts(c.vm);
 	return 0;
 }
@@ -228,7 +246,7 @@ int cmd_pool(int argc, char **argv)
 	struct err err = ERR_INIT;
 	int o;
 
-	while ((o = getopt_long(argc, argv, "h", options, NULL)) != -1) {
+	while ((o = getopt_long(argc, argv, "p:h", options, NULL)) != -1) {
 		if (o == '?')
 			return EXIT_USAGE;
 		if (o == 'h')

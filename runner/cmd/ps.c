@@ -1,6 +1,7 @@
 /* smvm-runner ps, info: what runs. */
 #include "runner/cmd/cmd.h"
 #include "runner/control/control.h"
+#include "runner/control/publish.h"
 #include "runner/control/rundir.h"
 
 #include "smfs/base/num.h"
@@ -19,7 +20,7 @@ static json_t *info_json(const struct rundir *d)
 			      "parent", i->parent, "generation", (json_int_t)i->generation, "dir",
 			      d->path);
 
-	add_forwards(j, i->forwards);
+	publish_add(j, i->forwards);
 	if (i->saving[0])
 		json_object_set_new(j, "saving",
 				    json_pack("{s:s, s:s}", "name", i->saving, "state",

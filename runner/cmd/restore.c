@@ -22,8 +22,8 @@ static const char usage[] =
 	"  -f, --foreground   stay, with the serial console on standard input and output\n"
 	"      --clock POLICY advance (default): the guest's wall clock is set to the host's; freeze: it\n"
 	"                     goes on from where the snapshot stopped it\n"
-	"  -p, --publish [ADDRESS:]PORT:TARGET\n"
-	"                     PORT of this host (0: any, as it must be for several machines) leads to\n"
+	"  -p, --publish [[ADDRESS:]PORT:]TARGET\n"
+	"                     PORT of this host (0 or none: any, as it must be for several machines) leads to\n"
 	"                     TARGET, a port or Unix socket of the guest (repeatable)\n"
 	"      --prefault WHAT  map RAM in the background once the guest runs: its working set, if\n"
 	"                     the snapshot has one (ws, the default), all data (all), or none\n"
@@ -38,7 +38,7 @@ static json_t *launched_json(const struct launched *l)
 			      (int)i->pid, "dir", l->dir->path, "timings", l->timings);
 
 	if (j)
-		add_forwards(j, i->forwards);
+		publish_add(j, i->forwards);
 	return j;
 }
 

@@ -1,28 +1,10 @@
 /* What the steps of a guest's new identity came to, for people. */
 #include "runner/cmd/cmd.h"
-#include "runner/control/publish.h"
 
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-void add_forwards(json_t *j, const char *forwards)
-{
-	json_t *list;
-
-	if (!forwards || !forwards[0])
-		return;
-	list = json_array();
-	for (const char *p = forwards; *p;) {
-		size_t n = strcspn(p, " ");
-
-		json_array_append_new(list, json_stringn(p, n));
-		p += n + (p[n] == ' ');
-	}
-	json_object_set_new(j, "host_port", json_integer(publish_first_port(forwards)));
-	json_object_set_new(j, "forwards", list);
-}
 
 void print_results(const char *vm, const json_t *timings)
 {

@@ -82,6 +82,8 @@ int forward_parse(const char *text, struct forward *f, struct err *err)
 	char number[8];
 
 	*f = (struct forward){0};
+	if (take_target(text, &f->target) == 0)
+		return 0;
 	rest = take_address(text, f->address, sizeof(f->address));
 	colon = rest ? strchr(rest, ':') : NULL;
 	if (colon && colon - rest < (ptrdiff_t)sizeof(number)) {
@@ -94,8 +96,8 @@ int forward_parse(const char *text, struct forward *f, struct err *err)
 		}
 	}
 	return err_set(err, EINVAL,
-		       "'%.100s' is no forward: [ADDRESS:]PORT:TARGET, where PORT may be 0 for any "
-		       "and TARGET is a port of the guest or a socket's absolute path",
+		       "'%.100s' is no forward: [[ADDRESS:]PORT:]TARGET, where PORT is 0 or left "
+		       "out for any and TARGET is a port of the guest or a socket's absolute path",
 		       text);
 }
 

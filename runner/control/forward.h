@@ -30,7 +30,10 @@ struct forward {
 	struct agent_target target;
 };
 
-/* [ADDRESS:]PORT:TARGET, an IPv6 ADDRESS in brackets, TARGET a port or a socket's absolute path. */
+/*
+ * [[ADDRESS:]PORT:]TARGET, an IPv6 ADDRESS in brackets, TARGET a port or a socket's absolute path;
+ * with TARGET alone PORT is 0.
+ */
 int forward_parse(const char *text, struct forward *out, struct err *err);
 /* The same into list[*n], which then counts one more: FORWARD_MAX at most. */
 int forward_add(const char *text, struct forward list[FORWARD_MAX], unsigned *n, struct err *err);

@@ -58,12 +58,43 @@ int publish_check(const struct forward *list, unsigned n, uint64_t machines, str
 	return 0;
 }
 
-unsigned publish_first_port(const char *forwards)
+/* The next of `list`, divided by spaces; NULL: none. */
+static const char *next_forward(const char *list, size_t *n)
+{
+	list += strspn(list, " ");
+	*n = strcspn(list, " ");
+	return *n ? list : NULL;
+}
+
+static unsigned port_of(const char *forward)
 {
 	/* [ADDRESS]:PORT:TARGET, and the target may be a path with colons. */
-	const char *p = forwards[0] == '[' ? strchr(forwards, ']') : forwards;
+	const char *p = forward[0] == '[' ? strchr(forward, ']') : forward;
 	const char *colon = p ? strchr(p, ':') : NULL;
 	const unsigned long port = colon ? strtoul(colon + 1, NULL, 10) : 0;
 
 	return port <= UINT16_MAX ? (unsigned)port : 0;
+}
+
+unsigned publish_port(const char *forwards, unsigned index)
+{
+	size_t n;
+
+	while ((forwards = next_forward(forwards, &n)) && index--)
+		forwards += n;
+	return forwards ? port_of(forwards) : 0;
+}
+
+void publish_add(json_t *j, const char *forwards)
+{
+	json_t *list;
+	size_t n;
+
+	if (!forwards || !forwards[0])
+		return;
+	list = json_array();
+	json_object_set_new(j, "host_port", json_integer(publish_port(forwards, 0)));
+	for (; (forwards = next_forward(forwards, &n)); forwards += n)
+		json_array_append_new(list, json_stringn(forwards, n));
+	json_object_set_new(j, "forwards", list);
 }

@@ -9,6 +9,8 @@
 #ifndef RUNNER_CONTROL_PUBLISH_H
 #define RUNNER_CONTROL_PUBLISH_H
 
+#include <jansson.h>
+
 #include "runner/control/forward.h"
 #include "runner/control/rundir.h"
 
@@ -27,7 +29,12 @@ int publish_for(const struct rundir *d, struct forwarder *f, struct err *err);
 /* EINVAL when `machines` of them cannot have these ports each: one that is not 0. */
 int publish_check(const struct forward *list, unsigned n, uint64_t machines, struct err *err);
 
-/* The host's port of the first of `forwards` (as in vm_info), 0 if there is none. */
-unsigned publish_first_port(const char *forwards);
+/* The host's port of the one at `index` in `forwards` (as in vm_info), 0 if there is none. */
+unsigned publish_port(const char *forwards, unsigned index);
+/*
+ * Tell them in `j`: "forwards", a list of texts, and "host_port", the host's port of the first.
+ * Nothing when there are none ("" or NULL).
+ */
+void publish_add(json_t *j, const char *forwards);
 
 #endif

@@ -22,8 +22,9 @@
 
 #include "smfs/base/err.h"
 
-#define VM_ID_LEN   12 /* lower-case hex digits */
-#define VM_NAME_MAX 63
+#define VM_ID_LEN	12 /* lower-case hex digits */
+#define VM_NAME_MAX	63
+#define VM_FORWARDS_MAX 3200
 
 struct vm_info {
 	char id[VM_ID_LEN + 1];
@@ -37,7 +38,7 @@ struct vm_info {
 	char parent[VM_NAME_MAX + 1]; /* the VM it is a fork of, "" if none */
 	uint64_t generation;
 	/* What leads into it, as forwarder_text() has it, "" if nothing does. */
-	char forwards[3200];
+	char forwards[VM_FORWARDS_MAX];
 	/* The latest snapshot of it that is being written or has failed, "" if none. */
 	char saving[132];
 	bool save_failed;

@@ -166,6 +166,8 @@ int pool_claimed_parse(const char *words, struct pool_claimed *out, struct err *
 			ok = ok && take_text(value, out->vm, sizeof(out->vm));
 		else if (!strcmp(key, "dir"))
 			ok = ok && take_text(value, out->dir, sizeof(out->dir));
+		else if (!strcmp(key, "forwards"))
+			ok = ok && take_text(value, out->forwards, sizeof(out->forwards));
 		else if (!strcmp(key, "claim"))
 			ok = ok && parse_u64(value, 1, UINT64_MAX, &out->claim, NULL) == 0;
 		else if (!strcmp(key, "waited_us"))

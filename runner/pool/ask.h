@@ -10,10 +10,12 @@
 #include <jansson.h>
 #include <stdint.h>
 
+#include "runner/control/rundir.h"
 #include "smfs/base/err.h"
 
 struct pool_claimed {
-	char vm[32], dir[108]; /* as long as fits a socket's address */
+	char vm[32], dir[108];		/* as long as fits a socket's address */
+	char forwards[VM_FORWARDS_MAX]; /* as in vm_info, "" without */
 	uint64_t claim, waited_us;
 };
 

@@ -42,11 +42,12 @@ static void enter(struct member *m, enum member_state state, unsigned limit_ms)
 int member_spawn(struct member *m, const struct pool_config *cfg, const char *socket,
 		 struct err *err)
 {
-	char *const argv[] = {"smvm-runner", "worker",
-			      "--socket",    (char *)(uintptr_t)socket,
-			      "--mount",     (char *)(uintptr_t)cfg->mount,
-			      "--prefault",  (char *)(uintptr_t)prefault_policy_name(cfg->prefault),
-			      NULL};
+	char *argv[9 + 2 * FORWARD_MAX] = {
+		"smvm-runner", "worker",
+		"--socket",    (char *)(uintptr_t)socket,
+		"--mount",     (char *)(uintptr_t)cfg->mount,
+		"--prefault",  (char *)(uintptr_t)prefault_policy_name(cfg->prefault)};
+	char ports[FORWARD_MAX][FORWARD_TEXT_MAX];
 	posix_spawn_file_actions_t files;
 	posix_spawnattr_t attr;
 	sigset_t none;
@@ -54,6 +55,10 @@ int member_spawn(struct member *m, const struct pool_config *cfg, const char *so
 
 	memset(m, 0, offsetof(struct member, buf));
 	m->fd = -1;
+	for (unsigned i = 0; i < cfg->nforwards; i++) {
+		argv[8 + 2 * i] = "--publish";
+		argv[9 + 2 * i] = forward_text(&cfg->forward[i], cfg->forward[i].port, ports[i]);
+	}
 	sigemptyset(&none);
 	posix_spawnattr_init(&attr);
 	posix_spawnattr_setsigmask(&attr, &none);
@@ -152,6 +157,8 @@ static void take_hello(struct member *m, const char *line, const char *end)
 			snprintf(m->vm, sizeof(m->vm), "%.31s", value);
 		if (!strcmp(key, "dir"))
 			has_dir = keep_dir(m, value);
+		if (!strcmp(key, "forwards") && strlen(value) < sizeof(m->forwards))
+			memcpy(m->forwards, value, strlen(value) + 1);
 	}
 	if (!m->vm[0] || !has_dir)
 		member_die(m, EPROTO, "an answer to HELLO without vm and dir");

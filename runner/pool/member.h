@@ -15,6 +15,7 @@
 #include <stdbool.h>
 #include <sys/types.h>
 
+#include "runner/control/rundir.h"
 #include "runner/worker/line.h"
 
 #define MEMBER_LINE_MAX LINE_LEN_MAX
@@ -31,6 +32,7 @@ struct member {
 	bool ended;			  /* the process has been reaped */
 	int fd;				  /* -1: not connected */
 	char vm[32], quoted[4 * 128 + 3]; /* its directory, as a word */
+	char forwards[VM_FORWARDS_MAX];	  /* as HELLO tells them; "" without */
 	uint64_t claim;			  /* its number while CLAIMED */
 	uint64_t owner; /* the client's number, 0 if the claim outlives its connection */
 	bool buried;	/* what its end means to others is done */

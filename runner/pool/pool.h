@@ -24,6 +24,7 @@
 
 #include <stdint.h>
 
+#include "runner/control/forward.h"
 #include "runner/snapshot/prefault.h"
 #include "smfs/base/err.h"
 
@@ -38,6 +39,9 @@ struct pool_config {
 	unsigned idle_ms;    /* those beyond min that are not claimed for so long are ended */
 	unsigned acquire_ms; /* a claim waits at most so long, unless it says otherwise */
 	uint64_t vm_bytes, reserve_bytes;
+	const struct forward
+		*forward; /* `nforwards` ports of the host that lead into each machine */
+	unsigned nforwards;
 	int lifeline_fd; /* the pool ends when this is at its end; -1: none. The caller's */
 };
 

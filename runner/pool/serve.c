@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "runner/control/jsontext.h"
+#include "runner/control/publish.h"
 #include "smfs/base/cleanup.h"
 #include "smfs/base/clock.h"
 #include "smfs/base/log.h"
@@ -50,16 +51,22 @@ static struct member *freshest(struct pool *p)
 
 static void give(struct pool *p, struct waiter *w, struct member *m)
 {
+	char ports[VM_FORWARDS_MAX * 4 + 64] = "", word[VM_FORWARDS_MAX * 4 + 3];
 	const uint64_t now = monotonic_us();
 
+	if (m->forwards[0]) {
+		line_quote(m->forwards, word);
+		snprintf(ports, sizeof(ports), " host_port=%u forwards=%s",
+			 publish_port(m->forwards, 0), word);
+	}
 	m->state = MEMBER_CLAIMED;
 	m->since_us = now;
 	m->claim = ++p->last_claim;
 	m->owner = w->keep ? 0 : w->client->number;
 	p->count.claims++;
 	client_say(w->client,
-		   "CLAIMED claim=%" PRIu64 " vm=%s dir=%s pid=%d waited_us=%" PRIu64 "%s%s",
-		   m->claim, m->vm, m->quoted, (int)m->pid, now - w->since_us,
+		   "CLAIMED claim=%" PRIu64 " vm=%s dir=%s pid=%d waited_us=%" PRIu64 "%s%s%s",
+		   m->claim, m->vm, m->quoted, (int)m->pid, now - w->since_us, ports,
 		   w->id[0] ? " id=" : "", w->id);
 	/* It has not heard of it, so it is not its. */
 	if (w->client->gone)
@@ -164,10 +171,14 @@ static void ask_release(struct pool *p, struct client *c, const struct ask_line 
 
 static json_t *member_json(const struct member *m)
 {
-	return json_pack("{s:s, s:s, s:i, s:I, s:I, s:I, s:I}", "vm", m->vm, "state",
-			 member_state_name(m->state), "pid", (int)m->pid, "claim",
-			 (json_int_t)m->claim, "restores", (json_int_t)m->restores, "warm_resets",
-			 (json_int_t)m->warm_resets, "took_us", (json_int_t)m->took_us);
+	json_t *j =
+		json_pack("{s:s, s:s, s:i, s:I, s:I, s:I, s:I}", "vm", m->vm, "state",
+			  member_state_name(m->state), "pid", (int)m->pid, "claim",
+			  (json_int_t)m->claim, "restores", (json_int_t)m->restores, "warm_resets",
+			  (json_int_t)m->warm_resets, "took_us", (json_int_t)m->took_us);
+
+	publish_add(j, m->forwards);
+	return j;
 }
 
 static void ask_status(struct pool *p, struct client *c, const struct ask_line *q)

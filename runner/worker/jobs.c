@@ -160,7 +160,7 @@ static int become(struct jobs *j, const char *path, enum clock_policy clock, str
 		e->err = how.why;
 		e->phases = phases_of(timings);
 		e->generation = j->v->generation;
-		e->host_port = publish_first_port(j->dir->info.forwards);
+		e->host_port = publish_port(j->dir->info.forwards, 0);
 		count_hooks(e, json_object_get(timings, "identity"));
 	}
 	json_decref(timings);

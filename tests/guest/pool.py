@@ -1,4 +1,5 @@
 """The cases of test_pool.sh: TAP on standard output."""
+import errno
 import fcntl
 import json
 import os
@@ -6,6 +7,7 @@ import re
 import select
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -219,6 +221,59 @@ def _():
     free = next(int(x.split()[1]) for x in open("/proc/meminfo") if x.startswith("MemAvailable"))
     with Pool("--min", "1", "--max", "1", "--vm-memory", "1M", "--reserve", "%dK" % (free * 4)), Client() as c:
         same(c.ask("CLAIM deadline_ms=500").keys["code"], "ETIMEDOUT")
+
+
+def connects(port):
+    """Somebody listens there, even if only to reset what connects."""
+    with socket.socket() as s:
+        return s.connect_ex(("127.0.0.1", port)) != errno.ECONNREFUSED
+
+
+@case("ports: each machine its own, told with the claim, the same and open through every reset")
+def _():
+    # These guests have nobody to take a connection further: pool_job.py of tests/vm has them.
+    with Pool("--min", "2", "--max", "2", "-p", "80", "-p", "[::1]:0:/run/a.sock", warm=2, name="ports"), Client("ports") as c:
+        machines = {m["vm"]: m for m in c.status()["machines"]}
+        ports = {m["host_port"] for m in machines.values()}
+        same(len(ports), 2)
+        for m in machines.values():
+            same([re.sub(r"\d+:", "N:", f, 1) for f in (f.rpartition("]")[2] if "]" in f else f.partition("127.0.0.1")[2] for f in m["forwards"])],
+                 [":N:80", ":N:/run/a.sock"])
+        for _ in range(4):
+            a = c.ask("CLAIM")
+            m = machines[a.keys["vm"]]
+            same((int(a.keys["host_port"]), a.keys["forwards"].split(" ")), (m["host_port"], m["forwards"]))
+            assert connects(m["host_port"])
+            info = json.loads(cli("info", a.keys["vm"]).stdout)
+            same((info["host_port"], info["forwards"]), (m["host_port"], m["forwards"]))
+            c.ask("RELEASE claim=" + a.keys["claim"])
+            assert connects(m["host_port"])
+        until(lambda: c.status()["warm"] == 2)
+        same({m["host_port"] for m in c.status()["machines"]}, ports)
+        assert "ports 127.0.0.1:%d:80 [::1]:" % min(ports) in cli("pool", "status", "--name", "ports").stdout
+        got = json.loads(cli("pool", "claim", "--json", "--name", "ports").stdout)
+        same(got["forwards"], machines[got["vm"]]["forwards"])
+        # One that takes its place has ports of its own; those of the dead are closed.
+        os.kill(machines[got["vm"]]["pid"], signal.SIGKILL)
+        until(lambda: not connects(got["host_port"]))
+        until(lambda: c.status()["warm"] == 2)
+    for port in ports:
+        assert not connects(port), port
+    got = cli("pool", "--snapshot", "s1", "-p", "8080:80")
+    assert got.returncode == 2 and "only one machine can have port 8080" in got.stderr, got
+    same(cli("pool", "--snapshot", "s1", "-p", "nothing").returncode, 2)
+
+
+@case("a port of one's choice is for a pool of one machine, and stays its port when that is replaced")
+def _():
+    with socket.create_server(("127.0.0.1", 0)) as s:
+        port = s.getsockname()[1]
+    with Pool("--min", "1", "--max", "1", "-p", "%d:80" % port, warm=1, name="one"), Client("one") as c:
+        a = c.ask("CLAIM")
+        same(int(a.keys["host_port"]), port)
+        os.kill(int(a.keys["pid"]), signal.SIGKILL)
+        same(c.line().word, "LOST")
+        same(int(c.ask("CLAIM").keys["host_port"]), port)
 
 
 @case("what is no request is ERR_UNKNOWN, and bad grammar the request's own error")

@@ -93,6 +93,17 @@ check "it cannot be restored, which is told" grep -q "only its own worker" "$T/o
 check "an unknown one is not found" says 1 "nobody" "$X/vm_open" nobody x
 check "vm_fork makes three children" prints "^child [0-9a-f]\{12\}" "$X/vm_fork" snap 3
 check "all of them" [ "$(wc -l <"$T/out")" -eq 3 ]
+ports() { sed -n "s/^$1: port \([1-9][0-9]*\) leads to 80 of .*/\1/p" "$T/out"; }
+check "vm_publish has a port lead into a machine" prints "^new: port [1-9][0-9]* leads to 80 of [0-9a-f]\{12\}$" "$X/vm_publish" snap 80
+check "through a restore the same" [ "$(ports new)" = "$(ports warm)" ]
+check "and into each of a pool one of its own" [ "$(ports claimed | sort -u | wc -l)" -eq 2 ]
+check "what is no target is told, in the worker's words" says 1 "'/run/a b' is no forward" "$X/vm_publish" snap "/run/a b"
+python3 -c 'import signal, socket; s = socket.create_server(("127.0.0.1", 0)); print(s.getsockname()[1], flush=True); signal.pause()' >"$T/taken" &
+holder=$!
+until_true 5 [ -s "$T/taken" ]
+check "so is a port that is taken" says 1 "listen on 127.0.0.1 port .*in use" "$X/vm_publish" snap "$(cat "$T/taken"):80"
+kill $holder
+wait $holder 2>/dev/null
 check "vm_stop and join" prints "^stopped, status 0" "$X/vm_stop" snap
 check "a second join is refused" grep -qx "join again: already joined" "$T/out"
 check "a restore after it, too" grep -qx "restore: command closed" "$T/out"

@@ -24,7 +24,7 @@ class Line:
     def __init__(self, text):
         self.text = text
         self.word = text.partition(" ")[0]
-        self.keys = dict(re.findall(r" ([a-z_]+)=([^ ]+)", text))
+        self.keys = {k: v.strip('"') for k, v in re.findall(r' ([a-z_]+)=("[^"]*"|[^ ]+)', text)}
 
     def __repr__(self):
         return self.text

@@ -1,6 +1,7 @@
 """pool_job.py IMAGE CLAIMS: bake IMAGE's python3, then CLAIMS claims over a pool of 4, each running code in the warm
 interpreter, which is to find nothing of any other claim."""
 import json
+import socket
 import subprocess
 import sys
 import threading
@@ -40,6 +41,12 @@ with open("/srv/kept", "w") as f:
 os.unlink("/srv/doomed")
 subprocess.Popen(["sleep", "1000"], start_new_session=True)
 threading.Thread(target=time.sleep, args=(1000,), daemon=True).start()
+door, visitors = socket.create_server(("127.0.0.1", 8080)), []
+def answer():
+    while True:
+        visitors.append(door.accept()[0])
+        visitors[-1].sendall(b"%d\\n" % mark)
+threading.Thread(target=answer, daemon=True).start()
 """
 DIRS = ["/etc", "/run", "/srv", "/tmp", "/usr/bin"]
 PRIMES = sum(n for n in range(2, 2000) if all(n % p for p in range(2, int(n ** 0.5) + 1)))
@@ -52,6 +59,23 @@ def expect(what, mark, got, want):
         with lock:
             wrong.append(what)
         print("# claim %d, %s: %r, not %r" % (mark, what, got, want), flush=True)
+
+
+def visit(port, mark):
+    """A connection by the port of the host, which the claim's own machine has answered."""
+    s = socket.create_connection(("127.0.0.1", port), 60)
+    with s.makefile("rb") as f:
+        expect("by its port", mark, f.readline(), b"%d\n" % mark)
+    return s
+
+
+def ends(s):
+    """A connection is told that its guest's end is gone."""
+    with s:
+        try:
+            return s.recv(1) == b""
+        except ConnectionResetError:
+            return True
 
 
 def one_claim(c, mark, complaints):
@@ -79,12 +103,15 @@ def one_claim(c, mark, complaints):
         r = subprocess.run(["smvm-runner", "exec", a["vm"], "--", "sh", "-c", "cat /srv/kept; echo; " + COMPLAINTS],
                            capture_output=True, text=True, timeout=120)
         expect("exec", mark, r.stdout.split("\n")[:2], ["of %d" % mark, complaints])
+    visitor = visit(int(got.keys["host_port"]), mark)
     # A claim ends in one of three ways.
     if mark % 3 == 0:
-        return False
-    c.send("RELEASE vm=" + a["vm"] if mark % 3 == 1 else "RELEASE claim=" + got.keys["claim"])
-    expect("RELEASED", mark, c.line(60).text, "RELEASED claim=" + got.keys["claim"])
-    return True
+        c.sock.close()
+    else:
+        c.send("RELEASE vm=" + a["vm"] if mark % 3 == 1 else "RELEASE claim=" + got.keys["claim"])
+        expect("RELEASED", mark, c.line(60).text, "RELEASED claim=" + got.keys["claim"])
+    expect("its connection ends with it", mark, ends(visitor), True)
+    return mark % 3 != 0
 
 
 def client(complaints):
@@ -119,7 +146,7 @@ def _():
 @case("%d claims over a pool of %d, each a machine of the snapshot and of nobody else" % (claims, SIZE))
 def _():
     began = time.monotonic()
-    with Pool("--min", str(SIZE), "--max", str(SIZE), snapshot="python") as p:
+    with Pool("--min", str(SIZE), "--max", str(SIZE), "-p", "8080", snapshot="python") as p:
         until(lambda: p.status()["warm"] == SIZE, 240)
         print("# %d warm after %.1f s" % (SIZE, time.monotonic() - began), flush=True)
         # Of the boot, which is slow where guests are emulated: what every machine of the snapshot has.
