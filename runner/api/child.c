@@ -17,6 +17,8 @@
 #include "smfs/base/clock.h"
 #include "smfs/base/num.h"
 
+#define LAST_WORDS_MS 5000
+
 extern char **environ;
 
 /* ---- the command line ---- */
@@ -205,9 +207,12 @@ static int exit_errno(const struct child *c)
 
 int child_last_words(struct child *c, int r, struct err *err)
 {
+	struct pollfd end = {.fd = c->pidfd, .events = POLLIN};
 	char text[CHILD_TAIL_MAX + 1];
 	int code;
 
+	/* It may have closed what it was known by before it says why; its status tells the kind. */
+	poll(&end, 1, LAST_WORDS_MS);
 	child_listen(c);
 	size_t n = c->ntail;
 	while (n > 0 && c->tail[n - 1] == '\n')
