@@ -23,9 +23,9 @@
 /* ---- what is told -----------------------------------------------------------------------------
  */
 
-static void tell_failed(struct jobs *j, bool kept, bool baking, const struct err *why)
+static void tell_failed(struct jobs *j, bool kept, const struct err *why)
 {
-	struct event e = {.kind = EVENT_FAILED, .kept = kept, .baking = baking, .err = *why};
+	struct event e = {.kind = EVENT_FAILED, .kept = kept, .err = *why};
 
 	desk_tell(j->desk, &e);
 }
@@ -184,7 +184,7 @@ static void do_restore(struct jobs *j, const struct job *job)
 	struct err err = ERR_INIT;
 
 	if (become(j, job->rq.path, job->rq.clock, &e, &err) < 0) {
-		tell_failed(j, j->v != NULL, false, &err);
+		tell_failed(j, j->v != NULL, &err);
 		return;
 	}
 	e.us = monotonic_us() - job->read_us;
@@ -213,7 +213,7 @@ static void do_start(struct jobs *j, const struct job *job)
 		watch_end(j, false);
 		vmm_free(j->v);
 		j->v = NULL;
-		tell_failed(j, false, j->boot != NULL, &err);
+		tell_failed(j, false, &err);
 		return;
 	}
 	/* By the protocol the phases of the first one are not told. */
@@ -260,7 +260,7 @@ static void sync_done(void *arg, int r, const json_t *s, const struct err *err)
 	struct event e;
 
 	if (r < 0) {
-		tell_failed(j, true, false, err);
+		tell_failed(j, true, err);
 		return;
 	}
 	e = saved_event(EVENT_SAVED, s);
@@ -292,7 +292,7 @@ static void do_snapshot(struct jobs *j, const struct job *job)
 
 	if (!j->v || atomic_load(&j->v->machine.vm->end) != VM_RUNNING) {
 		err_set(&err, ENODATA, "the machine has ended");
-		tell_failed(j, false, false, &err);
+		tell_failed(j, false, &err);
 		return;
 	}
 	if (j->v->save.active) {
@@ -311,7 +311,7 @@ static void do_snapshot(struct jobs *j, const struct job *job)
 	r = saves_take(j->v, body, async ? async_done : sync_done, j, reply, &err);
 	atomic_store(&j->desk->faults, j->v->save.faults);
 	if (r < 0 && !j->v->save.active) {
-		tell_failed(j, true, false, &err);
+		tell_failed(j, true, &err);
 	} else if (async) {
 		e = saved_event(EVENT_ACCEPTED, reply);
 		desk_tell(j->desk, &e);

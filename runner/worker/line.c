@@ -210,20 +210,21 @@ static enum key known(const struct cursor *c, enum verb verb, size_t n)
 
 static int pair(struct cursor *c, struct request *q, unsigned *seen, struct err *err)
 {
-	char text[LINE_PATH_MAX];
+	char text[LINE_LEN_MAX + 1];
 	const size_t n = key_length(c);
 	const enum key key = n ? known(c, q->verb, n) : 0;
+	const bool ignored = !key || (*seen & key);
 
 	if (!n && c->extended)
 		return err_set(err, EINVAL, "a word that is not KEY=VALUE");
-	if (!n || (!c->extended && !key)) {
+	if (ignored && !c->extended) {
 		skip_word(c);
 		return 0;
 	}
 	c->p += n + 1;
 	/* What is ignored must still be stepped over as the grammar has it. */
-	int r = value(c, text, sizeof(text), err);
-	if (r < 0 || !key || (*seen & key))
+	int r = value(c, text, ignored ? sizeof(text) : LINE_PATH_MAX, err);
+	if (r < 0 || ignored)
 		return r;
 	*seen |= key;
 	return take(q, key, text, err);

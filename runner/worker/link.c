@@ -29,7 +29,7 @@ static void hang_up(struct link *l)
 static void say(void *arg, const char *line, size_t n)
 {
 	struct link *l = arg;
-	const uint64_t until = monotonic_us() + LINK_SEND_MS * (uint64_t)1000;
+	const uint64_t until = monotonic_us() + (l->hurried ? 0 : LINK_SEND_MS * (uint64_t)1000);
 
 	while (n && !l->dead) {
 		ssize_t done = send(l->fd, line, n, MSG_NOSIGNAL | MSG_DONTWAIT);
@@ -103,6 +103,13 @@ static void take_bytes(struct link *l, const char *p, size_t n)
 	}
 }
 
+/* The supervisor has ended, or is to do without us: what it still reads it gets. */
+static void quit(struct link *l)
+{
+	l->hurried = true;
+	session_quit(&l->session, monotonic_us());
+}
+
 static void read_lines(struct link *l)
 {
 	char chunk[READ_CHUNK];
@@ -114,8 +121,9 @@ static void read_lines(struct link *l)
 		take_bytes(l, chunk, (size_t)n);
 		return;
 	}
-	hang_up(l);
-	session_quit(&l->session, monotonic_us());
+	if (n < 0)
+		hang_up(l);
+	quit(l);
 }
 
 static bool has_half_line(const struct link *l)
@@ -164,7 +172,7 @@ static void take_signal(struct link *l)
 	struct signalfd_siginfo si;
 
 	if (read(l->signal_fd, &si, sizeof(si)) == sizeof(si))
-		session_quit(&l->session, monotonic_us());
+		quit(l);
 }
 
 static void *link_main(void *arg)
@@ -184,7 +192,7 @@ static void *link_main(void *arg)
 		};
 
 		if (l->dead && !s->leaving)
-			session_quit(s, monotonic_us());
+			quit(l);
 		if (s->shut)
 			hang_up(l);
 		if (s->leaving)
@@ -193,7 +201,7 @@ static void *link_main(void *arg)
 			break;
 		if (poll(p, 3, wait_ms(l, monotonic_us())) < 0 && errno != EINTR) {
 			log_err("worker: wait for the supervisor: %m");
-			session_quit(s, monotonic_us());
+			quit(l);
 		}
 		if (p[0].revents && l->fd >= 0)
 			read_lines(l);
@@ -218,6 +226,8 @@ int link_start(struct link *l, struct err *err)
 
 	session_init(&l->session, &ops, l, l->vm, l->dir);
 	l->session.forwards = l->forwards;
+	l->session.baking = l->baking;
+	l->session.ready_ms = l->ready_ms;
 	sigfillset(&all);
 	pthread_sigmask(SIG_SETMASK, &all, &old);
 	r = pthread_create(&l->thread, NULL, link_main, l);

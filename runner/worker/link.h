@@ -18,7 +18,8 @@ struct link {
 	int fd;				 /* the supervisor; taken over */
 	int signal_fd;			 /* SIGTERM and the like; taken over */
 	const char *vm, *dir, *forwards; /* as of the session */
-	bool with_machine;
+	bool with_machine, baking;	 /* as of the session, too */
+	unsigned ready_ms;
 	/* Ends the process at once, when the machine's thread does not end; does not return. */
 	void (*abandon)(void *arg, int exit_code);
 	void *arg;
@@ -27,6 +28,7 @@ struct link {
 	struct session session;
 	pthread_t thread;
 	bool dead;     /* no more lines out */
+	bool hurried;  /* who does not read at once is not waited for */
 	bool skipping; /* the rest of a line that was too long */
 	size_t len;
 	uint64_t line_us; /* when the line in `buf` began */

@@ -8,7 +8,8 @@
 #include "smfs/base/log.h"
 
 #define PROGRESS_US 1000000u
-#define QUOTED_MAX  3200 /* of vm_info.forwards, the longest; with the rest no line is too long */
+#define LONG_MS	    250000 /* more than a restore's own time-outs come to */
+#define QUOTED_MAX  3200   /* of vm_info.forwards, the longest; with the rest no line is too long */
 
 /* ---- lines out ----------------------------------------------------------------------------- */
 
@@ -143,10 +144,9 @@ static void start(struct session *s, enum job_kind kind, const struct request *r
 	s->busy = true;
 	s->expired = false;
 	s->doing = kind;
+	s->began_us = now_us;
+	s->deadline_ms = rq->deadline_ms;
 	memcpy(s->id, rq->id, sizeof(s->id));
-	s->deadline_us = kind == JOB_START || kind == JOB_LEAVE
-				 ? 0
-				 : now_us + rq->deadline_ms * (uint64_t)1000;
 	s->ops->start(s->arg, &j);
 }
 
@@ -219,9 +219,14 @@ static void refuse(struct session *s, enum verb verb, const char *id, const stru
 		complain(s, id, why, now_us);
 }
 
+static bool makes_machine(enum job_kind k)
+{
+	return k == JOB_RESTORE || k == JOB_START;
+}
+
 static const char *doing_name(enum job_kind k)
 {
-	return k == JOB_RESTORE || k == JOB_START ? "restore in flight" : "snapshot in flight";
+	return makes_machine(k) ? "restore in flight" : "snapshot in flight";
 }
 
 static void job_request(struct session *s, const struct request *rq, uint64_t now_us)
@@ -285,16 +290,23 @@ void session_no_line(struct session *s, int code, uint64_t now_us)
 
 void session_quit(struct session *s, uint64_t now_us)
 {
-	s->shut = true;
 	s->bye = false;
 	leave(s, LINE_DEADLINE_MS, now_us);
 }
 
 /* ---- events -------------------------------------------------------------------------------- */
 
+/* How it is called that what is in flight has failed. */
+static const char *failure_word(const struct session *s)
+{
+	return !makes_machine(s->doing)		    ? "ERR_SNAPSHOT"
+	       : s->doing == JOB_START && s->baking ? "ERR_BAKE"
+						    : "ERR_RESTORE";
+}
+
 static void job_failed(struct session *s, const struct event *e, uint64_t now_us)
 {
-	const bool restore = s->doing == JOB_RESTORE || s->doing == JOB_START;
+	const bool restore = makes_machine(s->doing);
 
 	if (restore && !e->kept)
 		s->machine = false;
@@ -302,15 +314,16 @@ static void job_failed(struct session *s, const struct event *e, uint64_t now_us
 		say_settled(s, e);
 		if (!s->hello)
 			log_warn("after its time-out: %s", e->err.msg);
-	} else if (!restore) {
-		say_error(s, "ERR_SNAPSHOT", s->id, e->err.code, "", e->err.msg);
-	} else if (!s->hello) {
+	} else if (restore && !s->hello) {
 		break_off(s, &e->err, now_us);
-	} else if (e->baking) {
-		say_error(s, "ERR_BAKE", "", e->err.code, "", e->err.msg);
 	} else {
-		say_error(s, "ERR_RESTORE", s->id, e->err.code,
-			  s->machine ? "machine=kept " : "machine=none ", e->err.msg);
+		const bool bake = s->doing == JOB_START && s->baking;
+
+		say_error(s, failure_word(s), s->id, e->err.code,
+			  !restore || bake ? ""
+			  : s->machine	   ? "machine=kept "
+					   : "machine=none ",
+			  e->err.msg);
 	}
 }
 
@@ -390,7 +403,6 @@ void session_event(struct session *s, const struct event *e, uint64_t now_us)
 		return;
 	}
 	s->busy = false;
-	s->deadline_us = 0;
 	if (e->kind == EVENT_LEFT) {
 		left(s);
 		return;
@@ -412,10 +424,19 @@ void session_event(struct session *s, const struct event *e, uint64_t now_us)
 
 /* ---- time ----------------------------------------------------------------------------------- */
 
-static bool has_deadline(const struct session *s)
+/* Of the answer to what is in flight; 0: none. */
+static uint64_t answer_due_us(const struct session *s)
 {
-	/* The seed has no line for a restore that takes long. */
-	return s->busy && s->deadline_us && !s->expired && (s->hello || s->doing != JOB_RESTORE);
+	uint64_t ms = s->deadline_ms;
+
+	if (!s->busy || s->expired || s->doing == JOB_LEAVE)
+		return 0;
+	/* The seed has no line for a restore that takes long: it is broken off when it is stuck. */
+	if (s->doing == JOB_START || (s->doing == JOB_RESTORE && !s->hello))
+		ms = LONG_MS;
+	if (s->doing == JOB_START && s->baking)
+		ms += s->ready_ms;
+	return s->began_us + ms * 1000;
 }
 
 static bool tells_progress(const struct session *s)
@@ -425,10 +446,8 @@ static bool tells_progress(const struct session *s)
 
 uint64_t session_next_us(const struct session *s)
 {
-	uint64_t next = 0;
+	uint64_t next = answer_due_us(s);
 
-	if (has_deadline(s))
-		next = s->deadline_us;
 	if (tells_progress(s) && (!next || s->progress_us < next))
 		next = s->progress_us;
 	if (s->leaving && (!next || s->leave_us < next))
@@ -436,16 +455,16 @@ uint64_t session_next_us(const struct session *s)
 	return next;
 }
 
-static void time_out(struct session *s)
+static void time_out(struct session *s, uint64_t now_us)
 {
 	struct err why = ERR_INIT;
 
 	s->expired = true;
 	err_set(&why, ETIMEDOUT, "no answer in time; %s", doing_name(s->doing));
-	if (s->doing == JOB_RESTORE)
-		say_error(s, "ERR_RESTORE", s->id, why.code, "", why.msg);
+	if (makes_machine(s->doing) && !s->hello)
+		break_off(s, &why, now_us);
 	else
-		say_error(s, "ERR_SNAPSHOT", s->id, why.code, "", why.msg);
+		say_error(s, failure_word(s), s->id, why.code, "", why.msg);
 }
 
 static void progress(struct session *s, uint64_t now_us)
@@ -461,8 +480,10 @@ static void progress(struct session *s, uint64_t now_us)
 
 void session_tick(struct session *s, uint64_t now_us)
 {
-	if (has_deadline(s) && now_us >= s->deadline_us)
-		time_out(s);
+	const uint64_t due_us = answer_due_us(s);
+
+	if (due_us && now_us >= due_us)
+		time_out(s, now_us);
 	if (tells_progress(s) && now_us >= s->progress_us)
 		progress(s, now_us);
 	if (s->leaving && !s->over && now_us >= s->leave_us)

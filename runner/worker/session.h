@@ -63,7 +63,6 @@ struct event {
 	uint64_t bytes_written, capture_us, save_us, pause_us;
 	bool diff;
 	bool kept;	/* EVENT_FAILED of a restore: the old machine runs on */
-	bool baking;	/* EVENT_FAILED of JOB_START: it was an image */
 	struct err err; /* why; of EVENT_RESTORED: why it was rebuilt, code 0 if it was not */
 };
 
@@ -78,14 +77,18 @@ struct session {
 	const struct session_ops *ops;
 	void *arg;
 	const char *vm, *dir; /* what HELLO tells; borrowed */
-	const char *forwards; /* this too; NULL or "": none. Set after session_init() */
+	/* Set after session_init(): */
+	const char *forwards; /* HELLO tells this too; NULL or "": none */
+	bool baking;	      /* JOB_START boots an image, */
+	unsigned ready_ms;    /* which may take so long to be ready */
 
 	bool hello;
 	bool machine; /* there is one */
 	bool busy, expired;
 	enum job_kind doing;
 	char id[LINE_ID_MAX + 1];
-	uint64_t deadline_us; /* of what is in flight; 0: none */
+	uint64_t began_us;    /* of what is in flight, */
+	unsigned deadline_ms; /* and its supervisor's patience */
 
 	bool writing, unheard; /* unheard: its end is not to be told */
 	char writing_id[LINE_ID_MAX + 1];
@@ -109,7 +112,10 @@ void session_begin(struct session *s, bool start, uint64_t now_us);
 void session_line(struct session *s, const char *p, size_t n, uint64_t now_us);
 /* What is no line at all: too long (EMSGSIZE), or never ended (ETIMEDOUT). */
 void session_no_line(struct session *s, int code, uint64_t now_us);
-/* End of file, a signal, a supervisor that does not read: QUIT without an answer. */
+/*
+ * End of file, a signal, a supervisor that does not read: QUIT without an answer. What is in flight
+ * is still answered, to a supervisor that has only ended its own direction.
+ */
 void session_quit(struct session *s, uint64_t now_us);
 void session_event(struct session *s, const struct event *e, uint64_t now_us);
 /* When session_tick() is due, 0: never. */

@@ -66,6 +66,8 @@ static int serve(const struct worker_config *cfg, int fd, struct rundir *dir, st
 	l->dir = dir->path;
 	l->forwards = dir->info.forwards;
 	l->with_machine = cfg->restore || cfg->boot;
+	l->baking = cfg->boot != NULL;
+	l->ready_ms = (unsigned)cfg->ready_ms;
 	l->abandon = abandon;
 	l->arg = dir;
 	r = desk_init(&desk, err);

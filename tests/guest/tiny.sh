@@ -46,7 +46,7 @@ ask() {
 	ask_pid=$!
 	until_true 5 more_than "$ask_n" "$1" "$3"
 	set -- $?
-	kill $ask_pid
+	kill $ask_pid 2>/dev/null
 	wait $ask_pid 2>/dev/null
 	return "$1"
 }

@@ -10,11 +10,11 @@ import sys
 import time
 
 sys.path.insert(0, "tests/lib")
-from cases import case, cli, done, own_memory, same, until  # noqa: E402
+from cases import Stuck, case, children, cli, done, own_memory, same, until  # noqa: E402
 from supervisor import Gone, Supervisor  # noqa: E402
 
 BUILD = sys.argv[1]
-MOUNT, STORE = os.environ["SMFS_MOUNT"], os.environ["SMFS_STORE"]
+MOUNT = os.environ["SMFS_MOUNT"]
 
 
 def worker(*args, hello=False, ready=True, **kw):
@@ -38,44 +38,6 @@ def generation(vm):
     """(number, counter, nonce), as a counter guest says when it finds itself restored."""
     m = until(lambda: re.search(r"^gen ([0-9a-f]{16}) ([0-9a-f]{16}) ([0-9a-f]{16})\r?\n", log(vm), re.M))
     return int(m[1], 16), int(m[2], 16), m[3]
-
-
-def children(pid):
-    out = []
-    for t in os.listdir("/proc/%d/task" % pid):
-        with open("/proc/%d/task/%s/children" % (pid, t)) as f:
-            out += [int(c) for c in f.read().split()]
-    return out
-
-
-def smfs_processes():
-    """Those that serve this suite's mount."""
-    out = []
-    for p in os.listdir("/proc"):
-        try:
-            with open("/proc/%s/cmdline" % p, "rb") as f:
-                if p.isdigit() and STORE.encode() in f.read() and "smfs" in os.readlink("/proc/%s/exe" % p):
-                    out.append(int(p))
-        except OSError:
-            pass
-    assert out
-    return out
-
-
-class Stuck:
-    """The mount answers nobody: a restore takes for ever."""
-
-    def __enter__(self):
-        # What the kernel has cached it would not ask for.
-        with open("/proc/sys/vm/drop_caches", "w") as f:
-            f.write("2")
-        self.pids = smfs_processes()
-        for p in self.pids:
-            os.kill(p, signal.SIGSTOP)
-
-    def __exit__(self, *_):
-        for p in self.pids:
-            os.kill(p, signal.SIGCONT)
 
 
 # ---- the seed dialect
@@ -264,6 +226,9 @@ def ends(line, reason):
 
 
 ends(b"PING\n", "no such request: PING")
+ends(b"HELLO 0\n", "takes a version")
+ends(b"HELLO 1 junk\n", "not KEY=VALUE")
+ends(b"RESTORE " + b"n" * 4096 + b"\n", "more than 4095 bytes")
 ends(b"restore s1\n", "no such request")
 ends(b"RESTORE\n", "path is missing")
 ends(b"RESTORE nosuch\n", "no such directory")
@@ -294,7 +259,7 @@ def _():
         s.quit()
 
 
-@case("seed: a restore that fails after the time the supervisor gave it closes the connection")
+@case("seed: a restore that takes long is answered when it is done")
 def _():
     with worker() as s:
         s.ask("RESTORE s1")
@@ -312,6 +277,21 @@ def _():
             s.raw(line)
             s.sock.close()
             same(s.process.wait(20), 0)
+
+
+@case("the supervisor ends its own direction, or a signal comes: what is in flight is answered, then that is the end")
+def _():
+    for i, end in enumerate((lambda s: s.sock.shutdown(socket.SHUT_WR), lambda s: s.process.send_signal(signal.SIGTERM))):
+        with worker() as s:
+            s.ask("RESTORE s1")
+            s.send("SNAPSHOT half%d" % i)
+            child, = until(lambda: children(s.process.pid))
+            os.kill(child, signal.SIGSTOP)
+            end(s)
+            s.quiet()
+            os.kill(child, signal.SIGCONT)
+            same(s.line().word, "DONE_SNAPSHOT")
+            same(s.gone(), 0)
 
 
 @case("seed: QUIT at once, twice, with more behind it")
@@ -366,6 +346,11 @@ def _():
         same(cli("worker", "--socket", "/x", "--ready", bad).returncode, 2)
     same(cli("worker", "--socket", "/x", *["--ready", "agent"] * 33).returncode, 2)
     same(cli("worker", "--socket", "/x", "--restore", "s1", "--kernel", BUILD + "/guest/counter").returncode, 2)
+    same(cli("worker", "--socket", "/x", "nosuch").returncode, 3)
+    with worker("--restore", "s1", "--name", "w") as s:
+        same(s.line().word, "DONE")
+        with worker("--name", "w", ready=False) as t:
+            same(t.gone(), 4)
 
 
 @case("a worker started on a snapshot says a first DONE, its phases zero")
@@ -465,7 +450,8 @@ def _():
     with worker(hello=True) as s:
         same(s.hello().keys["line_max"], 16384)
         same(s.ask("HELLO 7 id=a.B-c_9").keys["id"], "a.B-c_9")
-        for line in ("HELLO", "HELLO 0", "HELLO one", "HELLO 1 junk", "HELLO 99999999999999999999"):
+        same(s.ask("HELLO 4294967295").first, 1)
+        for line in ("HELLO", "HELLO 0", "HELLO one", "HELLO 1 junk", "HELLO 4294967296", "HELLO 99999999999999999999"):
             got = s.ask(line)
             same((got.word, got.keys["code"]), ("ERR_UNKNOWN", "EINVAL"))
         same(s.quit(), 0)
@@ -513,6 +499,7 @@ def _():
             same((got.word, got.keys["code"], got.keys["machine"]), ("ERR_RESTORE", "EINVAL", "kept"))
         same(s.ask("SNAPSHOT x idle_ms=60001").keys["code"], "EINVAL")
         same(s.ask('RESTORE s1 later="a b" id=1 id=2 x=y').keys["id"], 1)
+        same(s.ask("RESTORE s1 later=" + "y" * 16000).word, "DONE")
         s.quit()
 
 

@@ -6,7 +6,7 @@ import sys
 import time
 
 sys.path.insert(0, "tests/lib")
-from cases import case, done, own_memory  # noqa: E402
+from cases import Stuck, case, children, done, own_memory  # noqa: E402
 from supervisor import Supervisor  # noqa: E402
 
 resets = int(sys.argv[1])
@@ -20,14 +20,6 @@ def log(s):
 def slab():
     with open("/proc/meminfo") as f:
         return next(int(x.split()[1]) for x in f if x.startswith("SUnreclaim:"))
-
-
-def children(pid):
-    out = []
-    for t in os.listdir("/proc/%d/task" % pid):
-        with open("/proc/%d/task/%s/children" % (pid, t)) as f:
-            out += [int(c) for c in f.read().split()]
-    return out
 
 
 @case("%d resets: no more memory, descriptors, mappings, time" % resets)
@@ -132,6 +124,20 @@ def _():
     while "u1" not in os.listdir(os.environ["SMFS_MOUNT"] + "/snapshots"):
         assert time.monotonic() < end
         time.sleep(0.1)
+
+
+@case("seed: a restore that is stuck ends the connection after 250 s, and the worker 60 s later")
+def _():
+    with Supervisor(["smvm-runner", "worker"]) as s:
+        s.expect("READY")
+        s.ask("RESTORE s1")
+        with Stuck():
+            s.timeout = 80
+            began = time.monotonic()
+            s.send("RESTORE s2")
+            assert s.gone(260) == 1
+            assert 305 < time.monotonic() - began < 330
+        assert "no answer in time; restore in flight" in s.said(), s.said()
 
 
 @case("half a line for 60 s: the seed's connection ends, the extended one is told")

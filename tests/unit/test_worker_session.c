@@ -209,15 +209,25 @@ static void test_restore_deadline(void **state)
 	line("RESTORE b");
 	assert_int_equal(jobs, 2);
 
-	/* The seed's supervisor times out by itself, and gets the late answer as it always did. */
+	/* The seed's supervisor times out by itself, and gets the late answer as it always did, */
 	fresh(false, true);
 	line("RESTORE a");
-	assert_int_equal(session_next_us(&s), 0);
-	now += 500 * S;
+	now += 249 * S;
 	session_tick(&s, now);
 	assert_string_equal(said, "");
 	event(EVENT_RESTORED, 0);
 	assert_true(says("DONE 9"));
+	/* unless there is to be none. */
+	line("RESTORE a");
+	assert_int_equal(session_next_us(&s), now + 250 * S);
+	now += 250 * S;
+	session_tick(&s, now);
+	assert_string_equal(said, "");
+	assert_true(s.shut && s.leaving && !s.over);
+	assert_int_equal(s.exit_code, 1);
+	now += 60 * S;
+	session_tick(&s, now);
+	assert_true(s.over && s.busy);
 }
 
 static void test_snapshot_deadline(void **state)
@@ -347,11 +357,20 @@ static void test_end_of_file(void **state)
 	session_quit(&s, now);
 	session_quit(&s, now);
 	assert_int_equal(jobs, 1);
-	assert_true(s.shut);
+	assert_false(s.shut);
 	event(EVENT_LEFT, 0);
 	assert_string_equal(said, "");
 	assert_true(s.over);
 	assert_int_equal(s.exit_code, 0);
+
+	/* What is in flight is answered all the same: who has ended may still read. */
+	fresh(true, true);
+	line("SNAPSHOT a id=1");
+	session_quit(&s, now);
+	assert_int_equal(jobs, 1);
+	event(EVENT_SAVED, 0);
+	assert_true(says("DONE_SNAPSHOT"));
+	assert_int_equal(job.kind, JOB_LEAVE);
 }
 
 static void test_no_request(void **state)
@@ -384,17 +403,18 @@ static void test_start(void **state)
 				struct event e = {.kind = fails	 ? EVENT_FAILED
 							  : bake ? EVENT_BAKED
 								 : EVENT_RESTORED,
-						  .baking = bake,
 						  .how = "new",
 						  .us = 7};
 
 				said[0] = '\0';
 				session_init(&s, &ops, NULL, "id", "/run/x");
+				s.baking = bake;
+				s.ready_ms = 7000;
 				session_begin(&s, true, now);
 				assert_string_equal(said, "READY\n");
 				assert_int_equal(job.kind, JOB_START);
-				assert_int_equal(session_next_us(&s), 0);
 				s.hello = hello;
+				assert_int_equal(session_next_us(&s), now + (bake ? 257 : 250) * S);
 				line("SNAPSHOT a");
 				assert_non_null(strstr(said, "restore in flight"));
 				if (fails)
@@ -411,6 +431,31 @@ static void test_start(void **state)
 								: "ERR_RESTORE code=ETIMEDOUT "
 								  "machine=none no\n"));
 			}
+}
+
+/* A start that is stuck is over for the seed; the extended one hears when it is settled. */
+static void test_start_deadline(void **state)
+{
+	for (int hello = 0; hello < 2; hello++)
+		for (int bake = 0; bake < 2; bake++) {
+			session_init(&s, &ops, NULL, "id", "/run/x");
+			s.baking = bake;
+			session_begin(&s, true, now);
+			s.hello = hello;
+			said[0] = '\0';
+			now += 250 * S;
+			session_tick(&s, now);
+			if (!hello) {
+				assert_string_equal(said, "");
+				assert_true(s.shut && s.leaving);
+				continue;
+			}
+			assert_true(says(bake ? "ERR_BAKE code=ETIMEDOUT no answer in time"
+					      : "ERR_RESTORE code=ETIMEDOUT no answer in time"));
+			event(bake ? EVENT_BAKED : EVENT_RESTORED, 0);
+			assert_string_equal(said, "SETTLED ok\n");
+			assert_true(s.machine);
+		}
 }
 
 static void test_ended(void **state)
@@ -463,6 +508,7 @@ int main(void)
 					   cmocka_unit_test(test_end_of_file),
 					   cmocka_unit_test(test_no_request),
 					   cmocka_unit_test(test_start),
+					   cmocka_unit_test(test_start_deadline),
 					   cmocka_unit_test(test_ended),
 					   cmocka_unit_test(test_long_errors)};
 
