@@ -270,8 +270,9 @@ struct smvm_exit {
 };
 /*
  * Run a program and wait for its end; its output is carried meanwhile. Descriptors stay the
- * caller's. ENOENT: no such program. ENOTSUP: the guest has no agent. Several may run at once, from
- * handles of smvm_vm_open().
+ * caller's. ENOENT: no such program. ENOTSUP: the guest has no agent. ETIMEDOUT: the guest does not
+ * answer, or does not say within 30 s after `timeout_ms` that the program has ended. Several may run
+ * at once, from handles of smvm_vm_open().
  */
 SMVM_API int smvm_vm_exec(struct smvm_vm *vm, const struct smvm_exec *exec, struct smvm_exit *out,
 			  struct smvm_error *err);

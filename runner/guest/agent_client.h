@@ -107,11 +107,15 @@ struct agent_exec_io {
 	 */
 	int signal_fd;
 	int tty_fd;
+	/* How much longer than the program's time limit, if it has one; 0: AGENT_TIMEOUT_MS. */
+	int late_ms;
 };
 /*
  * Carry bytes both ways until the program has ended and all its output is written. `in` is only
  * polled and read, never made non-blocking. Descriptors stay the caller's. A closed `out` or
- * `err` (EPIPE; the caller ignores SIGPIPE) ends the session with that error.
+ * `err` (EPIPE; the caller ignores SIGPIPE) ends the session with that error. A guest that does not
+ * keep to the time limit is not believed for ever: ETIMEDOUT, `late_ms` after it; the time that
+ * `out` and `err` take to be read does not count.
  */
 int agent_exec_run(struct agent *a, const struct agent_exec_io *io, struct agent_exit *exit,
 		   struct err *err);

@@ -8,6 +8,7 @@ struct agent {
 	int fd;
 	uint16_t version;	  /* of the protocol, what both speak */
 	int end_fd;		  /* borrowed: readable once the guest is no more; -1: none */
+	uint32_t exec_limit_ms;	  /* the time limit of what agent_exec_start() began; 0: none */
 	struct agent_frame frame; /* the last one received */
 };
 

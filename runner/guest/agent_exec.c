@@ -25,6 +25,7 @@ int agent_exec_start(struct agent *a, const struct agent_exec *x, int timeout_ms
 	if (r < 0)
 		return r;
 	agent_put_exec(&w, x);
+	a->exec_limit_ms = x->timeout_ms;
 	return agent_call(a, AGENT_EXEC, &w, AGENT_STARTED, timeout_ms, err);
 }
 
@@ -85,12 +86,23 @@ static int guest_write(struct pump *p, struct err *err)
 	return 0;
 }
 
+/* The guest has no part in how long its output takes to be read here. */
+static int output(struct pump *p, const struct agent_frame *f, struct err *err)
+{
+	const int64_t began = mono_ms();
+	int r = f->len ? p->output(p, f->type, f->data, f->len, err) : 0;
+
+	if (p->end_ms >= 0)
+		p->end_ms += mono_ms() - began;
+	return r;
+}
+
 static int guest_frame(struct pump *p, struct agent_frame *f, struct err *err)
 {
 	switch (f->type) {
 	case AGENT_STDOUT:
 	case AGENT_STDERR:
-		return f->len ? p->output(p, f->type, f->data, f->len, err) : 0;
+		return output(p, f, err);
 	case AGENT_EXIT:
 		p->done = true;
 		return agent_get_exit(f, &p->exit, err);
@@ -245,7 +257,9 @@ int agent_exec_run(struct agent *a, const struct agent_exec_io *io, struct agent
 	p->in = io->in;
 	p->signal_fd = io->signal_fd;
 	p->tty_fd = io->tty_fd;
-	p->end_ms = -1;
+	p->end_ms = a->exec_limit_ms ? mono_ms() + a->exec_limit_ms +
+					       (io->late_ms ? io->late_ms : AGENT_TIMEOUT_MS)
+				     : -1;
 	p->output = to_fd;
 	p->ctx = (void *)io;
 	if (p->in < 0)

@@ -1,6 +1,7 @@
 /* Exec sessions: streams, terminals, signals, users, and peers that misbehave or go away. */
 #include "tests/unit/agent_session.h"
 
+#include <pthread.h>
 #include <sys/signalfd.h>
 
 /* Run `sh -c script`. */
@@ -291,6 +292,98 @@ static void over_descriptors(void **state)
 	end(x, a);
 }
 
+/* What a guest does that is not to be believed: STARTED, and then never EXIT. */
+struct endless {
+	int fd;
+	const char *says; /* again and again, or NULL */
+};
+
+static void *run_endless(void *arg)
+{
+	const struct endless *w = arg;
+	struct agent_frame f = {0};
+	cleanup_writer struct writer hello = WRITER_INIT;
+	const uint8_t pid[4] = {1};
+	int r = agent_frame_read(w->fd, &f, MS, NULL);
+
+	agent_put_hello(&hello);
+	if (r == 0 && (r = agent_frame_send(w->fd, AGENT_HELLO, &hello, MS, NULL)) == 0)
+		r = agent_frame_read(w->fd, &f, MS, NULL);
+	if (r == 0)
+		r = agent_frame_write(w->fd, AGENT_STARTED, pid, sizeof(pid), MS, NULL);
+	while (r == 0 && w->says) {
+		r = agent_frame_write(w->fd, AGENT_STDOUT, w->says, strlen(w->says), MS, NULL);
+		poll(NULL, 0, 1);
+	}
+	/* Until the client has gone. */
+	while (r == 0)
+		r = agent_frame_read(w->fd, &f, MS, NULL);
+	agent_frame_free(&f);
+	return NULL;
+}
+
+static void a_guest_that_never_ends_its_program_is_left(void **state)
+{
+	static const char *const says[] = {NULL, "x"};
+	char *argv[] = {"true", NULL};
+	struct agent_exec req = {.argv = argv, .timeout_ms = 100};
+	const struct agent_exec_io io = {
+		.in = -1, .out = -1, .err = -1, .signal_fd = -1, .tty_fd = -1, .late_ms = 200};
+
+	for (int i = 0; i < 2; i++) {
+		struct endless w = {.says = says[i]};
+		struct agent_exit exit;
+		struct err e = ERR_INIT;
+		struct agent *a;
+		pthread_t thread;
+		int s[2];
+
+		assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM, 0, s), 0);
+		w.fd = s[1];
+		assert_int_equal(pthread_create(&thread, NULL, run_endless, &w), 0);
+		assert_int_equal(agent_attach(s[0], MS, &a, &e), 0);
+		assert_int_equal(agent_exec_start(a, &req, MS, &e), 0);
+		assert_int_equal(agent_exec_run(a, &io, &exit, &e), -ETIMEDOUT);
+		agent_close(a);
+		pthread_join(thread, NULL);
+		close(s[1]);
+	}
+}
+
+/* The program has ended in time; what it has said is read later than it had time for. */
+static void a_slow_reader_costs_the_guest_no_time(void **state)
+{
+	struct fixture *x = *state;
+	char *argv[] = {"head", "-c", "300000", "/dev/zero", NULL}, buf[4096];
+	struct agent_exec req = {.argv = argv, .timeout_ms = 300};
+	struct agent *a = begin(x);
+	struct agent_exit exit;
+	struct err e = ERR_INIT;
+	size_t total = 0;
+	int out[2];
+
+	assert_int_equal(pipe(out), 0);
+	assert_int_equal(agent_exec_start(a, &req, MS, &e), 0);
+	pid_t reader = fork();
+	if (reader == 0) {
+		close(out[1]);
+		poll(NULL, 0, 1000);
+		for (ssize_t n; (n = read(out[0], buf, sizeof(buf))) > 0;)
+			total += (size_t)n;
+		_exit(total == 300000 ? 0 : 1);
+	}
+	close(out[0]);
+	struct agent_exec_io io = {
+		.in = -1, .out = out[1], .err = -1, .signal_fd = -1, .tty_fd = -1, .late_ms = 200};
+	if (agent_exec_run(a, &io, &exit, &e) < 0)
+		fail_msg("%s", e.msg);
+	close(out[1]);
+	int status;
+	assert_int_equal(waitpid(reader, &status, 0), reader);
+	assert_int_equal(status, 0);
+	end(x, a);
+}
+
 static bool alive(pid_t p)
 {
 	return kill(p, 0) == 0;
@@ -416,6 +509,8 @@ int main(void)
 		T(a_terminal_of_the_right_size),
 		T(signals_and_window_size),
 		T(over_descriptors),
+		T(a_guest_that_never_ends_its_program_is_left),
+		T(a_slow_reader_costs_the_guest_no_time),
 		T(a_dropped_connection_kills_the_group),
 		T(garbage_ends_the_session),
 		T(a_broken_session_kills_its_program),
