@@ -67,7 +67,8 @@ static int copy_out(struct agent *a, const struct copy *c, struct agent_done *do
 	int r;
 
 	if (!strcmp(c->host, "-"))
-		return agent_file_read(a, c->guest, 0, UINT64_MAX, STDOUT_FILENO, NULL, done, err);
+		return agent_file_read(a, c->guest, 0, UINT64_MAX, c->limit, STDOUT_FILENO, NULL,
+				       done, err);
 	base_name(c->guest, name);
 	r = tree_target(-1, c->host, name, &dirfd, as, err);
 	return r < 0 ? r : agent_fetch(a, c->guest, dirfd, as, &p, done, err);

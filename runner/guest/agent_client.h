@@ -138,11 +138,11 @@ void agent_output_free(struct agent_output *o);
 
 /*
  * At most `length` bytes (UINT64_MAX: all) of a regular file of the guest from `offset` on, into
- * the descriptor `out`. *o (may be NULL) tells its size, mode, owner and time. EISDIR, EINVAL for
- * what is no regular file.
+ * the descriptor `out`; EFBIG if it sends more than `max_bytes`, which are there then. *o (may be
+ * NULL) tells its size, mode, owner and time. EISDIR, EINVAL for what is no regular file.
  */
-int agent_file_read(struct agent *a, const char *path, uint64_t offset, uint64_t length, int out,
-		    struct agent_opened *o, struct agent_done *done, struct err *err);
+int agent_file_read(struct agent *a, const char *path, uint64_t offset, uint64_t length,
+		    uint64_t max_bytes, int out, struct agent_opened *o, struct agent_done *done, struct err *err);
 /*
  * Replace or make a file of the guest with what `in` has, to its end: atomically, and synced. After
  * a failure what was there is still there, and the connection is to be closed.

@@ -3,6 +3,7 @@
 #include "runner/guest/agent_conn.h"
 
 #include "smfs/base/cleanup.h"
+#include "smfs/base/num.h"
 
 #include <string.h>
 
@@ -46,8 +47,9 @@ static int end(struct agent *a, struct agent_done *done, struct err *err)
 	return agent_get_done(&a->frame, done, err);
 }
 
-int agent_file_read(struct agent *a, const char *path, uint64_t offset, uint64_t length, int out,
-		    struct agent_opened *o, struct agent_done *done, struct err *err)
+int agent_file_read(struct agent *a, const char *path, uint64_t offset, uint64_t length,
+		    uint64_t max_bytes, int out, struct agent_opened *o, struct agent_done *done,
+		    struct err *err)
 {
 	cleanup_writer struct writer w = WRITER_INIT;
 	struct agent_read q = {.offset = offset, .length = length};
@@ -57,7 +59,9 @@ int agent_file_read(struct agent *a, const char *path, uint64_t offset, uint64_t
 		return r;
 	agent_put_read(&w, &q);
 	r = begin(a, AGENT_READ, &w, o, err);
-	return r < 0 ? r : file_receive(a->fd, &a->frame, out, path, length, IDLE_MS, done, err);
+	return r < 0 ? r
+		     : file_receive(a->fd, &a->frame, out, path, MIN(length, max_bytes), IDLE_MS,
+				    done, err);
 }
 
 int agent_file_write(struct agent *a, const struct agent_write *q, int in, struct agent_done *done,

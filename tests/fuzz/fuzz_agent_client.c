@@ -54,7 +54,7 @@ static void copy(struct agent *a, uint8_t what)
 	must(ftruncate(file, 0) == 0 && lseek(file, 0, SEEK_SET) == 0);
 	switch (what % 4) {
 	case 0:
-		if (agent_file_read(a, "/x", 0, 1000, file, &o, &done, &err) == 0)
+		if (agent_file_read(a, "/x", 0, 1000, UINT64_MAX, file, &o, &done, &err) == 0)
 			must(done.bytes <= 1000 && lseek(file, 0, SEEK_END) == (off_t)done.bytes);
 		break;
 	case 1:

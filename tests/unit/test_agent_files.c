@@ -74,7 +74,7 @@ static void a_file_is_written_and_read(void **state)
 		fail_msg("%s", e.msg);
 	assert_int_equal(d.bytes, n);
 	/* The same connection takes the next request. */
-	if (agent_file_read(a, "/new/deep/file", 0, UINT64_MAX, out, &o, &d, &e) < 0)
+	if (agent_file_read(a, "/new/deep/file", 0, UINT64_MAX, UINT64_MAX, out, &o, &d, &e) < 0)
 		fail_msg("%s", e.msg);
 	assert_int_equal(o.size, n);
 	assert_int_equal(o.mode, 04640);
@@ -82,16 +82,38 @@ static void a_file_is_written_and_read(void **state)
 	assert_memory_equal(data, back, n);
 	assert_int_equal(ftruncate(out, 0), 0);
 	lseek(out, 0, SEEK_SET);
-	assert_int_equal(agent_file_read(a, "/new/deep/file", 1000, 70000, out, NULL, &d, &e), 0);
+	assert_int_equal(
+		agent_file_read(a, "/new/deep/file", 1000, 70000, UINT64_MAX, out, NULL, &d, &e),
+		0);
 	assert_int_equal(d.bytes, 70000);
 	assert_int_equal(pread_full(out, back, 70000, 0), 0);
 	assert_memory_equal(data + 1000, back, 70000);
 	/* Beyond the end there is nothing. */
-	assert_int_equal(agent_file_read(a, "/new/deep/file", n + 5, 10, out, NULL, &d, &e), 0);
+	assert_int_equal(
+		agent_file_read(a, "/new/deep/file", n + 5, 10, UINT64_MAX, out, NULL, &d, &e), 0);
 	assert_int_equal(lseek(out, 0, SEEK_CUR), 70000);
 	end(x, a);
 	free(data);
 	free(back);
+}
+
+static void more_than_was_allowed_is_not_taken(void **state)
+{
+	struct fixture *x = *state;
+	cleanup_fd int out = memory("", 0);
+	struct agent *a;
+	struct agent_done d;
+	struct err e = ERR_INIT;
+
+	assert_int_equal(sh(x, "head -c 100000 /dev/zero >$G/f"), 0);
+	a = begin(x);
+	assert_int_equal(agent_file_read(a, "/f", 0, UINT64_MAX, 100000, out, NULL, &d, &e), 0);
+	assert_int_equal(d.bytes, 100000);
+	end(x, a);
+	a = begin(x);
+	assert_int_equal(agent_file_read(a, "/f", 0, UINT64_MAX, 99999, out, NULL, &d, &e), -EFBIG);
+	assert_true(lseek(out, 0, SEEK_CUR) <= 100000 + 99999);
+	end(x, a);
 }
 
 static void what_is_no_file_is_refused(void **state)
@@ -103,10 +125,10 @@ static void what_is_no_file_is_refused(void **state)
 	struct err e = ERR_INIT;
 
 	assert_int_equal(sh(x, "mkfifo $G/fifo; mkdir $G/dir"), 0);
-	assert_int_equal(agent_file_read(a, "/none", 0, 1, out, NULL, &d, &e), -ENOENT);
-	assert_int_equal(agent_file_read(a, "/dir", 0, 1, out, NULL, &d, &e), -EISDIR);
-	assert_int_equal(agent_file_read(a, "/fifo", 0, 1, out, NULL, &d, &e), -EINVAL);
-	assert_int_equal(agent_file_read(a, "rel", 0, 1, out, NULL, &d, &e), -EINVAL);
+	assert_int_equal(agent_file_read(a, "/none", 0, 1, UINT64_MAX, out, NULL, &d, &e), -ENOENT);
+	assert_int_equal(agent_file_read(a, "/dir", 0, 1, UINT64_MAX, out, NULL, &d, &e), -EISDIR);
+	assert_int_equal(agent_file_read(a, "/fifo", 0, 1, UINT64_MAX, out, NULL, &d, &e), -EINVAL);
+	assert_int_equal(agent_file_read(a, "rel", 0, 1, UINT64_MAX, out, NULL, &d, &e), -EINVAL);
 	end(x, a);
 }
 
@@ -158,7 +180,8 @@ static void links_stay_inside_the_root(void **state)
 	assert_int_equal(sh(x, "mkdir $G/etc; ln -s /etc $G/abs; ln -s ../../../../etc $G/up"), 0);
 	assert_int_equal(agent_file_write(a, &q, in, &d, &e), 0);
 	assert_int_equal(sh(x, "[ $(cat $G/etc/passwd) = guest ]"), 0);
-	assert_int_equal(agent_file_read(a, "/abs/passwd", 0, 99, out, NULL, &d, &e), 0);
+	assert_int_equal(agent_file_read(a, "/abs/passwd", 0, 99, UINT64_MAX, out, NULL, &d, &e),
+			 0);
 	assert_int_equal(d.bytes, 5);
 	end(x, a);
 }
@@ -475,6 +498,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		T(a_file_is_written_and_read),
+		T(more_than_was_allowed_is_not_taken),
 		T(what_is_no_file_is_refused),
 		T(writing_is_atomic),
 		T(links_stay_inside_the_root),
