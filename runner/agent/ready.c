@@ -13,6 +13,7 @@
 #include <regex.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/pidfd.h>
 #include <sys/wait.h>
@@ -44,11 +45,11 @@ static bool listens(const char *table, uint16_t port)
 	char line[512];
 
 	while (f && fgets(line, sizeof(line), f)) {
-		unsigned local, state;
+		char local[5], state[3];
 
-		if (sscanf(line, " %*u: %*[0-9A-Fa-f]:%x %*[0-9A-Fa-f]:%*x %x", &local, &state) ==
-			    2 &&
-		    local == port && state == TCP_LISTEN)
+		if (sscanf(line, " %*u: %*[0-9A-F]:%4[0-9A-F] %*[0-9A-F]:%*4[0-9A-F] %2[0-9A-F]",
+			   local, state) == 2 &&
+		    strtoul(local, NULL, 16) == port && strtoul(state, NULL, 16) == TCP_LISTEN)
 			return true;
 	}
 	return false;
