@@ -56,7 +56,7 @@ LIBPULL := $(BUILD)/libpull.a
 LIBAGENT := $(BUILD)/libagent.a
 
 .SECONDARY:
-.PHONY: all deps check check-long check-san quickstart bench bench-store bench-snapshot bench-agent bench-pool plots install uninstall deb clean tidy format fuzz tests help FORCE
+.PHONY: all deps check check-long check-san check-tsan quickstart bench bench-store bench-snapshot bench-agent bench-pool plots install uninstall deb clean tidy format fuzz tests help FORCE
 .DELETE_ON_ERROR:
 
 all: $(BUILD)/smfs $(BUILD)/smvm-pull $(BUILD)/smvm-runner $(BUILD)/smvm-init \
@@ -68,7 +68,8 @@ help:
 	@echo 'make quickstart   install, build, and run the main job for real'
 	@echo 'make check        install, build, test; ends with "N passed, N failed, N skipped"'
 	@echo 'make check-long   what takes longer: long tests, sanitizers, fuzzing, clang-tidy'
-	@echo 'make check-san    the unit and mount tests under AddressSanitizer and UBSan'
+	@echo 'make check-san    the unit, guest and mount tests under AddressSanitizer and UBSan'
+	@echo 'make check-tsan   what has threads under ThreadSanitizer: unit tests, worker, pool, fork'
 	@echo 'make bench        every figure, tab-separated; QUICK=1 for a few minutes'
 	@echo 'make plots        the last bench-snapshot as bench/results/snapshot-*.svg, by gnuplot'
 	@echo 'make tidy         clang-tidy over the tree; make format: clang-format'
@@ -183,13 +184,17 @@ check-long: deps
 	$(MAKE) tests
 	BUILD=$(BUILD) sh tests/run.sh long
 	$(MAKE) check-san
+	$(MAKE) check-tsan
 	$(MAKE) fuzz
 	$(MAKE) tidy
 
-# The unit and mount tests again, in a build with sanitizers.
+# Many of the tests again, in builds with sanitizers.
 check-san: deps
 	$(MAKE) SAN=address,undefined tests
-	BUILD=$(BUILD)-san sh tests/run.sh san
+	BUILD=$(BUILD)-san SAN=address,undefined sh tests/run.sh san
+check-tsan: deps
+	$(MAKE) BUILD=$(BUILD)-thread SAN=thread tests
+	BUILD=$(BUILD)-thread-san SAN=thread sh tests/run.sh tsan
 
 quickstart: deps
 	$(MAKE) all

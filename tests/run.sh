@@ -3,12 +3,14 @@
 #
 #   tests/run.sh check [SUITE...]     what `make check` runs
 #   tests/run.sh long  [SUITE...]     what `make check-long` adds
-#   tests/run.sh san                  unit and fs suites, for a sanitized build
+#   tests/run.sh san   [SUITE...]     unit, guest and fs suites, in a build with AddressSanitizer and UBSan
+#   tests/run.sh tsan  [SUITE...]     unit suites and those of what has threads, in a build with ThreadSanitizer
 #
 # A suite is a program that prints TAP ("ok N - name", "not ok N - name", "ok N - name # SKIP why").
 # tests/unit/test_*.c are cmocka programs; tests/{lint,fs,registry,guest,vm}/*.sh are shell programs on
 # tests/lib/tap.sh; a name ending in -long.sh belongs to `long`. A suite that dies, or prints no
-# test at all, counts as a failure. Logs: $BUILD/test-logs.
+# test at all, counts as a failure. So does one in which a sanitizer had something to say, in whatever
+# process. Logs: $BUILD/test-logs.
 set -u
 cd "$(dirname "$0")/.." || exit 1
 BUILD=${BUILD:-build}
@@ -18,6 +20,22 @@ mode=${1:-check}
 logs=$BUILD/test-logs
 mkdir -p "$logs"
 passed=0 failed=0 skipped=0 died=0
+
+# A process's reports go where they are found however it was started, and wherever its output went.
+reports=
+case $mode in
+san | tsan)
+	reports=$(cd "$logs" && pwd)/reports
+	rm -rf "$reports"
+	mkdir "$reports"
+	ASAN_OPTIONS=log_path=$reports/asan${ASAN_OPTIONS:+:$ASAN_OPTIONS}
+	UBSAN_OPTIONS=print_stacktrace=1:log_path=$reports/ubsan${UBSAN_OPTIONS:+:$UBSAN_OPTIONS}
+	# A machine with threads is forked, and its child makes threads of its own: supported by the C
+	# library, and by the sanitizer only when it is told so.
+	TSAN_OPTIONS=die_after_fork=0:second_deadlock_stack=1:log_path=$reports/tsan${TSAN_OPTIONS:+:$TSAN_OPTIONS}
+	export ASAN_OPTIONS UBSAN_OPTIONS TSAN_OPTIONS
+	;;
+esac
 
 run() { # run SUITE-NAME COMMAND...
 	name=$1
@@ -37,6 +55,12 @@ run() { # run SUITE-NAME COMMAND...
 	if [ $rc -ne 0 ] && [ "$f" -eq 0 ]; then
 		f=1
 		echo "not ok - $name ended with status $rc" >>"$log"
+	fi
+	if [ -n "$reports" ] && [ -n "$(ls "$reports")" ]; then
+		f=$((f + 1))
+		cat "$reports"/* >>"$log"
+		rm "$reports"/*
+		echo "not ok - $name had a sanitizer report" >>"$log"
 	fi
 	[ $((p + f + s)) -gt 0 ] || { f=1; echo "not ok - $name ran no test" >>"$log"; }
 	printf '%-34s %3d passed, %d failed, %d skipped  (%d s)\n' "$name" "$p" "$f" "$s" $(($(date +%s) - start))
@@ -63,7 +87,14 @@ wanted() { # wanted NAME PATTERNS...
 }
 
 folders='lint fs registry guest vm'
-[ "$mode" = san ] && folders=fs
+few=
+case $mode in
+san) folders='guest fs' ;;
+tsan)
+	folders=guest
+	few='test_api test_chaos test_fork test_live test_pool test_worker'
+	;;
+esac
 if [ "$mode" != long ]; then
 	for t in "$BUILD"/unit/test_*; do
 		case $t in *.d) continue ;; esac
@@ -76,8 +107,9 @@ for d in $folders; do
 		b=$d/$(basename "$t" .sh)
 		case $mode:$b in
 		long:*-long) ;;
-		long:* | check:*-long | san:*-long) continue ;;
+		long:* | *:*-long) continue ;;
 		esac
+		case " ${few:-${b##*/}} " in *" ${b##*/} "*) ;; *) continue ;; esac
 		wanted "$b" "$@" && run "$b" sh "$t"
 	done
 done

@@ -4,7 +4,7 @@ cd "$(dirname "$0")/../.." || exit 1
 . tests/lib/tap.sh
 unset MAKEFLAGS MAKELEVEL
 src=$PWD/doc/examples
-make -s BUILD="$B" PREFIX=/usr DESTDIR="$T/dest" install >"$T/log" 2>&1 || cat "$T/log"
+make -s BUILD="${B%-san}" SAN="${SAN:-}" PREFIX=/usr DESTDIR="$T/dest" install >"$T/log" 2>&1 || cat "$T/log"
 header=$T/dest/usr/include/smvm.h
 
 # ---- what is installed --------------------------------------------------------------------------
@@ -29,7 +29,7 @@ PKG_CONFIG_SYSROOT_DIR=$T/dest PKG_CONFIG_PATH=$T/dest/usr/lib/pkgconfig
 PKG_CONFIG_ALLOW_SYSTEM_CFLAGS=1 PKG_CONFIG_ALLOW_SYSTEM_LIBS=1
 export PKG_CONFIG_SYSROOT_DIR PKG_CONFIG_PATH PKG_CONFIG_ALLOW_SYSTEM_CFLAGS PKG_CONFIG_ALLOW_SYSTEM_LIBS
 built() { # built EXAMPLE
-	(cd "$T/outside" && cc -Wall -Wextra -Werror -o "$1" "$1.c" $(pkg-config --cflags --libs smvm))
+	(cd "$T/outside" && cc -Wall -Wextra -Werror ${SAN:+"-fsanitize=$SAN"} -o "$1" "$1.c" $(pkg-config --cflags --libs smvm))
 }
 for f in "$src"/*.c; do
 	e=$(basename "$f" .c)

@@ -5,7 +5,7 @@
 cd "$(dirname "$0")/../.." || exit 1
 . tests/lib/tap.sh
 unset MAKEFLAGS MAKELEVEL
-make -s BUILD="$B" PREFIX="$T/usr" install >"$T/log" 2>&1 || cat "$T/log"
+make -s BUILD="${B%-san}" SAN="${SAN:-}" PREFIX="$T/usr" install >"$T/log" 2>&1 || cat "$T/log"
 unit=$T/usr/lib/systemd/system/smvm-pool@.service
 . tests/guest/tiny.sh
 if ! unshare -mni true 2>/dev/null; then
