@@ -10,7 +10,7 @@ import sys
 import time
 
 sys.path.insert(0, "tests/lib")
-from cases import Stuck, case, children, cli, done, own_memory, same, until  # noqa: E402
+from cases import Skip, Stuck, case, children, cli, done, own_memory, same, until  # noqa: E402
 from supervisor import Gone, Supervisor  # noqa: E402
 
 BUILD = sys.argv[1]
@@ -88,8 +88,9 @@ def _():
     def rewound():
         return json.loads(cli("info", "w").stdout)["restored"]["rewound_bytes"]
 
-    if tuple(int(n) for n in re.findall(r"\d+", os.uname().release)[:2]) < (6, 7):
-        return
+    kernel = os.uname().release
+    if tuple(int(n) for n in re.findall(r"\d+", kernel)[:2]) < (6, 7):
+        raise Skip("Linux %s has no PAGEMAP_SCAN (6.7) to tell what was written" % kernel)
     with worker("--name", "w") as s:
         for name, again in (("s1", False), ("s1", True), ("s1", True), ("s2", False), ("s2", True), ("s1", False)):
             s.ask("RESTORE " + name)

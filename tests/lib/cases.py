@@ -9,9 +9,13 @@ import time
 count = failed = 0
 
 
+class Skip(Exception):
+    """The case cannot be had here; its text says why."""
+
+
 def case(what):
-    """A decorator that runs the case at once. It fails by an exception; what it printed is kept. Only those that match $CASES,
-    an expression, where that is set."""
+    """A decorator that runs the case at once. It fails by an exception, but Skip; what it printed is kept. Only those that match
+    $CASES, an expression, where that is set."""
     def run(fn):
         global count, failed
         if not re.search(os.environ.get("CASES", ""), what):
@@ -20,9 +24,14 @@ def case(what):
         try:
             fn()
             print("ok %d - %s" % (count, what), flush=True)
+        except Skip as e:
+            print("ok %d - %s # SKIP %s" % (count, what, e), flush=True)
         except Exception as e:
             failed += 1
-            print("# %s: %s" % (type(e).__name__, str(e).replace("\n", "\n# ")))
+            # What came while the first was dealt with is the last of them, and seldom the reason.
+            while e:
+                print("# %s: %s" % (type(e).__name__, str(e).replace("\n", "\n# ")))
+                e = e.__context__
             print("not ok %d - %s" % (count, what), flush=True)
         return fn
     return run

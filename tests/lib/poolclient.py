@@ -70,6 +70,7 @@ class Client:
 class Pool:
     def __init__(self, *args, warm=None, name="default", snapshot="s1"):
         self.name = name
+        self.log_from = os.fstat(LOG.fileno()).st_size
         # What it says, and its workers, is for who reads a failure; it is not to hold this program's own pipes.
         self.process = subprocess.Popen(["smvm-runner", "pool", "--name", name, "--snapshot", snapshot, *args],
                                         stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=LOG)
@@ -86,8 +87,14 @@ class Pool:
         try:
             return self.status()
         except (FileNotFoundError, ConnectionRefusedError, EOFError):
-            assert self.process.poll() is None, "the pool has ended"
+            assert self.process.poll() is None, "the pool has ended, status %d: %s" % (self.process.returncode, self.said())
             return False
+
+    def said(self):
+        """What it has said, and its workers, on standard error."""
+        with open(LOG.name, errors="replace") as f:
+            f.seek(self.log_from)
+            return f.read().strip()
 
     def __enter__(self):
         return self
