@@ -38,11 +38,17 @@ int cmd_doctor(int argc, char **argv)
 			break;
 		case 'h':
 			return help(
-				"Usage: smvm-runner doctor [--json] [--mount DIR] [--store DIR]\n"
+				"Usage: smvm-runner doctor [OPTIONS]\n"
 				"Look whether this host can run machines, and how well: KVM (a small\n"
-				"guest is run), FUSE, the kernel, memory, limits, the store. A line\n"
-				"per check: PASS, WARN, FAIL or SKIP, and what to do. Exit status 0\n"
-				"if nothing failed, else 1.\n");
+				"guest is run), FUSE, the kernel, memory, limits, control groups, the\n"
+				"clock, the store, what guests are made of. A line per check: PASS,\n"
+				"WARN, FAIL or SKIP, and what to do. Exit status 0 if nothing failed,\n"
+				"else 1.\n\n"
+				"      --mount DIR  where the store is mounted, or would be\n"
+				"                   ($SMFS_MOUNT, /mnt/smfs)\n"
+				"      --store DIR  the store, where it is not what the mount says\n"
+				"                   ($SMFS_STORE, /var/lib/smfs)\n"
+				"      --json       as an object: smvm-runner(1)\n");
 		default:
 			return EXIT_USAGE;
 		}

@@ -69,6 +69,8 @@ void doctor_say(struct doctor *d, enum doctor_status s, const char *name, const 
 	vsnprintf(found, sizeof(found), fmt, ap);
 	va_end(ap);
 	d->count[s]++;
+	if (s == DOCTOR_PASS)
+		advice = NULL;
 	json_array_append_new(d->checks,
 			      json_pack("{s:s, s:s, s:s, s:o, s:o, s:{}}", "group", d->group,
 					"name", name, "status", doctor_status_name(s), "found",
@@ -80,6 +82,11 @@ void doctor_say(struct doctor *d, enum doctor_status s, const char *name, const 
 	fprintf(d->out, "%s  %-20s  %s\n", doctor_status_name(s), full, found);
 	if (advice)
 		fprintf(d->out, "%28s> %s\n", "", advice);
+}
+
+enum doctor_status doctor_grade(uint64_t n, uint64_t warn, uint64_t fail)
+{
+	return n < fail ? DOCTOR_FAIL : n < warn ? DOCTOR_WARN : DOCTOR_PASS;
 }
 
 void doctor_figure(struct doctor *d, const char *key, double value)

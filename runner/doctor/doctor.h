@@ -23,6 +23,7 @@
 #include <jansson.h>
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 #include <stdio.h>
 
 #include "smfs/base/err.h"
@@ -52,11 +53,13 @@ const char *doctor_status_name(enum doctor_status s);
 /* ---- for the groups ------------------------------------------------------------------------ */
 
 /*
- * What a check came to. `fmt` is what was found, without a full stop; `advice` what to do, NULL
- * only with PASS.
+ * What a check came to. `fmt` is what was found, without a full stop; `advice` what to do, which is
+ * not told with PASS and may be NULL then.
  */
 void doctor_say(struct doctor *d, enum doctor_status s, const char *name, const char *advice,
 		const char *fmt, ...) __attribute__((format(printf, 5, 6)));
+/* FAIL below `fail`, WARN below `warn`, else PASS. */
+enum doctor_status doctor_grade(uint64_t n, uint64_t warn, uint64_t fail);
 /* A figure of the check last said, for machines: "instructions_per_s". */
 void doctor_figure(struct doctor *d, const char *key, double value);
 

@@ -20,7 +20,7 @@
 #define INSN_WARN 300e6
 #define BOOT_INSN 1.5e9
 /* 20 us an exit: nested virtualization on a good host is at 5 to 10, none at 1 to 2. */
-#define EXITS_WARN 50e3
+#define EXITS_WARN 50000
 
 static const struct {
 	int cap;
@@ -161,37 +161,30 @@ static void say_speed(struct doctor *d, const struct kvm_probe *p)
 	if (p->exits_per_s <= 0)
 		doctor_say(d, DOCTOR_SKIP, "exits", "ask again when the host is less busy",
 			   "not measured within %d ms", PROBE_MS);
-	else if (p->exits_per_s < EXITS_WARN)
-		doctor_say(d, DOCTOR_WARN, "exits",
-			   "network, disks and the console pay for it; nested virtualization is "
-			   "slow here, bare metal is not",
-			   "%s exits/s", exits);
 	else
-		doctor_say(d, DOCTOR_PASS, "exits", NULL, "%s exits/s", exits);
+		doctor_say(d, doctor_grade((uint64_t)p->exits_per_s, EXITS_WARN, 0), "exits",
+			   "disks and the console pay for it; nested virtualization is slow here, "
+			   "bare metal is not",
+			   "%s exits/s", exits);
 	doctor_figure(d, "exits_per_s", p->exits_per_s);
 }
 
 static void check_speed(struct doctor *d)
 {
+	static const char log[] =
+		"look into the kernel's log (dmesg | grep -i kvm); is another hypervisor using the "
+		"processor's virtualization?";
 	struct trial t = {.r = -EIO};
 	int r = doctor_try(trial, &t, sizeof(t), PROBE_MS);
 
 	if ((r == 0 && t.r == 0) || (r == -ETIMEDOUT && t.probe.insn_per_s > 0))
 		say_speed(d, &t.probe);
-	else if (r == 0)
-		doctor_say(
-			d, DOCTOR_FAIL, "stock-kernel",
-			"look into the kernel's log (dmesg | grep -i kvm); is another hypervisor "
-			"using the processor's virtualization?",
-			"a small guest does not run: %s", t.err.msg);
 	else if (r == -ETIMEDOUT)
-		doctor_say(d, DOCTOR_FAIL, "stock-kernel",
-			   "look into the kernel's log (dmesg | grep -i kvm)",
+		doctor_say(d, DOCTOR_FAIL, "stock-kernel", log,
 			   "a small guest was not done within %d ms", PROBE_MS);
 	else
-		doctor_say(d, DOCTOR_FAIL, "stock-kernel",
-			   "look into the kernel's log (dmesg | grep -i kvm)",
-			   "the process of a small guest failed: %s", strerror(-r));
+		doctor_say(d, DOCTOR_FAIL, "stock-kernel", log, "a small guest does not run: %s",
+			   r == 0 ? t.err.msg : strerror(-r));
 }
 
 void doctor_kvm(struct doctor *d)

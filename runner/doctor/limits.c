@@ -20,21 +20,19 @@
 #define MAPS_WARN 65530
 /* Threads: a machine has its vCPUs (8 at most), its I/O thread and one or two helpers. */
 #define THREADS_WARN 4096
-#define MEMORY_WARN  (4 * GIB)
+#define MEMORY_FAIL  (4 * GIB)
 
 static void check_files(struct doctor *d)
 {
 	struct rlimit r;
 
 	getrlimit(RLIMIT_NOFILE, &r);
-	enum doctor_status s = r.rlim_cur < FILES_FAIL	 ? DOCTOR_FAIL
-			       : r.rlim_max < FILES_WARN ? DOCTOR_WARN
-							 : DOCTOR_PASS;
-	doctor_say(d, s, "files",
-		   s == DOCTOR_FAIL   ? "ulimit -n 4096; a machine needs some thirty"
-		   : s == DOCTOR_WARN ? "ulimit -Hn 4096, or LimitNOFILE= of the service: large "
-					"forks and the mount need more"
-				      : NULL,
+	/* What is allowed now is enough for one; what a process may allow itself, for many. */
+	const bool few = r.rlim_cur < FILES_FAIL;
+	doctor_say(d, few ? DOCTOR_FAIL : doctor_grade(r.rlim_max, FILES_WARN, 0), "files",
+		   few ? "ulimit -n 4096; a machine needs some thirty"
+		       : "ulimit -Hn 4096, or LimitNOFILE= of the service: large forks and the "
+			 "mount need more",
 		   "%llu open files, up to %llu", (unsigned long long)r.rlim_cur,
 		   (unsigned long long)r.rlim_max);
 	doctor_figure(d, "soft", (double)r.rlim_cur);
@@ -58,11 +56,8 @@ static void check_maps(struct doctor *d)
 			   "no /proc/sys/vm/max_map_count");
 		return;
 	}
-	enum doctor_status s = n < MAPS_FAIL   ? DOCTOR_FAIL
-			       : n < MAPS_WARN ? DOCTOR_WARN
-					       : DOCTOR_PASS;
-	doctor_say(d, s, "mappings", s == DOCTOR_PASS ? NULL : "sysctl vm.max_map_count=65530",
-		   "%" PRIu64 " per process", n);
+	doctor_say(d, doctor_grade(n, MAPS_WARN, MAPS_FAIL), "mappings",
+		   "sysctl vm.max_map_count=65530", "%" PRIu64 " per process", n);
 }
 
 static void check_threads(struct doctor *d)
@@ -76,13 +71,10 @@ static void check_threads(struct doctor *d)
 	uint64_t n = MIN(threads, pids);
 	if (getuid() != 0)
 		n = MIN(n, (uint64_t)r.rlim_cur);
-	if (n < THREADS_WARN)
-		doctor_say(d, DOCTOR_WARN, "threads",
-			   "ulimit -u, sysctl kernel.threads-max and kernel.pid_max: a machine "
-			   "takes three and one per virtual CPU",
-			   "%" PRIu64 " processes and threads", n);
-	else
-		doctor_say(d, DOCTOR_PASS, "threads", NULL, "%" PRIu64 " processes and threads", n);
+	doctor_say(d, doctor_grade(n, THREADS_WARN, 0), "threads",
+		   "ulimit -u, sysctl kernel.threads-max and kernel.pid_max: a machine takes three "
+		   "and one per virtual CPU",
+		   "%" PRIu64 " processes and threads", n);
 }
 
 static void check_address_space(struct doctor *d)
@@ -93,14 +85,10 @@ static void check_address_space(struct doctor *d)
 	getrlimit(RLIMIT_AS, &r);
 	if (r.rlim_cur == RLIM_INFINITY)
 		doctor_say(d, DOCTOR_PASS, "address-space", NULL, "unlimited");
-	else if (r.rlim_cur < MEMORY_WARN)
-		doctor_say(d, DOCTOR_FAIL, "address-space",
+	else
+		doctor_say(d, doctor_grade(r.rlim_cur, RLIM_INFINITY, MEMORY_FAIL), "address-space",
 			   "ulimit -v unlimited: a machine maps all of its RAM, and the store's "
 			   "index in full",
-			   "%s per process", format_size(r.rlim_cur, a));
-	else
-		doctor_say(d, DOCTOR_WARN, "address-space",
-			   "ulimit -v unlimited: larger machines and stores will not fit",
 			   "%s per process", format_size(r.rlim_cur, a));
 }
 

@@ -44,13 +44,9 @@ static void check_available(struct doctor *d)
 		doctor_say(d, DOCTOR_SKIP, "available", "mount /proc", "no /proc/meminfo");
 		return;
 	}
-	enum doctor_status s = available < AVAILABLE_FAIL   ? DOCTOR_FAIL
-			       : available < AVAILABLE_WARN ? DOCTOR_WARN
-							    : DOCTOR_PASS;
-	doctor_say(d, s, "available",
-		   s == DOCTOR_PASS ? NULL
-				    : "a guest boots with 512 MiB by default; restored ones share "
-				      "theirs, and pay for what they write",
+	doctor_say(d, doctor_grade(available, AVAILABLE_WARN, AVAILABLE_FAIL), "available",
+		   "end what else takes memory, or boot with --memory of less than 512M; restored "
+		   "machines share theirs, and pay for what they write",
 		   "%s of %s", format_size(available, a), format_size(total, t));
 	doctor_figure(d, "available_bytes", (double)available);
 	doctor_figure(d, "total_bytes", (double)total);

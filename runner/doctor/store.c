@@ -179,16 +179,15 @@ static void check_space(struct doctor *d, const struct space *at)
 		return;
 	}
 	uint64_t left = (uint64_t)at->v.f_bavail * at->v.f_frsize;
-	enum doctor_status s = left < SPACE_FAIL   ? DOCTOR_FAIL
-			       : left < SPACE_WARN ? DOCTOR_WARN
-						   : DOCTOR_PASS;
-	doctor_say(d, s, "space",
-		   s == DOCTOR_PASS
-			   ? NULL
-			   : "remove snapshots (smfs du, smfs rm) and run `smfs gc`, or move the "
-			     "store",
-		   "%s left at %s%s", format_size(left, a), at->dir,
-		   at->v.f_flag & ST_RDONLY ? ", read-only" : "");
+	if (at->v.f_flag & ST_RDONLY)
+		doctor_say(d, DOCTOR_FAIL, "space",
+			   "mount it writable: no snapshot is taken, and no image pulled",
+			   "the file system of %s is read-only", at->dir);
+	else
+		doctor_say(
+			d, doctor_grade(left, SPACE_WARN, SPACE_FAIL), "space",
+			"remove snapshots (smfs du, smfs rm) and run `smfs gc`, or move the store",
+			"%s left at %s", format_size(left, a), at->dir);
 	doctor_figure(d, "available_bytes", (double)left);
 }
 

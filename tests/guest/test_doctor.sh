@@ -47,6 +47,13 @@ check "each check is a line, and one not passed has its advice below" \
 	sh -c 'awk "/^(WARN|FAIL|SKIP) /{want=1; next} want{if (\$1 != \">\") exit 1; want=0}" "$1"' sh "$T/text"
 check "the last line sums up" sh -c 'tail -n 1 "$1" | grep -qE "^[0-9]+ passed, [0-9]+ warnings, [0-9]+ failed, [0-9]+ skipped$"' \
 	sh "$T/text"
+told() { # told WORD...: in the part of the manual that is about doctor
+	sed -n '/^\.Ss doctor/,/^\.Sh/p' doc/smvm-runner.1 >"$T/manual"
+	for w in "$@"; do
+		grep -qw -- "$w" "$T/manual" || { echo "# not told: $w"; return 1; }
+	done
+}
+check "each group, key and figure is in the manual" told $(jq -r '.checks[] | .group, keys[], (.figures | keys[])' "$T/j") $(jq -r 'keys[]' "$T/j")
 check "an argument is a usage error" status 2 smvm-runner doctor now
 
 if [ -c /dev/kvm ]; then
@@ -145,6 +152,8 @@ if ! [ -c /dev/fuse ]; then
 	skip "a store's state is told" "no /dev/fuse"
 	tap_done
 fi
+check "a store on a file system that is read-only" where "mkdir $T/ro; mount -t tmpfs -o ro none $T/ro" --store "$T/ro"
+check "takes no snapshots" of store.space FAIL "read-only.*\n.*writable"
 check "without a mount" sh -c 'smvm-runner doctor --json --store "$2" >"$1"; [ $? -le 1 ]' sh "$T/j" "$T/store"
 check "that is said" of store.mount WARN "smfs mount $T/mnt"
 check "nor does the environment make one" sh -c 'SMFS_STORE=$2 smvm-runner doctor --json >"$1"; [ $? -le 1 ]' sh "$T/j" "$T/store"
