@@ -23,7 +23,6 @@
 #include "smfs/base/clock.h"
 #include "smfs/base/io.h"
 #include "smfs/base/log.h"
-#include "smfs/base/meminfo.h"
 #include "smfs/base/notify.h"
 #include "smfs/base/num.h"
 #include "smfs/base/signals.h"
@@ -34,7 +33,6 @@
 #define PLAN_US	     100000  /* how often memory is looked at when it was short */
 #define BACKOFF_MS   100
 #define BACKOFF_MAX  5000
-#define STATM_MAX    256
 
 /* ---- names --------------------------------------------------------------------------------- */
 
@@ -81,21 +79,6 @@ static int listen_on(const char *path, struct err *err)
 
 /* ---- counting ------------------------------------------------------------------------------- */
 
-/* Memory of a worker's own, in bytes: what is resident and no file's. */
-static uint64_t own_bytes(const struct member *m)
-{
-	cleanup_free char *text = NULL;
-	char path[32], *p;
-
-	snprintf(path, sizeof(path), "/proc/%d/statm", (int)m->pid);
-	if (read_file(AT_FDCWD, path, STATM_MAX, &text, NULL, NULL) < 0)
-		return 0;
-	/* "size resident shared ..." in pages */
-	strtoull(text, &p, 10);
-	const unsigned long long resident = strtoull(p, &p, 10), shared = strtoull(p, &p, 10);
-	return shared > resident ? 0 : (resident - shared) * 4096;
-}
-
 static struct plan_in count(const struct pool *p)
 {
 	struct plan_in in = {.min = p->cfg->min,
@@ -119,15 +102,16 @@ static struct plan_in count(const struct pool *p)
 	return in;
 }
 
-static void measure(const struct pool *p, struct plan_in *in)
+static void measure(struct pool *p, struct plan_in *in)
 {
-	in->available = meminfo_available();
+	in->available = room_available(&p->room);
 	for (size_t i = 0; i < POOL_MEMBERS_MAX; i++)
 		if (p->member[i] && p->member[i]->state != MEMBER_DEAD)
-			in->promised += in->vm_bytes - MIN(own_bytes(p->member[i]), in->vm_bytes);
+			in->promised +=
+				in->vm_bytes - MIN(room_taken(p->member[i]->pid), in->vm_bytes);
 }
 
-struct plan_in pool_survey(const struct pool *p)
+struct plan_in pool_survey(struct pool *p)
 {
 	struct plan_in in = count(p);
 
@@ -572,6 +556,7 @@ int pool_run(const struct pool_config *given, struct err *err)
 	p->lock_fd = p->listen_fd = p->worker_fd = p->signal_fd = -1;
 	TAILQ_INIT(&p->clients);
 	TAILQ_INIT(&p->waiters);
+	room_open(&p->room);
 	r = begin(p, &cfg, err);
 	if (r == 0) {
 		printf("pool %s: %s\n", p->cfg->name, p->socket);
@@ -583,6 +568,7 @@ int pool_run(const struct pool_config *given, struct err *err)
 		stop(p);
 	}
 	release_name(p);
+	room_close(&p->room);
 	free(p);
 	return r < 0 ? err_exit_code(-r) : EXIT_OK;
 }

@@ -7,6 +7,7 @@
  *     member.h    one worker: its process, its connection, what it is doing
  *     claims.h    clients, who waits for a machine and who has one
  *     plan.h      how many there should be
+ *     room.h      what memory there is for them
  *     serve.c     requests of clients
  *     pool.c      the loop between them
  *
@@ -14,10 +15,10 @@
  * fails, before it is given again. Claims are served in the order they came. A worker that dies is
  * replaced; its claim is told. When the pool's process ends, however it ends, its workers do.
  *
- * MEMORY. A machine that is started may come to have `vm_bytes` of the host's memory. It is started
- * only while that much is available beyond `reserve_bytes`, and those that run are counted with
- * what they have not taken yet; a claim is refused (ENOMEM) rather than served while less than the
- * reserve is available.
+ * MEMORY. A machine that is started may come to have `vm_bytes` of memory, the host's and its
+ * control group's. It is started only while that much is available beyond `reserve_bytes`, and
+ * those that run are counted with what they have not taken yet; a claim is refused (ENOMEM) rather
+ * than served while less than the reserve is available.
  */
 #ifndef RUNNER_POOL_POOL_H
 #define RUNNER_POOL_POOL_H

@@ -8,6 +8,7 @@
 #include "runner/pool/member.h"
 #include "runner/pool/plan.h"
 #include "runner/pool/pool.h"
+#include "runner/pool/room.h"
 
 struct pool {
 	const struct pool_config *cfg;
@@ -20,6 +21,7 @@ struct pool {
 	unsigned nclients, nwaiting, failures; /* starts that failed one after the other */
 	uint64_t start_again_us, replan_us, accept_again_us;
 	uint64_t last_claim, last_client;
+	struct room room;
 	unsigned short_of_memory;
 	struct err last_failure;
 	struct {
@@ -29,7 +31,7 @@ struct pool {
 
 /* ---- pool.c */
 /* What there is, for plan(). */
-struct plan_in pool_survey(const struct pool *p);
+struct plan_in pool_survey(struct pool *p);
 
 /* ---- serve.c */
 /* Give what is warm to whoever waits. */

@@ -14,7 +14,6 @@
 #include "smfs/base/cleanup.h"
 #include "smfs/base/clock.h"
 #include "smfs/base/log.h"
-#include "smfs/base/meminfo.h"
 #include "smfs/base/num.h"
 
 #define ACCEPT_PAUSE_US 100000
@@ -74,8 +73,18 @@ static void give(struct pool *p, struct waiter *w, struct member *m)
 	forget(p, w);
 }
 
+static const char *short_text(uint64_t left, uint64_t reserve, char text[128])
+{
+	char a[SIZE_STR_MAX], b[SIZE_STR_MAX];
+
+	snprintf(text, 128, "%s of memory are available, and %s are to stay so (--reserve)",
+		 format_size(left, a), format_size(reserve, b));
+	return text;
+}
+
 void pool_serve_waiters(struct pool *p)
 {
+	char text[128];
 	struct waiter *w;
 	struct member *m;
 
@@ -84,10 +93,10 @@ void pool_serve_waiters(struct pool *p)
 			forget(p, w);
 			continue;
 		}
-		if (meminfo_available() < p->cfg->reserve_bytes) {
+		const uint64_t left = room_available(&p->room);
+		if (left < p->cfg->reserve_bytes) {
 			p->count.refused++;
-			refuse(p, w, ENOMEM,
-			       "the host has less memory available than it is to keep");
+			refuse(p, w, ENOMEM, short_text(left, p->cfg->reserve_bytes, text));
 			continue;
 		}
 		give(p, w, m);

@@ -10,11 +10,12 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 
 sys.path.insert(0, "tests/lib")
-from cases import case, cli, done, same, until  # noqa: E402
+from cases import Skip, case, cli, done, same, until  # noqa: E402
 from poolclient import LOG, RUN, Client, Pool  # noqa: E402
 
 
@@ -217,10 +218,78 @@ def _():
         same(got.keys["code"], "ETIMEDOUT")
         assert "memory" in got.text, got
         same(c.status()["machines"], [])
-    # Machines that were started when there was room, and less than is to be left now.
     free = next(int(x.split()[1]) for x in open("/proc/meminfo") if x.startswith("MemAvailable"))
     with Pool("--min", "1", "--max", "1", "--vm-memory", "1M", "--reserve", "%dK" % (free * 4)), Client() as c:
         same(c.ask("CLAIM deadline_ms=500").keys["code"], "ETIMEDOUT")
+
+
+MIB = 1 << 20
+# What a pool sees in place of the host's: files of a directory, written as it runs.
+HOST = "mount --bind {0}/meminfo /proc/meminfo && exec smvm-runner"
+GROUP = ("mount -t cgroup2 none /sys/fs/cgroup && mkdir -p /sys/fs/cgroup/pool-test && mount --bind {0}/group /sys/fs/cgroup/pool-test"
+          " && mount --bind {0}/cgroup /proc/$$/cgroup && exec smvm-runner")
+
+
+class Place:
+    """A directory with those files, and a pool that sees them."""
+    def __init__(self, script):
+        self.dir = tempfile.mkdtemp(dir=os.path.dirname(RUN))
+        os.mkdir(self.dir + "/group")
+        self.put("cgroup", "0::/pool-test\n")
+        self.put("group/memory.max", "%d\n" % (2 << 30))
+        self.available(1 << 30)
+        self.command = ["unshare", "-m", "sh", "-c", script.format(self.dir) + ' "$@"', "sh"]
+
+    def put(self, name, text):
+        # By one write over what was there: who reads finds the one or the other.
+        fd = os.open(self.dir + "/" + name, os.O_WRONLY | os.O_CREAT, 0o600)
+        os.write(fd, text.encode())
+        os.close(fd)
+
+    def available(self, n):
+        self.put("meminfo", "MemTotal: 2000000 kB\nMemAvailable: %012d kB\n" % (n >> 10))
+        self.put("group/memory.current", "%012d\n" % ((2 << 30) - n))
+
+
+def bounded(script):
+    place = Place(script)
+    with Pool("--min", "1", "--max", "3", "--vm-memory", "64M", "--reserve", "256M", warm=1, command=place.command) as p, Client() as c:
+        def available(n):
+            place.available(n)
+            until(lambda: c.status()["available_bytes"] == n)
+
+        # Room for one more beside what the first may come to take, and not for two.
+        available(256 * MIB + 2 * 64 * MIB + 32 * MIB)
+        a, b = c.ask("CLAIM deadline_ms=20000"), c.ask("CLAIM deadline_ms=20000")
+        same((a.word, b.word), ("CLAIMED", "CLAIMED"))
+        got = c.ask("CLAIM deadline_ms=300")
+        assert got.keys["code"] == "ETIMEDOUT" and "no memory" in got.text, got
+        s = c.status()
+        same((len(s["machines"]), s["short_of_memory"]), (2, 1))
+        # Those that are warm are not given out, either, once what is to stay is being taken.
+        available(200 * MIB)
+        c.ask("RELEASE claim=" + a.keys["claim"])
+        until(lambda: c.status()["warm"] == 1)
+        got = c.ask("CLAIM deadline_ms=5000")
+        assert got.keys["code"] == "ENOMEM" and "200 MiB of memory are available, and 256 MiB are to stay so" in got.text, got
+        same(c.status()["refused"], 1)
+        available(900 * MIB)
+        same(c.ask("CLAIM deadline_ms=20000").word, "CLAIMED")
+
+
+@case("memory: as many as fit beside what is to stay, and warm ones are refused rather than that is taken")
+def _():
+    bounded(HOST)
+
+
+@case("memory: the limit of its control group bounds a pool as the host's memory does")
+def _():
+    if subprocess.run(["unshare", "-m", "mount", "-t", "cgroup2", "none", "/sys/fs/cgroup"], stderr=subprocess.DEVNULL).returncode:
+        raise Skip("no cgroup v2 here")
+    try:
+        bounded(GROUP)
+    finally:
+        subprocess.run(["unshare", "-m", "sh", "-c", "mount -t cgroup2 none /sys/fs/cgroup && rmdir /sys/fs/cgroup/pool-test"])
 
 
 def connects(port):

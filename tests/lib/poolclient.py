@@ -68,11 +68,11 @@ class Client:
 
 
 class Pool:
-    def __init__(self, *args, warm=None, name="default", snapshot="s1"):
+    def __init__(self, *args, warm=None, name="default", snapshot="s1", command=("smvm-runner",)):
         self.name = name
         self.log_from = os.fstat(LOG.fileno()).st_size
         # What it says, and its workers, is for who reads a failure; it is not to hold this program's own pipes.
-        self.process = subprocess.Popen(["smvm-runner", "pool", "--name", name, "--snapshot", snapshot, *args],
+        self.process = subprocess.Popen([*command, "pool", "--name", name, "--snapshot", snapshot, *args],
                                         stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=LOG)
         try:
             until(self.listens)

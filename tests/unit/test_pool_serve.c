@@ -47,6 +47,7 @@ static int setup(void **state)
 	f->p = calloc(1, sizeof(*f->p));
 	f->m = f->p->member[0] = calloc(1, sizeof(*f->m));
 	f->p->cfg = &config;
+	f->p->room.group_bytes = UINT64_MAX;
 	strcpy(f->p->snapshot, SNAPSHOT);
 	TAILQ_INIT(&f->p->clients);
 	TAILQ_INIT(&f->p->waiters);
@@ -187,6 +188,29 @@ static void test_ends_at_once(void **state)
 	assert_string_equal(f->m->why.msg, "ENDED how=shutdown");
 }
 
+/* Rather than to make the host swap. */
+static void test_short_of_memory(void **state)
+{
+	struct fake *f = *state;
+	struct pool_config cfg = config;
+
+	make_warm(f);
+	cfg.reserve_bytes = 1ull << 60;
+	f->p->cfg = &cfg;
+	client_says(f, 0, "CLAIM id=a\n");
+	assert_memory_equal(hear(f->client[0]), "ERR_CLAIM id=a code=ENOMEM ", 27);
+	assert_int_equal(f->m->state, MEMBER_WARM);
+	assert_int_equal(f->p->count.refused, 1);
+	/* The control group's, too. */
+	cfg.reserve_bytes = 1000;
+	f->p->room = (struct room){.group_bytes = 999};
+	client_says(f, 0, "CLAIM id=b\n");
+	assert_memory_equal(hear(f->client[0]), "ERR_CLAIM id=b code=ENOMEM ", 27);
+	f->p->room.group_bytes = 1000;
+	client_says(f, 0, "CLAIM id=c\n");
+	assert_memory_equal(hear(f->client[0]), "CLAIMED claim=1 ", 16);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -195,6 +219,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_deaf, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_early_done, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_ends_at_once, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_short_of_memory, setup, teardown),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
