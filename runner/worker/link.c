@@ -215,7 +215,7 @@ static void *link_main(void *arg)
 	hang_up(l);
 	/* JOB_LEAVE was not done in time: the machine's thread is stuck in something. */
 	if (s->busy)
-		l->abandon(l->arg, s->exit_code);
+		l->abandon(l->arg, s->exit_code, &s->why);
 	return NULL;
 }
 

@@ -20,8 +20,11 @@ struct link {
 	const char *vm, *dir, *forwards; /* as of the session */
 	bool with_machine, baking;	 /* as of the session, too */
 	unsigned ready_ms;
-	/* Ends the process at once, when the machine's thread does not end; does not return. */
-	void (*abandon)(void *arg, int exit_code);
+	/*
+	 * Ends the process at once, when the machine's thread does not end; does not return. `why`:
+	 * of the exit code, if that is not 0.
+	 */
+	void (*abandon)(void *arg, int exit_code, const struct err *why);
 	void *arg;
 
 	/* The link's own. */

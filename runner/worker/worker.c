@@ -34,9 +34,10 @@ static int dial(const char *path, struct err *err)
 }
 
 /* The machine's thread is stuck; the process ends, and with it the machine. */
-static void abandon(void *arg, int exit_code)
+static void abandon(void *arg, int exit_code, const struct err *why)
 {
-	log_err("worker: what is being done does not end; it is given up");
+	log_err("worker: what is being done does not end; it is given up%s%s",
+		exit_code ? ": " : "", exit_code ? why->msg : "");
 	rundir_remove(arg);
 	_exit(exit_code);
 }

@@ -20,6 +20,27 @@ static const char v1_info[] =
 static const char v1_exec[] =
 	"0400000004000000bf4c000004000000060000006f75740a04000000070000006572720a0000000007000000"
 	"0000000006000000110000000a0000000100010000000002000400000003000000";
+/* RESULTS of PREPARE: freeze, sync; */
+static const char v1_prepare[] =
+	"36000000110000000100160000000000000047000000000000000600667265657a6500000100140000000000"
+	"0000a758000000000000040073796e630000";
+/* of THAW; */
+static const char v1_thaw[] =
+	"1a00000011000000010014000000000000003d000000000000000400746861770000";
+/* of GENERATION: freeze to machine-id, a hook that ended with status 3, thaw; */
+static const char v1_generation[] =
+	"1d010000110000000100160000000000000010000000000000000600667265657a6500000100440000000000"
+	"0000000000000000000007006d61696c626f782d0067656e65726174696f6e203820696e20746865206d6169"
+	"6c626f782c203820696e207468652072657175657374010017000000000000000d000000000000000700656e"
+	"74726f707900000100150000000000000000000000000000000500636c6f636b000001001800000000000000"
+	"01000000000000000800686f73746e616d65000001001a0000000000000000000000000000000a006d616368"
+	"696e652d69640000010021000000030100004f640000000000000b00686f6f6b3a31302d736179020068691f"
+	"4e0000010014000000000000001b000000000000000400746861770000";
+/* of CLOCK; and of STOP, which has none. */
+static const char v1_clock[] =
+	"1b000000110000000100150000000000000001000000000000000500636c6f636b0000";
+static const char v1_stop[] = "0000000011000000";
+static const char v1_wait[] = "110000000a0000000100010000000002000400000003000000";
 /* What it makes of a type it does not know, before it closes. */
 static const char v1_unknown[] =
 	"2e000000020000000100040000004700000002001e0000006167656e74206672616d653a20756e6b6e6f776e"
@@ -44,6 +65,32 @@ static inline void v1_say(int fd, const char *hex)
 	}
 }
 
+static inline const char *v1_answer(uint16_t type)
+{
+	switch (type) {
+	case AGENT_HELLO:
+		return v1_hello;
+	case AGENT_INFO:
+		return v1_info;
+	case AGENT_EXEC:
+		return v1_exec;
+	case AGENT_PREPARE:
+		return v1_prepare;
+	case AGENT_THAW:
+		return v1_thaw;
+	case AGENT_GENERATION:
+		return v1_generation;
+	case AGENT_CLOCK:
+		return v1_clock;
+	case AGENT_STOP:
+		return v1_stop;
+	case AGENT_WAIT:
+		return v1_wait;
+	default:
+		return "";
+	}
+}
+
 static inline void *v1_run(void *arg)
 {
 	struct v1 *v = arg;
@@ -55,10 +102,7 @@ static inline void *v1_run(void *arg)
 			v1_say(v->fd, v1_unknown);
 			break;
 		}
-		v1_say(v->fd, f.type == AGENT_HELLO  ? v1_hello
-			      : f.type == AGENT_INFO ? v1_info
-			      : f.type == AGENT_EXEC ? v1_exec
-						     : "");
+		v1_say(v->fd, v1_answer(f.type));
 	}
 	agent_frame_free(&f);
 	shutdown(v->fd, SHUT_RDWR);

@@ -489,6 +489,34 @@ static void an_old_agent_does_what_it_could(void **state)
 	old_done(&v, a);
 }
 
+/* What a runner asks of the agent in an old snapshot before anything else can be. */
+static void an_old_agent_takes_part_in_snapshots_and_restores(void **state)
+{
+	static struct agent_results rs;
+	const struct agent_generation gen = {
+		.number = 8, .entropy_len = AGENT_ENTROPY_MIN, .wall_ns = AGENT_WALL_NOW};
+	const char *const items[] = {"freeze",	 "mailbox",    "entropy",     "clock",
+				     "hostname", "machine-id", "hook:10-say", "thaw"};
+	struct agent_exit exit;
+	struct err e = ERR_INIT;
+	struct v1 v;
+	struct agent *a = old_agent(&v);
+
+	if (agent_prepare(a, MS, &rs, &e) < 0 || agent_thaw(a, MS, &rs, &e) < 0 ||
+	    agent_generation(a, &gen, MS, &rs, &e) < 0)
+		fail_msg("%s", e.msg);
+	assert_int_equal(rs.n, ARRAY_SIZE(items));
+	for (unsigned i = 0; i < rs.n; i++)
+		assert_string_equal(rs.r[i].item, items[i]);
+	assert_int_equal(rs.r[6].code, 256 + 3);
+	assert_string_equal(rs.r[6].detail, "hi");
+	if (agent_clock(a, MS, &e) < 0 || agent_stop(a, 10, MS, &e) < 0 ||
+	    agent_wait(a, MS, &exit, &e) < 0)
+		fail_msg("%s", e.msg);
+	assert_int_equal(exit.value, 3);
+	old_done(&v, a);
+}
+
 static void what_an_old_agent_lacks_is_said(void **state)
 {
 	char *argv[] = {"true", NULL}, *want[] = {"port:80", NULL}, *any[] = {"agent", NULL};
@@ -573,6 +601,7 @@ int main(void)
 		T(resets_are_seen_as_such),
 		T(forwards_as_text),
 		T(an_old_agent_does_what_it_could),
+		T(an_old_agent_takes_part_in_snapshots_and_restores),
 		T(what_an_old_agent_lacks_is_said),
 		T(ports_of_an_old_agent_are_reset),
 		T(versions_are_settled),
