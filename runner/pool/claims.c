@@ -9,12 +9,13 @@
 #include "smfs/base/cleanup.h"
 #include "smfs/base/num.h"
 
+/* Of a pair that is repeated the first counts. */
 static int take(struct ask_line *q, const char *key, const char *value, struct err *err)
 {
 	uint64_t n;
 	int r = 0;
 
-	if (!strcmp(key, "id")) {
+	if (!strcmp(key, "id") && !q->id[0]) {
 		static const char allowed[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 					      "0123456789._-";
 
@@ -22,16 +23,17 @@ static int take(struct ask_line *q, const char *key, const char *value, struct e
 			return err_set(err, EINVAL, "id: not 1 to %d of A-Z a-z 0-9 . _ -",
 				       LINE_ID_MAX);
 		memcpy(q->id, value, strlen(value) + 1);
-	} else if (!strcmp(key, "deadline_ms") && q->what == ASK_CLAIM) {
+	} else if (!strcmp(key, "deadline_ms") && q->what == ASK_CLAIM && !q->deadline_ms) {
 		r = parse_u64(value, 1, LINE_DEADLINE_MAX, &n, err);
 		q->deadline_ms = r < 0 ? 0 : (unsigned)n;
-	} else if (!strcmp(key, "keep") && q->what == ASK_CLAIM) {
+	} else if (!strcmp(key, "keep") && q->what == ASK_CLAIM && !q->keep_told) {
 		if (strcmp(value, "0") != 0 && strcmp(value, "1") != 0)
 			return err_set(err, EINVAL, "keep=%.16s: 0 or 1", value);
 		q->keep = value[0] == '1';
-	} else if (!strcmp(key, "claim") && q->what == ASK_RELEASE) {
+		q->keep_told = true;
+	} else if (!strcmp(key, "claim") && q->what == ASK_RELEASE && !q->claim) {
 		r = parse_u64(value, 1, UINT64_MAX, &q->claim, err);
-	} else if (!strcmp(key, "vm") && q->what == ASK_RELEASE) {
+	} else if (!strcmp(key, "vm") && q->what == ASK_RELEASE && !q->vm[0]) {
 		/* One that is longer is no machine's. */
 		snprintf(q->vm, sizeof(q->vm), "%.63s", value);
 	}
@@ -87,6 +89,10 @@ void client_say(struct client *c, const char *fmt, ...)
 		c->gone = true;
 		return;
 	}
+	/* An error may quote anything; the line is one all the same. */
+	for (int i = 0; i < n; i++)
+		if ((unsigned char)line[i] < 0x20 || line[i] == 0x7f)
+			line[i] = ' ';
 	line[n] = '\n'; /* in place of the terminator: sent by length */
 	c->gone = send(c->fd, line, (size_t)n + 1, MSG_NOSIGNAL | MSG_DONTWAIT) != n + 1;
 }

@@ -42,7 +42,7 @@ struct ask_line {
 	enum ask what;
 	char id[LINE_ID_MAX + 1];
 	unsigned deadline_ms; /* CLAIM; 0: the pool's */
-	bool keep;	      /* CLAIM: it outlives the connection */
+	bool keep, keep_told; /* CLAIM: it outlives the connection */
 	uint64_t claim;	      /* RELEASE; 0: by vm */
 	char vm[64];
 };

@@ -301,10 +301,10 @@ int line_word(const char **p, const char *end, char key[LINE_KEY_MAX], char valu
 	if (c.p == c.end)
 		return 0;
 	const size_t n = key_length(&c);
-	if (n >= LINE_KEY_MAX)
-		return -EINVAL;
-	memcpy(key, c.p, n);
-	key[n] = '\0';
+	/* A longer one is cut, and so none that anybody knows. */
+	const size_t kept = MIN(n, (size_t)LINE_KEY_MAX - 1);
+	memcpy(key, c.p, kept);
+	key[kept] = '\0';
 	if (n)
 		c.p += n + 1;
 	if (value(&c, value_, LINE_PATH_MAX, NULL) < 0)

@@ -356,6 +356,11 @@ def _():
                                  ('RELEASE vm="a', "ERR_RELEASE", "EINVAL")):
             got = c.ask(line)
             same((got.word, got.keys["code"]), (word, code))
+        # What an error quotes breaks no line.
+        for line in ('CLAIM keep="a\\x0aERR_CLAIM b"', 'CLAIM deadline_ms="1\\x0a2"', 'RELEASE claim="\\x0a\\x7f"'):
+            got = c.ask(line)
+            same(got.keys["code"], "EINVAL")
+            assert "\x7f" not in got.text
         c.send("")
         same(c.ask("STATUS id=s").text.split(" ")[:2], ["STATUS", "id=s"])
         try:

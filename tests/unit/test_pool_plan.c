@@ -102,6 +102,15 @@ static void test_ask(void **state)
 	assert_string_equal(q.id, "a");
 	assert_int_equal(q.deadline_ms, 5);
 	assert_true(q.keep);
+	assert_int_equal(parse("CLAIM id=a id=/ deadline_ms=5 deadline_ms=x keep=0 keep=1", &q), 0);
+	assert_string_equal(q.id, "a");
+	assert_int_equal(q.deadline_ms, 5);
+	assert_false(q.keep);
+	assert_int_equal(parse("RELEASE claim=1 claim=2 "
+			       "a_key_of_more_than_thirty_one_letters=1",
+			       &q),
+			 0);
+	assert_int_equal(q.claim, 1);
 	assert_int_equal(parse(" RELEASE  claim=18446744073709551615 ", &q), 0);
 	assert_int_equal(q.claim, UINT64_MAX);
 	assert_int_equal(parse("RELEASE vm=abc", &q), 0);
