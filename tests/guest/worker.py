@@ -688,6 +688,38 @@ def _():
         s.quit()
 
 
+@case("extended: baking fails: ERR_BAKE with its code, no machine, and the worker is there for another")
+def _():
+    for guest, ready, code, words in (("counter", "log:^never", "ETIMEDOUT", "not ready within 1000 ms"),
+                                      ("counter", "port:80", "EOPNOTSUPP", "no agent to ask"),
+                                      ("brief", "log:^never", "ECONNRESET", "powered off before it was ready")):
+        # Before it is heard of, an answer to HELLO or the seed's end: the wait is longer than that takes.
+        with worker("--kernel", BUILD + "/guest/" + guest, "-m", "64M", "--ready", "log:^up", "--ready", ready, "--ready-timeout", "1") as s:
+            s.seed = False
+            s.send("HELLO 1")
+            try:
+                got = s.line(), s.line()
+            except Gone:
+                same(s.process.wait(20), 1)
+                assert guest == "brief" or code == "EOPNOTSUPP"
+                continue
+            by = {line.word: line for line in got}
+            same((set(by), by["ERR_BAKE"].keys["code"]), ({"HELLO", "ERR_BAKE"}, code))
+            assert words in by["ERR_BAKE"].text, by
+            same(s.ask("SNAPSHOT never").keys["code"], "ENODATA")
+            same(s.ask("RESTORE s1").keys["how"], "new")
+            same(s.quit(), 0)
+
+
+@case("extended: `stop` ends the machine, and then the worker")
+def _():
+    with worker(hello=True) as s:
+        s.ask("RESTORE s1")
+        same(cli("stop", s.vm).returncode, 0)
+        same(s.line().text, "ENDED how=stopped")
+        same(s.gone(), 0)
+
+
 @case("extended: starting fails: an error, and the worker is there for a better one")
 def _():
     with worker("--restore", "nosuch", ready=False) as s:
