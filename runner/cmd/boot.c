@@ -5,12 +5,12 @@
 #include "runner/control/launch.h"
 #include "runner/control/publish.h"
 #include "runner/guest/agent_client.h"
-#include "runner/proto/agent_reach.h"
 
 #include "smfs/base/num.h"
 
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 static const char usage[] =
 	"Usage: smvm-runner boot [OPTIONS] IMAGE [-- ARG...]\n"
@@ -24,14 +24,17 @@ static const char usage[] =
 	"                        60 if not given\n"
 	"      --json            print id, name, pid and directory as JSON\n";
 
-enum { OPT_JSON = OPT_OWN, OPT_READY, OPT_READY_TIMEOUT };
+enum { OPT_JSON = OPT_OWN };
 
 static int wait_ready(const struct rundir *d, char *const *conditions, int timeout_ms,
 		      struct err *err)
 {
 	char path[RUNDIR_PATH_MAX];
 	struct agent *a = NULL;
-	int r = agent_connect(rundir_file(d, "vsock.sock", path), timeout_ms, &a, err);
+	int r = access(rundir_file(d, "vsock.sock", path), F_OK) == 0
+			? agent_connect(path, timeout_ms, &a, err)
+			: err_set(err, ENOTSUP, "--ready: VM %s is a bare guest: it has no agent",
+				  d->info.name);
 
 	if (r == 0)
 		r = agent_ready(a, conditions, timeout_ms, NULL, err);
@@ -60,73 +63,90 @@ static void tell(const struct rundir *d, bool json)
 	}
 }
 
+static const struct option options[] = {BOOT_OPTIONS_LONG,
+					READY_OPTIONS_LONG,
+					{"foreground", no_argument, NULL, 'f'},
+					{"json", no_argument, NULL, OPT_JSON},
+					{0}};
+
+struct booting {
+	struct boot_options b;
+	struct ready_options ready;
+	bool foreground, json;
+};
+
+static int take(struct booting *q, int o, struct err *err)
+{
+	switch (o) {
+	case 'f':
+		q->foreground = true;
+		return 0;
+	case OPT_JSON:
+		q->json = true;
+		return 0;
+	case OPT_READY:
+	case OPT_READY_TIMEOUT:
+		return ready_options_take(&q->ready, o, optarg, err);
+	default:
+		return boot_options_take(&q->b, o, optarg, err);
+	}
+}
+
+static int launch(const struct booting *q, struct err *err)
+{
+	struct rundir *d;
+	int r = launch_boot(q->b.name, &q->b.boot, false, &d, err);
+
+	if (r < 0)
+		return r;
+	if (q->ready.n)
+		r = wait_ready(d, q->ready.condition, (int)q->ready.timeout_s * 1000, err);
+	if (r < 0)
+		stop_vm(d);
+	else
+		tell(d, q->json);
+	rundir_release(d);
+	return r;
+}
+
+static int run(struct booting *q, int argc, char **argv)
+{
+	struct err err = ERR_INIT;
+	int code = EXIT_OK;
+	/* getopt has eaten a "--" that comes before any argument: then there is no image. */
+	const char *image =
+		optind < argc && strcmp(argv[optind - 1], "--") != 0 ? argv[optind++] : NULL;
+
+	if (optind < argc && !strcmp(argv[optind], "--"))
+		optind++;
+	if (boot_options_resolve(&q->b, image, optind < argc ? argv + optind : NULL, &err) == 0) {
+		if (q->foreground)
+			code = foreground_boot(q->b.name, &q->b.boot, &err);
+		else
+			launch(q, &err);
+	}
+	return err.code ? fail(&err) : code;
+}
+
 int cmd_boot(int argc, char **argv)
 {
-	static const struct option options[] = {
-		BOOT_OPTIONS_LONG,
-		{"foreground", no_argument, NULL, 'f'},
-		{"json", no_argument, NULL, OPT_JSON},
-		{"ready", required_argument, NULL, OPT_READY},
-		{"ready-timeout", required_argument, NULL, OPT_READY_TIMEOUT},
-		{0}};
-	char *ready[AGENT_CONDITIONS_MAX + 1] = {0};
-	bool foreground = false, json = false;
-	uint64_t ready_s = 60;
-	unsigned nready = 0;
+	struct booting q = {.ready = {.timeout_s = 60}};
 	struct err err = ERR_INIT;
-	struct boot_options b;
-	struct rundir *d;
-	int o, r, code = EXIT_OK;
+	int o, code;
 
-	boot_options_init(&b);
+	boot_options_init(&q.b);
 	while ((o = getopt_long(argc, argv, "+f" BOOT_OPTIONS_SHORT, options, NULL)) != -1) {
 		if (o == '?')
 			return EXIT_USAGE;
 		if (o == 'h')
 			return help(usage);
-		if (o == 'f')
-			foreground = true;
-		else if (o == OPT_JSON)
-			json = true;
-		else if (o == OPT_READY) {
-			enum agent_condition kind;
-			const char *arg;
-
-			if (nready == AGENT_CONDITIONS_MAX ||
-			    agent_condition_parse(optarg, &kind, &arg, &err) < 0)
-				return usage_error("boot", "--ready: %s",
-						   err.code ? err.msg : "too many");
-			ready[nready++] = optarg;
-		} else if (o == OPT_READY_TIMEOUT) {
-			if (parse_u64(optarg, 1, 86400, &ready_s, &err) < 0)
-				return usage_error("boot", "--ready-timeout: %s", err.msg);
-		} else if (boot_options_take(&b, o, optarg, &err) < 0)
+		if (take(&q, o, &err) < 0)
 			return usage_error("boot", "%s", err.msg);
 	}
-	/* getopt has eaten a "--" that comes before any argument: then there is no image. */
-	const char *image =
-		optind < argc && strcmp(argv[optind - 1], "--") != 0 ? argv[optind++] : NULL;
-	if (optind < argc && !strcmp(argv[optind], "--"))
-		optind++;
-	r = boot_options_resolve(&b, image, optind < argc ? argv + optind : NULL, &err);
-	if (r == 0 && foreground) {
-		code = foreground_boot(b.name, &b.boot, &err);
-		if (err.code)
-			code = fail(&err);
-	} else if (r == 0) {
-		r = launch_boot(b.name, &b.boot, false, &d, &err);
-		if (r == 0 && ready[0]) {
-			r = wait_ready(d, ready, (int)ready_s * 1000, &err);
-			if (r < 0) {
-				stop_vm(d);
-				rundir_release(d);
-			}
-		}
-		if (r == 0) {
-			tell(d, json);
-			rundir_release(d);
-		}
-	}
-	boot_options_free(&b);
-	return r < 0 ? fail(&err) : code;
+	if (q.foreground && q.ready.n)
+		return usage_error("boot",
+				   "--foreground does not come back, and so has no --ready");
+	code = run(&q, argc, argv);
+	boot_options_free(&q.b);
+	return code;
 }

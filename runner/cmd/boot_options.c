@@ -2,6 +2,7 @@
 
 #include "runner/control/where.h"
 #include "runner/guest/image.h"
+#include "runner/worker/ready.h"
 
 #include "smfs/base/cleanup.h"
 #include "smfs/base/io.h"
@@ -13,6 +14,7 @@
 #include <string.h>
 
 #define RAM_DEFAULT (512 * MIB)
+#define READY_MAX_S 86400
 
 void boot_options_init(struct boot_options *o)
 {
@@ -187,4 +189,16 @@ void boot_options_free(struct boot_options *o)
 		free(o->disk[i].file);
 		free(o->disk[i].path);
 	}
+}
+
+int ready_options_take(struct ready_options *o, int opt, char *arg, struct err *err)
+{
+	if (opt == OPT_READY_TIMEOUT)
+		return parse_u64(arg, 1, READY_MAX_S, &o->timeout_s, err) < 0
+			       ? err_wrap(err, -EINVAL, "--ready-timeout")
+			       : 0;
+	if (o->n == AGENT_CONDITIONS_MAX)
+		return err_set(err, EINVAL, "--ready: at most %u", AGENT_CONDITIONS_MAX);
+	o->condition[o->n++] = arg;
+	return ready_check(arg, err) < 0 ? err_wrap(err, -EINVAL, "--ready") : 0;
 }

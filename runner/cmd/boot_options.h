@@ -1,5 +1,5 @@
 /*
- * boot_options.h - the options `boot` and `run` share, and what they make of them.
+ * boot_options.h - the options `boot`, `run` and `worker` share, and what they make of them.
  */
 #ifndef RUNNER_CMD_BOOT_OPTIONS_H
 #define RUNNER_CMD_BOOT_OPTIONS_H
@@ -8,6 +8,7 @@
 
 #include "runner/control/forward.h"
 #include "runner/control/vmm.h"
+#include "runner/proto/agent_reach.h"
 #include "runner/vm/machine.h"
 
 #define BOOT_ENV_MAX 256
@@ -50,7 +51,7 @@ struct boot_options {
 	"      --append TEXT     add to the kernel's command line\n"                               \
 	"      --mount DIR       where the store is mounted ($SMFS_MOUNT, /mnt/smfs)\n"
 
-/* Long options and short ones ("c:m:e:u:w:p:h") of both commands; values for the long-only ones. */
+/* Long options and short ones ("c:m:e:u:w:p:h") of all three; values for the long-only ones. */
 enum {
 	OPT_NAME = 256,
 	OPT_ENTRYPOINT,
@@ -58,6 +59,8 @@ enum {
 	OPT_APPEND,
 	OPT_MOUNT,
 	OPT_DISK,
+	OPT_READY,
+	OPT_READY_TIMEOUT,
 	OPT_OWN
 };
 #define BOOT_OPTIONS_SHORT "c:m:e:u:w:p:h"
@@ -84,5 +87,19 @@ int boot_options_take(struct boot_options *o, int opt, const char *arg, struct e
  */
 int boot_options_resolve(struct boot_options *o, const char *image, char **args, struct err *err);
 void boot_options_free(struct boot_options *o);
+
+/* What `boot` and `worker` wait for. */
+struct ready_options {
+	char *condition[AGENT_CONDITIONS_MAX + 1]; /* NULL-terminated */
+	unsigned n;
+	uint64_t timeout_s;
+};
+#define READY_OPTIONS_LONG                                                  \
+	{"ready", required_argument, NULL, OPT_READY},                      \
+	{                                                                   \
+		"ready-timeout", required_argument, NULL, OPT_READY_TIMEOUT \
+	}
+/* OPT_READY or OPT_READY_TIMEOUT; `arg` is kept. EINVAL with the reason. */
+int ready_options_take(struct ready_options *o, int opt, char *arg, struct err *err);
 
 #endif

@@ -72,85 +72,103 @@ static int restore_many(const char *name, unsigned n, const struct vmm_restore *
 	return up == n ? EXIT_OK : fail(&err);
 }
 
-int cmd_restore(int argc, char **argv)
+static const struct option options[] = {
+	{"number", required_argument, NULL, 'n'},   {"name", required_argument, NULL, 'N'},
+	{"prefault", required_argument, NULL, 'P'}, {"publish", required_argument, NULL, 'p'},
+	{"foreground", no_argument, NULL, 'f'},	    {"clock", required_argument, NULL, 'c'},
+	{"mount", required_argument, NULL, 'm'},    {"json", no_argument, NULL, 'j'},
+	{"help", no_argument, NULL, 'h'},	    {0}};
+
+struct restoring {
+	const char *name, *mount;
+	bool foreground, json;
+	uint64_t n;
+	struct forward forward[FORWARD_MAX];
+	unsigned nforwards;
+	enum prefault_policy prefault;
+	enum clock_policy clock;
+};
+
+static int take_clock(struct restoring *q, const char *text, struct err *err)
 {
-	static const struct option options[] = {{"number", required_argument, NULL, 'n'},
-						{"name", required_argument, NULL, 'N'},
-						{"prefault", required_argument, NULL, 'P'},
-						{"publish", required_argument, NULL, 'p'},
-						{"foreground", no_argument, NULL, 'f'},
-						{"clock", required_argument, NULL, 'c'},
-						{"mount", required_argument, NULL, 'm'},
-						{"json", no_argument, NULL, 'j'},
-						{"help", no_argument, NULL, 'h'},
-						{0}};
-	const char *name = NULL, *mount = NULL;
-	enum prefault_policy prefault = PREFAULT_WS;
-	bool foreground = false, json = false;
+	const int clock = clock_policy_of(text);
+
+	if (clock < 0)
+		return err_set(err, EINVAL, "--clock is advance or freeze");
+	q->clock = (enum clock_policy)clock;
+	return 0;
+}
+
+static int take(struct restoring *q, int o, struct err *err)
+{
+	switch (o) {
+	case 'n':
+		return parse_u64(optarg, 1, RESTORE_MAX, &q->n, err) < 0
+			       ? err_wrap(err, -EINVAL, "-n")
+			       : 0;
+	case 'N':
+		q->name = optarg;
+		return rundir_name_check(q->name, err);
+	case 'p':
+		return forward_add(optarg, q->forward, &q->nforwards, err) < 0
+			       ? err_wrap(err, -EINVAL, "--publish")
+			       : 0;
+	case 'P':
+		return prefault_policy_of(optarg, &q->prefault)
+			       ? 0
+			       : err_set(err, EINVAL, "--prefault: none, ws or all");
+	case 'f':
+		q->foreground = true;
+		return 0;
+	case 'm':
+		q->mount = optarg;
+		return 0;
+	case 'c':
+		return take_clock(q, optarg, err);
+	default:
+		q->json = true;
+		return 0;
+	}
+}
+
+static int run(const struct restoring *q, const char *snapshot)
+{
 	struct err err = ERR_INIT;
 	char dir[PATH_MAX];
-	struct forward forwards[FORWARD_MAX];
-	unsigned nforwards = 0;
-	uint64_t n = 1;
-	int clock = CLOCK_ADVANCE, o;
+	const struct vmm_restore r = {.mount = where_mount(q->mount),
+				      .snapshot_dir = dir,
+				      .clock = q->clock,
+				      .prefault = q->prefault,
+				      .forward = q->forward,
+				      .nforwards = q->nforwards};
+
+	if (where_snapshot(r.mount, snapshot, dir, &err) < 0)
+		return fail(&err);
+	if (!q->foreground)
+		return restore_many(q->name, (unsigned)q->n, &r, q->json);
+	const int code = foreground_restore(q->name, &r, &err);
+	return err.code ? fail(&err) : code;
+}
+
+int cmd_restore(int argc, char **argv)
+{
+	struct restoring q = {.n = 1, .prefault = PREFAULT_WS, .clock = CLOCK_ADVANCE};
+	struct err err = ERR_INIT;
+	int o;
 
 	while ((o = getopt_long(argc, argv, "n:fp:h", options, NULL)) != -1) {
-		switch (o) {
-		case 'n':
-			if (parse_u64(optarg, 1, RESTORE_MAX, &n, &err) < 0)
-				return usage_error("restore", "-n: %s", err.msg);
-			break;
-		case 'N':
-			name = optarg;
-			if (rundir_name_check(name, &err) < 0)
-				return usage_error("restore", "%s", err.msg);
-			break;
-		case 'p':
-			if (forward_add(optarg, forwards, &nforwards, &err) < 0)
-				return usage_error("restore", "--publish: %s", err.msg);
-			break;
-		case 'P':
-			if (!prefault_policy_of(optarg, &prefault))
-				return usage_error("restore", "--prefault: none, ws or all");
-			break;
-		case 'f':
-			foreground = true;
-			break;
-		case 'm':
-			mount = optarg;
-			break;
-		case 'c':
-			clock = clock_policy_of(optarg);
-			if (clock < 0)
-				return usage_error("restore", "--clock is advance or freeze");
-			break;
-		case 'j':
-			json = true;
-			break;
-		case 'h':
-			return help(usage);
-		default:
+		if (o == '?')
 			return EXIT_USAGE;
-		}
+		if (o == 'h')
+			return help(usage);
+		if (take(&q, o, &err) < 0)
+			return usage_error("restore", "%s", err.msg);
 	}
 	if (argc - optind != 1)
 		return usage_error("restore", "takes one snapshot");
-	struct vmm_restore r = {.mount = where_mount(mount),
-				.snapshot_dir = dir,
-				.clock = clock,
-				.prefault = prefault,
-				.forward = forwards,
-				.nforwards = nforwards};
-	if (where_snapshot(r.mount, argv[optind], dir, &err) < 0)
-		return fail(&err);
-	if (publish_check(forwards, nforwards, n, &err) < 0)
+	if (publish_check(q.forward, q.nforwards, q.n, &err) < 0)
 		return usage_error("restore", "--publish: %s", err.msg);
-	if (foreground && n > 1)
+	if (q.foreground && q.n > 1)
 		return usage_error("restore", "--foreground is for one machine");
-	if (foreground) {
-		int code = foreground_restore(name, &r, &err);
-
-		return err.code ? fail(&err) : code;
-	}
-	return restore_many(name, (unsigned)n, &r, json);
+	return run(&q, argv[optind]);
 }

@@ -58,90 +58,118 @@ static void print_result(const json_t *j)
 	       (double)json_integer_value(json_object_get(j, "pause_us")) / 1000);
 }
 
-int cmd_snapshot(int argc, char **argv)
+static const struct option options[] = {{"diff", no_argument, NULL, 'd'},
+					{"base", required_argument, NULL, 'b'},
+					{"full", no_argument, NULL, 'f'},
+					{"live", no_argument, NULL, 'l'},
+					{"no-wait", no_argument, NULL, 'w'},
+					{"copy-limit", required_argument, NULL, 'c'},
+					{"no-agent", no_argument, NULL, 'n'},
+					{"json", no_argument, NULL, 'j'},
+					{"still", no_argument, NULL, 's'},
+					{"help", no_argument, NULL, 'h'},
+					{0}};
+
+struct snapshotting {
+	const char *vm, *name, *base;
+	bool diff, full, live, still, no_wait, no_agent, json;
+	uint64_t copy_limit;
+};
+
+static int take(struct snapshotting *q, int o, struct err *err)
 {
-	static const struct option options[] = {{"diff", no_argument, NULL, 'd'},
-						{"base", required_argument, NULL, 'b'},
-						{"full", no_argument, NULL, 'f'},
-						{"live", no_argument, NULL, 'l'},
-						{"no-wait", no_argument, NULL, 'w'},
-						{"copy-limit", required_argument, NULL, 'c'},
-						{"no-agent", no_argument, NULL, 'n'},
-						{"json", no_argument, NULL, 'j'},
-						{"still", no_argument, NULL, 's'},
-						{"help", no_argument, NULL, 'h'},
-						{0}};
-	bool diff = false, full = false, live = false, still = false, no_wait = false;
-	bool no_agent = false, json = false;
-	const char *base = NULL;
-	uint64_t copy_limit = 0;
+	switch (o) {
+	case 'd':
+		q->diff = true;
+		return 0;
+	case 'b':
+		q->base = optarg;
+		return 0;
+	case 'f':
+		q->full = true;
+		return 0;
+	case 'l':
+		q->live = true;
+		return 0;
+	case 's':
+		q->still = true;
+		return 0;
+	case 'w':
+		q->no_wait = true;
+		return 0;
+	case 'c':
+		return parse_size(optarg, MIB, TIB, &q->copy_limit, err) < 0
+			       ? err_wrap(err, -EINVAL, "--copy-limit")
+			       : 0;
+	case 'n':
+		q->no_agent = true;
+		return 0;
+	default:
+		q->json = true;
+		return 0;
+	}
+}
+
+/* What the VM would refuse, too, but knows less to say of. */
+static int consistent(const struct snapshotting *q, struct err *err)
+{
+	if (q->still && (q->live || q->copy_limit))
+		return err_set(err, EINVAL, "--still and %s contradict each other",
+			       q->live ? "--live" : "--copy-limit");
+	if (!q->live && q->no_wait)
+		return err_set(err, EINVAL, "--no-wait needs --live");
+	if (q->full && (q->diff || q->base))
+		return err_set(err, EINVAL, "--full and %s contradict each other",
+			       q->diff ? "--diff" : "--base");
+	if (q->base && strcmp(q->base, q->name) == 0)
+		return err_set(err, EINVAL, "a snapshot cannot be its own base");
+	return 0;
+}
+
+static int run(const struct snapshotting *q)
+{
 	struct err err = ERR_INIT;
 	json_t *reply;
-	int o, r;
+	int r;
 
-	while ((o = getopt_long(argc, argv, "h", options, NULL)) != -1) {
-		switch (o) {
-		case 'd':
-			diff = true;
-			break;
-		case 'b':
-			base = optarg;
-			break;
-		case 'f':
-			full = true;
-			break;
-		case 'l':
-			live = true;
-			break;
-		case 's':
-			still = true;
-			break;
-		case 'w':
-			no_wait = true;
-			break;
-		case 'c':
-			if (parse_size(optarg, MIB, TIB, &copy_limit, &err) < 0)
-				return usage_error("snapshot", "--copy-limit: %s", err.msg);
-			break;
-		case 'n':
-			no_agent = true;
-			break;
-		case 'j':
-			json = true;
-			break;
-		case 'h':
-			return help(usage);
-		default:
-			return EXIT_USAGE;
-		}
-	}
-	if (argc - optind != 2)
-		return usage_error("snapshot", "takes a VM and a name");
-	if (still && (live || copy_limit))
-		return usage_error("snapshot", "--still and %s contradict each other",
-				   live ? "--live" : "--copy-limit");
-	if (!live && no_wait)
-		return usage_error("snapshot", "--no-wait needs --live");
-	if (full && (diff || base))
-		return usage_error("snapshot", "--full and %s contradict each other",
-				   diff ? "--diff" : "--base");
-	if (base && strcmp(base, argv[optind + 1]) == 0)
-		return usage_error("snapshot", "a snapshot cannot be its own base");
 	if (isatty(STDERR_FILENO))
-		fprintf(stderr, "Writing snapshot %s ...\r", argv[optind + 1]);
-	r = ask_vm(argv[optind],
+		fprintf(stderr, "Writing snapshot %s ...\r", q->name);
+	r = ask_vm(q->vm,
 		   json_pack("{s:s, s:s, s:b, s:s*, s:b, s:b, s:b, s:b, s:I}", "op", "snapshot",
-			     "name", argv[optind + 1], "diff", diff, "base", base, "full", full,
-			     "no_agent", no_agent, "still", still, "no_wait", no_wait, "copy_limit",
-			     (json_int_t)copy_limit),
+			     "name", q->name, "diff", q->diff, "base", q->base, "full", q->full,
+			     "no_agent", q->no_agent, "still", q->still, "no_wait", q->no_wait,
+			     "copy_limit", (json_int_t)q->copy_limit),
 		   SNAPSHOT_WAIT_MS, &reply, &err);
 	if (isatty(STDERR_FILENO))
 		fputs("\033[K", stderr);
 	if (r < 0)
 		return fail(&err);
-	if (json)
+	if (q->json)
 		return print_json(reply);
 	print_result(reply);
 	json_decref(reply);
 	return EXIT_OK;
+}
+
+int cmd_snapshot(int argc, char **argv)
+{
+	struct snapshotting q = {.vm = NULL};
+	struct err err = ERR_INIT;
+	int o;
+
+	while ((o = getopt_long(argc, argv, "h", options, NULL)) != -1) {
+		if (o == '?')
+			return EXIT_USAGE;
+		if (o == 'h')
+			return help(usage);
+		if (take(&q, o, &err) < 0)
+			return usage_error("snapshot", "%s", err.msg);
+	}
+	if (argc - optind != 2)
+		return usage_error("snapshot", "takes a VM and a name");
+	q.vm = argv[optind];
+	q.name = argv[optind + 1];
+	if (consistent(&q, &err) < 0)
+		return usage_error("snapshot", "%s", err.msg);
+	return run(&q);
 }

@@ -3,8 +3,6 @@
 #include "runner/cmd/boot_options.h"
 #include "runner/cmd/cmd.h"
 #include "runner/control/where.h"
-#include "runner/proto/agent_reach.h"
-#include "runner/worker/ready.h"
 
 #include "smfs/base/num.h"
 
@@ -27,36 +25,18 @@ static const char usage[] =
 	"                        seconds it may take to be ready (180)\n"
 	"      --prefault WHAT   as of `restore`\n" BOOT_OPTIONS_HELP;
 
-enum { OPT_SOCKET = OPT_OWN, OPT_RESTORE, OPT_READY, OPT_READY_TIMEOUT, OPT_PREFAULT };
+enum { OPT_SOCKET = OPT_OWN, OPT_RESTORE, OPT_PREFAULT };
 
-static const struct option options[] = {
-	BOOT_OPTIONS_LONG,
-	{"socket", required_argument, NULL, OPT_SOCKET},
-	{"restore", required_argument, NULL, OPT_RESTORE},
-	{"ready", required_argument, NULL, OPT_READY},
-	{"ready-timeout", required_argument, NULL, OPT_READY_TIMEOUT},
-	{"prefault", required_argument, NULL, OPT_PREFAULT},
-	{0}};
+static const struct option options[] = {BOOT_OPTIONS_LONG,
+					{"socket", required_argument, NULL, OPT_SOCKET},
+					{"restore", required_argument, NULL, OPT_RESTORE},
+					READY_OPTIONS_LONG,
+					{"prefault", required_argument, NULL, OPT_PREFAULT},
+					{0}};
 
-/* A worker's own options beside its configuration. */
-struct conditions {
-	char *text[AGENT_CONDITIONS_MAX + 1];
-	unsigned n;
-};
-
-static int add_condition(struct conditions *c, char *text, struct err *err)
+static int take(struct worker_config *cfg, struct ready_options *ready, struct boot_options *b,
+		int o, struct err *err)
 {
-	if (c->n == AGENT_CONDITIONS_MAX)
-		return err_set(err, EINVAL, "--ready: at most %u", AGENT_CONDITIONS_MAX);
-	c->text[c->n++] = text;
-	return ready_check(text, err);
-}
-
-static int take(struct worker_config *cfg, struct conditions *ready, struct boot_options *b, int o,
-		struct err *err)
-{
-	uint64_t n;
-
 	switch (o) {
 	case OPT_SOCKET:
 		cfg->socket = optarg;
@@ -65,12 +45,8 @@ static int take(struct worker_config *cfg, struct conditions *ready, struct boot
 		cfg->restore = optarg;
 		return 0;
 	case OPT_READY:
-		return add_condition(ready, optarg, err);
 	case OPT_READY_TIMEOUT:
-		if (parse_u64(optarg, 1, 3600, &n, err) < 0)
-			return -EINVAL;
-		cfg->ready_ms = (int)n * 1000;
-		return 0;
+		return ready_options_take(ready, o, optarg, err);
 	case OPT_PREFAULT:
 		return prefault_policy_of(optarg, &cfg->prefault)
 			       ? 0
@@ -105,8 +81,8 @@ static int work(struct worker_config *cfg, struct boot_options *b, int argc, cha
 int cmd_worker(int argc, char **argv)
 {
 	static char agent[] = "agent";
-	struct conditions ready = {.n = 0};
-	struct worker_config cfg = {.ready_ms = 180000, .ready = ready.text};
+	struct ready_options ready = {.timeout_s = 180};
+	struct worker_config cfg = {.ready = ready.condition};
 	struct err err = ERR_INIT;
 	struct boot_options b;
 	int o, code = EXIT_OK;
@@ -125,7 +101,8 @@ int cmd_worker(int argc, char **argv)
 	if (!cfg.socket)
 		return usage_error("worker", "--socket is needed");
 	if (!ready.n)
-		ready.text[0] = agent;
+		ready.condition[0] = agent;
+	cfg.ready_ms = (int)ready.timeout_s * 1000;
 	code = work(&cfg, &b, argc, argv, &err);
 	boot_options_free(&b);
 	return code;

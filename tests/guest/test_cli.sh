@@ -53,6 +53,11 @@ check "an unknown image is not found" status 3 smvm-runner boot nothing
 check "which the error explains" error_says "smvm-pull"
 check "an unknown option is a usage error" status 2 smvm-runner boot --colour
 check "too much memory is a usage error" status 2 smvm-runner boot -m 999T --kernel "$guest"
+check "nobody waits in the foreground" says 2 "has no --ready" smvm-runner boot -f --ready agent --kernel "$guest"
+check "an expression that is none is found before anything boots" says 2 "log:(" smvm-runner boot --ready 'log:(' --kernel "$guest"
+check "a guest without an agent cannot say that it is ready" \
+	says 5 "has no agent" smvm-runner boot --name mute -m 64M --ready agent --kernel "$guest"
+check "and is not left" gone mute
 check "a kernel that is none is refused" status 5 smvm-runner boot --kernel "$B/smfs.pc"
 # Several at once: each is answered, in some order.
 smvm-runner snapshot --still one at1 >/dev/null 2>&1 &

@@ -24,6 +24,28 @@ speaks() { # the command prints usage on --help, its version on --version, and r
 	[ $? -eq 2 ]
 }
 
+# told_in_man PROGRAM: each option that a page of --help describes is in the manual page, by its long or its short name, and each
+# long one that the manual page has is one of them.
+told_in_man() {
+	"$B/$1" --help >"$T/help"
+	for s in $(sed -nE 's/^  ([a-z]+) .*/\1/p' "$T/help"); do
+		"$B/$1" "$s" --help
+	done >>"$T/help"
+	sed -nE 's/^ +(-([a-zA-Z]), )?--([a-z][a-z-]+).*/\2 \3/p' "$T/help" | sort -u >"$T/options"
+	bad=0
+	while read -r short long; do
+		[ "$long" ] || { long=$short short=; }
+		grep -qE -- "^\.(Op|It|Fl|Cm|Pq|Ql)?.*(Fl|,) -$long( |\$)|^\.Fl -$long\$" "doc/$1.1" && continue
+		[ "$short" ] && grep -qE -- "Fl [a-z]*$short" "doc/$1.1" && continue
+		echo "# --$long is not in doc/$1.1"
+		bad=1
+	done <"$T/options"
+	grep -oE '(Fl|,) -[a-z][a-z-]+' "doc/$1.1" | sed 's/.* -/--/' | sort -u | while read -r o; do
+		grep -q -- "$o" "$T/help" || { echo "# doc/$1.1 has $o, --help has not"; exit 1; }
+	done || bad=1
+	return $bad
+}
+
 sources_only() { # git tracks the top-level folders README names, and nothing that was built
 	git ls-files | grep -vE '^(smfs|runner|pull|tests|bench|doc|packaging|\.ci)/|^[^/]+$' && return 1
 	git ls-files -z | xargs -0 grep -IL '' -- | grep -v '^tests/fuzz/corpus/' && return 1
@@ -43,6 +65,7 @@ for c in smfs smvm-runner smvm-pull; do
 	else
 		skip "doc/$c.1 formats without a warning" "no man command here"
 	fi
+	check "doc/$c.1 has the options that --help has, and no others" told_in_man $c
 	check "$c answers --help and --version, and refuses nonsense" speaks "$B/$c"
 done
 check "the agent is static" sh -c '! readelf -l "$1" | grep -q INTERP' sh "$B/smvm-init"
