@@ -270,7 +270,7 @@ install: all $(BY_SCRIPT)
 	for u in $(notdir $(UNITS:.in=)); do \
 	    install -D -m 644 $(BUILD)/$$u $(DESTDIR)$(UNITDIR)/$$u || exit 1; done
 	install -D -m 644 packaging/systemd/smfs.default $(DESTDIR)$(SYSCONFDIR)/default/smfs
-	install -D -m 644 packaging/systemd/smvm-pool.conf $(DESTDIR)$(SHAREDIR)/doc/smvm-runner/examples/smvm-pool.conf
+	install -D -m 644 -t $(DESTDIR)$(SHAREDIR)/doc/smvm-runner/examples packaging/systemd/*.conf
 
 # What an install with the same variables would put there, and folders that only held that.
 uninstall:

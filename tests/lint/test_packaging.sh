@@ -89,6 +89,13 @@ if command -v systemd-analyze >/dev/null; then
 		# Out of 100; a unit without any sandboxing has 96. A mount has to be in the host's mount namespace.
 		check "${u##*/} is confined as far as its work allows" status 0 systemd-analyze security --offline=true --threshold=50 --no-pager "$u"
 	done
+	ports=$P/lib/systemd/system/smvm-pool@ports.service
+	mkdir "$ports.d" && cp "$P/share/doc/smvm-runner/examples/smvm-pool-publish.conf" "$ports.d/publish.conf"
+	check "and the drop-in for a pool's ports" sh -c 'w=$(systemd-analyze verify --man=no "$1" 2>&1); echo "$w"; [ -z "$w" ]' sh "$ports"
+	mkdir "$T/off" && cp "$P/lib/systemd/system/smvm-pool@.service" "$T/off/smvm-pool@ports.service" && cp -r "$ports.d" "$T/off/"
+	exposed() { systemd-analyze security --offline=true --no-pager "$1" | grep -E "^✗.*($2)"; }
+	check "which gives it a network" exposed "$T/off/smvm-pool@ports.service" PrivateNetwork=
+	check "that it has not without" sh -c '! systemd-analyze security --offline=true --no-pager "$1" | grep -E "^✗.*PrivateNetwork="' sh "$P/lib/systemd/system/smvm-pool@.service"
 else
 	skip "systemd takes the units" "no systemd-analyze here"
 fi
