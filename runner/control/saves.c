@@ -135,6 +135,8 @@ static void finish(struct vmm *v)
 	s->waiting = 0;
 	if (s->done)
 		s->done(s->done_arg, r, j, &err);
+	if (s->over)
+		s->over(s->over_arg);
 }
 
 static void watch(void *arg, bool readable)

@@ -34,6 +34,9 @@ struct saves {
 	json_t *last;	  /* the latest snapshot as "info" tells it; NULL: there was none */
 	saves_done done;  /* whom else to tell; NULL: nobody */
 	void *done_arg;
+	/* Told that one is over, whoever has asked for it; NULL: nobody. */
+	void (*over)(void *arg);
+	void *over_arg;
 };
 
 /* The handler of "snapshot"; `arg` is the struct vmm. */

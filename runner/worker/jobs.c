@@ -277,7 +277,13 @@ static void async_done(void *arg, int r, const json_t *s, const struct err *err)
 	else
 		e = saved_event(EVENT_WRITTEN, s);
 	desk_tell(j->desk, &e);
-	/* One that waited for this, or leaving. */
+}
+
+/* A snapshot may have waited for this, or leaving; it may be one of the control socket's. */
+static void save_over(void *arg)
+{
+	struct jobs *j = arg;
+
 	desk_wake(j->desk);
 }
 
@@ -353,9 +359,13 @@ static void wait_for_work(struct jobs *j)
 
 	/* The control socket is there even of a machine that has ended, for what is being written.
 	 */
-	if (!j->v || !j->v->control)
+	if (!j->v || !j->v->control) {
 		(void)poll(&p, 1, -1);
-	else if (control_serve(j->v->control, j->epoll_fd, &err) < 0)
+		return;
+	}
+	j->v->save.over = save_over;
+	j->v->save.over_arg = j;
+	if (control_serve(j->v->control, j->epoll_fd, &err) < 0)
 		log_err("%s", err.msg);
 }
 

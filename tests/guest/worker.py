@@ -640,6 +640,35 @@ def _():
         same(s.quit(), 0)
 
 
+@case("a snapshot asked for by the command: SNAPSHOT waits for it, and so does QUIT")
+def _():
+    def begin(s, name):
+        asker = subprocess.Popen(["smvm-runner", "snapshot", s.vm, name], stdout=subprocess.DEVNULL)
+        child, = until(lambda: children(s.process.pid))
+        os.kill(child, signal.SIGSTOP)
+        return asker, child
+
+    def end(asker, child):
+        os.kill(child, signal.SIGCONT)
+        same(asker.wait(20), 0)
+
+    with worker(hello=True) as s:
+        s.ask("RESTORE writer")
+        until(lambda: "whole" in log(s.vm), 90)
+        asker, child = begin(s, "c1")
+        s.send("SNAPSHOT c2 id=1")
+        s.quiet()
+        end(asker, child)
+        same(s.answer("DONE_SNAPSHOT").keys["id"], 1)
+        asker, child = begin(s, "c3")
+        s.send("QUIT id=2")
+        s.quiet()
+        end(asker, child)
+        same(s.line().text, "BYE id=2")
+        same(s.gone(), 0)
+    assert {"c1", "c2", "c3"} <= set(os.listdir(MOUNT + "/snapshots"))
+
+
 @case("extended: the writer is killed: ERR_SNAPSHOT, and no half snapshot")
 def _():
     with worker(hello=True) as s:
