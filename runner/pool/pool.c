@@ -29,6 +29,7 @@
 
 #define STARTING_MAX 4	     /* at once: they want processors */
 #define PATIENCE_US  5000000 /* for a worker to end once it is told to */
+#define QUIT_US	     (LINE_DEADLINE_MS * 1000ull + 1000000) /* its own limit for that, and some */
 #define LOCK_US	     2000000 /* for what a killed pool had begun to let its name go */
 #define PLAN_US	     100000  /* how often memory is looked at when it was short */
 #define BACKOFF_MS   100
@@ -342,8 +343,10 @@ static void take_signals(struct pool *p)
 	struct signalfd_siginfo si;
 
 	while (read(p->signal_fd, &si, sizeof(si)) == sizeof(si))
-		if (si.ssi_signo != SIGCHLD)
+		if (si.ssi_signo != SIGCHLD) {
+			p->hurried = p->stopping;
 			p->stopping = true;
+		}
 	reap(p);
 }
 
@@ -419,7 +422,19 @@ static bool any_member(const struct pool *p)
 	return false;
 }
 
-/* Nobody is served any more; workers end as their connections do, or are killed. */
+static void hurry(struct pool *p)
+{
+	const uint64_t now = monotonic_us();
+
+	for (size_t i = 0; i < POOL_MEMBERS_MAX; i++)
+		if (p->member[i] && p->member[i]->deadline_us > now)
+			p->member[i]->deadline_us = now;
+}
+
+/*
+ * Nobody is served any more; workers end as their connections do, once they have written what they
+ * were asked to, or are killed.
+ */
 static void stop(struct pool *p)
 {
 	pool_refuse_all(p);
@@ -430,11 +445,14 @@ static void stop(struct pool *p)
 			m->state = MEMBER_DEAD;
 			m->why.code = 0;
 			member_end(m, false);
-			m->deadline_us = monotonic_us() + PATIENCE_US;
+			m->deadline_us = monotonic_us() + QUIT_US;
 		}
 	pool_drop_all(p);
-	while (any_member(p))
+	while (any_member(p)) {
+		if (p->hurried)
+			hurry(p);
 		turn(p);
+	}
 	/* Who has come meanwhile was told that it ends. */
 	pool_drop_all(p);
 }
@@ -537,7 +555,7 @@ static int begin(struct pool *p, struct pool_config *cfg, struct err *err)
 	r = take_name(p, err);
 	sweep_run_directories();
 	if (r == 0)
-		p->signal_fd = r = signals_open((const int[]){SIGTERM, SIGINT, SIGCHLD, 0},
+		p->signal_fd = r = signals_open((const int[]){SIGTERM, SIGINT, SIGHUP, SIGCHLD, 0},
 						SFD_NONBLOCK, NULL, err);
 	return r < 0 ? r : 0;
 }

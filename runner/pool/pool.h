@@ -50,8 +50,9 @@ struct pool_config {
 int pool_name_check(const char *name, struct err *err);
 int pool_socket(const char *name, char out[108], struct err *err);
 /*
- * Until SIGTERM or SIGINT. Says one line on standard output, and READY=1 to a service manager, when
- * it takes claims. Returns an exit code; a failure fills *err. EBUSY: there is one already.
+ * Until SIGTERM, SIGINT or SIGHUP; a second one ends those that still write. Says one line on
+ * standard output, and READY=1 to a service manager, when it takes claims. Returns an exit code; a
+ * failure fills *err. EBUSY: there is one already.
  */
 int pool_run(const struct pool_config *cfg, struct err *err);
 

@@ -15,6 +15,7 @@ struct pool {
 	char snapshot[PATH_MAX], socket[108], worker_socket[108];
 	int lock_fd, listen_fd, worker_fd, signal_fd;
 	bool stopping;
+	bool hurried; /* told to end once more */
 	struct member *member[POOL_MEMBERS_MAX];
 	struct clients clients;
 	struct waiters waiters;

@@ -3,6 +3,7 @@ import errno
 import fcntl
 import json
 import os
+import pty
 import re
 import select
 import shutil
@@ -15,7 +16,7 @@ import threading
 import time
 
 sys.path.insert(0, "tests/lib")
-from cases import Skip, case, cli, done, same, until  # noqa: E402
+from cases import Skip, case, children, cli, done, same, until  # noqa: E402
 from poolclient import LOG, RUN, Client, Pool  # noqa: E402
 
 
@@ -391,6 +392,92 @@ def _():
     same(cli("pool").returncode, 2)
     same(cli("pool", "--snapshot", "s1", "--min", "3", "--max", "2").returncode, 2)
     same(cli("pool", "--snapshot", "s1", "--name", "../x").returncode, 2)
+
+
+def left():
+    return [d for d in os.listdir(RUN) if not d.endswith(".lock")]
+
+
+@case("Ctrl-C, SIGTERM, a terminal that goes away: the pool ends in order with all that it has, whatever it was at")
+def _():
+    def at(state, end):
+        pid, terminal = pty.fork()
+        if not pid:
+            os.execlp("smvm-runner", "smvm-runner", "pool", "--name", "tty", "--snapshot", "s1", "--min", "3", "--max", "3", "-p", "80")
+        until(lambda: b"pool-tty.sock" in os.read(terminal, 1000))
+        with Client("tty") as c:
+            until(lambda: state(c.status()))
+            machines = [m["pid"] for m in c.status()["machines"]]
+            assert c.ask("CLAIM keep=1").word == "CLAIMED"
+            end(pid, terminal)
+            same(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), 0)
+        os.close(terminal)
+        same([x for x in machines if alive(x)], [])
+        same(left(), [])
+        same(os.path.exists(RUN + "/pool-tty.sock.lock"), False)
+
+    for end in (lambda pid, terminal: os.write(terminal, b"\x03"), lambda pid, _: os.kill(pid, signal.SIGTERM),
+                lambda pid, _: os.kill(pid, signal.SIGHUP)):
+        at(lambda s: s["coming"] == 3, end)
+        at(lambda s: s["warm"] == 3, end)
+
+
+class Writing:
+    """A pool whose one machine is claimed and being written, by a process that stands still."""
+    def __init__(self, name):
+        self.pool = Pool("--min", "1", "--max", "1", warm=1)
+        with Client() as c:
+            a = c.ask("CLAIM keep=1")
+            self.asker = subprocess.Popen(["smvm-runner", "snapshot", a.keys["vm"], name], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            end, found = time.monotonic() + 10, None
+            # It does not take long: looked for without a pause.
+            while not found and time.monotonic() < end:
+                found = children(int(a.keys["pid"]))
+        self.writer, = found
+        os.kill(self.writer, signal.SIGSTOP)
+
+    def __enter__(self):
+        return self
+
+    def go_on(self):
+        if alive(self.writer):
+            os.kill(self.writer, signal.SIGCONT)
+
+    def __exit__(self, *_):
+        self.go_on()
+        self.pool.process.kill()
+        self.pool.process.wait()
+        self.asker.wait(20)
+        until(lambda: not alive(self.writer))
+
+
+def is_ending():
+    try:
+        with Client() as c:
+            return c.ask("CLAIM deadline_ms=100").keys["code"] == "ESHUTDOWN"
+    except (ConnectionError, EOFError):
+        return False
+
+
+@case("told to end while a claimed machine is being written, it waits for that; told again, it does not")
+def _():
+    with Writing("kept") as w:
+        w.pool.process.terminate()
+        try:
+            w.pool.process.wait(6)
+            raise AssertionError("it did not wait")
+        except subprocess.TimeoutExpired:
+            w.go_on()
+        same(w.pool.process.wait(20), 0)
+        until(lambda: "kept" in os.listdir(os.environ["SMFS_MOUNT"] + "/snapshots"))
+    with Writing("late") as w:
+        w.pool.process.terminate()
+        # Two signals at once are one: it is to have had the first.
+        until(is_ending)
+        w.pool.process.terminate()
+        same(w.pool.process.wait(5), 0)
+    cli("ps")  # removes what is of the dead
+    same(left(), [])
 
 
 @case("the pool is killed: its workers end, and another takes its name")
