@@ -61,20 +61,10 @@ void control_release_dead(struct guest *g, pid_t pid)
 	guest_unlock(g);
 }
 
-static uint64_t clock_ns(clockid_t id)
+uint64_t boottime_ms(void)
 {
 	struct timespec ts;
 
-	clock_gettime(id, &ts);
-	return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
-}
-
-uint64_t boottime_ms(void)
-{
-	return clock_ns(CLOCK_BOOTTIME) / 1000000;
-}
-
-uint64_t monotonic_us(void)
-{
-	return clock_ns(CLOCK_MONOTONIC) / 1000;
+	clock_gettime(CLOCK_BOOTTIME, &ts);
+	return (uint64_t)ts.tv_sec * 1000 + (uint64_t)ts.tv_nsec / 1000000;
 }

@@ -20,6 +20,7 @@
 
 #include "runner/proto/agent.h"
 #include "runner/proto/bootconf.h"
+#include "smfs/base/clock.h"
 
 struct guest;
 struct journal;
@@ -86,6 +87,5 @@ static inline const char *guest_work(const struct guest *g)
 }
 
 uint64_t boottime_ms(void);
-uint64_t monotonic_us(void);
 
 #endif

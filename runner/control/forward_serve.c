@@ -7,6 +7,7 @@
 #include "runner/proto/agent_files.h"
 #include "runner/proto/relay.h"
 #include "smfs/base/cleanup.h"
+#include "smfs/base/clock.h"
 #include "smfs/base/log.h"
 #include "smfs/base/num.h"
 
@@ -17,10 +18,9 @@
 #include <sys/epoll.h>
 #include <sys/socket.h>
 #include <sys/un.h>
-#include <time.h>
 
-#define GREETING_S \
-	30 /* the agent's answer, which a guest that is being restored takes its time for */
+/* The agent's answer, which a guest that is being restored takes its time for. */
+#define GREETING_MS 30000
 
 enum state { FREE, WANT_OK, WANT_HELLO, WANT_OPENED, RELAYING };
 
@@ -39,7 +39,7 @@ struct conn {
 	enum state state;
 	struct watch sock, conn;
 	const struct forward *spec;
-	time_t deadline;
+	int64_t deadline_ms;
 	bool doomed;
 	/* Until the relay has it: the request, and what the agent has said so far. */
 	struct writer request;
@@ -56,17 +56,9 @@ struct serving {
 	struct watch listener[FORWARD_MAX], end;
 	struct conn *conn[FORWARD_CONNS];
 	unsigned nconns;
-	bool told_old;	    /* once is enough */
-	time_t quiet_until; /* no descriptors: listeners are looked away from */
+	bool told_old;		/* once is enough */
+	int64_t quiet_until_ms; /* no descriptors: listeners are looked away from */
 };
-
-static time_t now_s(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return ts.tv_sec;
-}
 
 static int watch_for(struct serving *s, struct watch *w, uint32_t events)
 {
@@ -292,7 +284,7 @@ static void conn_begin(struct serving *s, unsigned listener, int fd)
 	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
 	c->spec = &s->f->spec[listener];
 	c->state = WANT_OK;
-	c->deadline = now_s() + GREETING_S;
+	c->deadline_ms = monotonic_ms() + GREETING_MS;
 	c->sock = (struct watch){.kind = SOCK, .c = c, .fd = fd};
 	c->conn = (struct watch){.kind = CONN, .c = c, .fd = dial(s->vsock_path)};
 	put_request(&c->request, &c->spec->target);
@@ -315,7 +307,7 @@ static void accept_some(struct serving *s, struct watch *w)
 			continue;
 		}
 		if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM)
-			s->quiet_until = now_s() + 1;
+			s->quiet_until_ms = monotonic_ms() + 1000;
 		return;
 	}
 }
@@ -323,15 +315,16 @@ static void accept_some(struct serving *s, struct watch *w)
 /* Those that ended, and those whose greeting takes too long. */
 static void sweep(struct serving *s)
 {
-	const time_t now = now_s();
+	const int64_t now = monotonic_ms();
 
 	for (unsigned i = 0; i < FORWARD_CONNS; i++) {
 		struct conn *c = s->conn[i];
 
 		if (!c)
 			continue;
-		if (!c->doomed && c->state != RELAYING && now >= c->deadline) {
-			log_warn("forward: the guest's agent did not answer in %d s", GREETING_S);
+		if (!c->doomed && c->state != RELAYING && now >= c->deadline_ms) {
+			log_warn("forward: the guest's agent did not answer in %d s",
+				 GREETING_MS / 1000);
 			conn_end(s, c, true);
 		}
 		if (c->doomed) {
@@ -342,7 +335,7 @@ static void sweep(struct serving *s)
 	}
 	for (unsigned i = 0; i < s->f->n; i++)
 		watch_for(s, &s->listener[i],
-			  s->nconns < FORWARD_CONNS && now >= s->quiet_until ? EPOLLIN : 0);
+			  s->nconns < FORWARD_CONNS && now >= s->quiet_until_ms ? EPOLLIN : 0);
 }
 
 static bool waits(const struct serving *s)
@@ -350,7 +343,7 @@ static bool waits(const struct serving *s)
 	for (unsigned i = 0; i < FORWARD_CONNS; i++)
 		if (s->conn[i] && s->conn[i]->state != RELAYING)
 			return true;
-	return s->quiet_until > now_s();
+	return s->quiet_until_ms > monotonic_ms();
 }
 
 static int serve(struct serving *s, struct err *err)

@@ -3,6 +3,7 @@
 #include "runner/control/jsontext.h"
 
 #include "smfs/base/cleanup.h"
+#include "smfs/base/clock.h"
 #include "smfs/base/io.h"
 #include "smfs/base/log.h"
 #include "smfs/base/num.h"
@@ -12,7 +13,6 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
-#include <time.h>
 
 #define CLIENTS_MAX    32
 #define CLIENT_IDLE_MS 10000
@@ -49,14 +49,6 @@ struct control_request {
 	void (*taken)(void *arg, int fd);
 	void *taken_arg;
 };
-
-static int64_t now_ms(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return t.tv_sec * 1000LL + t.tv_nsec / 1000000;
-}
 
 void control_detach(struct control_request *rq, void (*taken)(void *arg, int fd), void *arg)
 {
@@ -126,7 +118,7 @@ static void accept_client(struct control *c)
 		if (!c->clients[i])
 			return;
 		c->clients[i]->fd = steal_fd(&fd);
-		c->clients[i]->deadline_ms = now_ms() + CLIENT_IDLE_MS;
+		c->clients[i]->deadline_ms = monotonic_ms() + CLIENT_IDLE_MS;
 		return;
 	}
 	log_warn("control: %d connections open, one more refused", CLIENTS_MAX);
@@ -219,7 +211,7 @@ int control_watch(struct control *c, int fd, int period_ms, void (*fn)(void *arg
 		return err_set(err, EBUSY, "control: something is watched already");
 	c->watch.fd = fd;
 	c->watch.period_ms = period_ms;
-	c->watch.next_ms = now_ms() + period_ms;
+	c->watch.next_ms = monotonic_ms() + period_ms;
 	c->watch.fn = fn;
 	c->watch.arg = arg;
 	return 0;
@@ -285,7 +277,7 @@ static int64_t watch_wait(const struct control *c, int64_t now)
 
 static void run_watch(struct control *c, bool readable)
 {
-	int64_t now = now_ms();
+	int64_t now = monotonic_ms();
 
 	if (!readable && (c->watch.period_ms < 0 || now < c->watch.next_ms))
 		return;
@@ -298,7 +290,7 @@ int control_serve(struct control *c, int end_fd, struct err *err)
 	for (;;) {
 		struct pollfd p[3 + CLIENTS_MAX];
 		struct client **who[3 + CLIENTS_MAX];
-		int64_t now = now_ms(), wait = watch_wait(c, now);
+		int64_t now = monotonic_ms(), wait = watch_wait(c, now);
 		nfds_t n = 3;
 
 		p[0] = (struct pollfd){.fd = end_fd, .events = POLLIN};

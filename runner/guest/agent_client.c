@@ -3,6 +3,7 @@
 #include "runner/guest/agent_conn.h"
 #include "runner/proto/agent_reach.h"
 #include "smfs/base/cleanup.h"
+#include "smfs/base/clock.h"
 #include "smfs/base/num.h"
 
 #include <limits.h>
@@ -24,22 +25,17 @@
 #define ATTEMPT_FIRST_MS 1000
 #define ATTEMPT_MAX_MS	 16000
 
-static uint64_t now_ns(clockid_t id)
+static uint64_t wall_ns(void)
 {
 	struct timespec ts;
 
-	clock_gettime(id, &ts);
+	clock_gettime(CLOCK_REALTIME, &ts);
 	return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
-}
-
-static int64_t mono_ms(void)
-{
-	return (int64_t)(now_ns(CLOCK_MONOTONIC) / 1000000);
 }
 
 static int left_ms(int64_t end)
 {
-	return (int)MIN(MAX(end - mono_ms(), (int64_t)0), (int64_t)INT_MAX);
+	return (int)MIN(MAX(end - monotonic_ms(), (int64_t)0), (int64_t)INT_MAX);
 }
 
 /* ---- connect ------------------------------------------------------------------------------- */
@@ -65,7 +61,7 @@ static int wait_answer(int fd, int end_fd, int64_t end, struct err *err)
 	for (;;) {
 		struct pollfd p[2] = {{.fd = fd, .events = POLLIN},
 				      {.fd = end_fd, .events = POLLIN}};
-		int64_t left = end - mono_ms();
+		int64_t left = end - monotonic_ms();
 
 		if (left <= 0)
 			return err_set(err, ETIMEDOUT, "vsock: no answer");
@@ -163,13 +159,13 @@ static bool worth_retrying(int r)
 int agent_connect_unless(const char *vsock_path, int timeout_ms, int end_fd, struct agent **out,
 			 struct err *err)
 {
-	int64_t end = timeout_ms < 0 ? INT64_MAX : mono_ms() + timeout_ms;
+	int64_t end = timeout_ms < 0 ? INT64_MAX : monotonic_ms() + timeout_ms;
 	int64_t patience = ATTEMPT_FIRST_MS, wait = RETRY_FIRST_MS;
 
 	for (;;) {
 		struct pollfd p = {.fd = end_fd, .events = POLLIN};
 		struct err e = ERR_INIT;
-		int64_t now = mono_ms();
+		int64_t now = monotonic_ms();
 		int r = attempt(vsock_path, end_fd, MIN(end, now + patience), out, &e);
 
 		if (r == 0)
@@ -178,7 +174,7 @@ int agent_connect_unless(const char *vsock_path, int timeout_ms, int end_fd, str
 			return err_set(err, -r, "connect to the guest's agent: %s", e.msg);
 		if (r == -ETIMEDOUT)
 			patience = MIN(patience * 2, ATTEMPT_MAX_MS);
-		now = mono_ms();
+		now = monotonic_ms();
 		if (now >= end)
 			return err_set(err, ETIMEDOUT,
 				       "connect to the guest's agent: not up after %d ms (%s)",
@@ -195,7 +191,7 @@ int agent_connect(const char *vsock_path, int timeout_ms, struct agent **out, st
 
 int agent_attach(int fd, int timeout_ms, struct agent **out, struct err *err)
 {
-	return attach(fd, -1, timeout_ms < 0 ? INT64_MAX : mono_ms() + timeout_ms, out, err);
+	return attach(fd, -1, timeout_ms < 0 ? INT64_MAX : monotonic_ms() + timeout_ms, out, err);
 }
 
 void agent_close(struct agent *a)
@@ -229,7 +225,7 @@ int agent_call(struct agent *a, uint16_t type, const struct writer *w, uint16_t 
 	       int timeout_ms, struct err *err)
 {
 	static const struct writer none;
-	int64_t end = timeout_ms < 0 ? INT64_MAX : mono_ms() + timeout_ms;
+	int64_t end = timeout_ms < 0 ? INT64_MAX : monotonic_ms() + timeout_ms;
 	int r = agent_frame_send(a->fd, type, w ? w : &none, timeout_ms, err);
 
 	if (r == 0 && a->end_fd >= 0)
@@ -287,7 +283,7 @@ int agent_generation(struct agent *a, const struct agent_generation *g, int time
 	int r;
 
 	if (now.wall_ns == AGENT_WALL_NOW)
-		now.wall_ns = now_ns(CLOCK_REALTIME);
+		now.wall_ns = wall_ns();
 	agent_put_generation(&w, &now);
 	r = call_results(a, AGENT_GENERATION, &w, timeout_ms, results, err);
 	explicit_bzero(now.entropy, sizeof(now.entropy));
@@ -299,7 +295,7 @@ int agent_generation(struct agent *a, const struct agent_generation *g, int time
 int agent_clock(struct agent *a, int timeout_ms, struct err *err)
 {
 	cleanup_writer struct writer w = WRITER_INIT;
-	struct agent_clock c = {.wall_ns = now_ns(CLOCK_REALTIME)};
+	struct agent_clock c = {.wall_ns = wall_ns()};
 
 	agent_put_clock(&w, &c);
 	return call_results(a, AGENT_CLOCK, &w, timeout_ms, NULL, err);

@@ -3,6 +3,7 @@
 #include "runner/guest/agent_conn.h"
 
 #include "smfs/base/cleanup.h"
+#include "smfs/base/clock.h"
 #include "smfs/base/num.h"
 
 #include <fcntl.h>
@@ -13,7 +14,6 @@
 #include <sys/ioctl.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
-#include <time.h>
 
 #define OUT_HIGH (256u << 10) /* bytes for the guest above which `in` is not read */
 
@@ -48,14 +48,6 @@ struct pump {
 	struct agent_exit exit;
 };
 
-static int64_t mono_ms(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (int64_t)ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
-}
-
 static void queue(struct pump *p, uint16_t type, const void *data, size_t len)
 {
 	uint8_t hdr[AGENT_FRAME_HDR];
@@ -89,11 +81,11 @@ static int guest_write(struct pump *p, struct err *err)
 /* The guest has no part in how long its output takes to be read here. */
 static int output(struct pump *p, const struct agent_frame *f, struct err *err)
 {
-	const int64_t began = mono_ms();
+	const int64_t began = monotonic_ms();
 	int r = f->len ? p->output(p, f->type, f->data, f->len, err) : 0;
 
 	if (p->end_ms >= 0)
-		p->end_ms += mono_ms() - began;
+		p->end_ms += monotonic_ms() - began;
 	return r;
 }
 
@@ -186,7 +178,7 @@ static int pump_run(struct pump *p, struct err *err)
 		struct pollfd f[3] = {{.fd = p->a->fd, .events = POLLIN},
 				      {.fd = waiting < OUT_HIGH ? p->in : -1, .events = POLLIN},
 				      {.fd = p->signal_fd, .events = POLLIN}};
-		int64_t left = p->end_ms < 0 ? -1 : p->end_ms - mono_ms();
+		int64_t left = p->end_ms < 0 ? -1 : p->end_ms - monotonic_ms();
 		int r = 0;
 
 		if (p->end_ms >= 0 && left <= 0)
@@ -257,7 +249,7 @@ int agent_exec_run(struct agent *a, const struct agent_exec_io *io, struct agent
 	p->in = io->in;
 	p->signal_fd = io->signal_fd;
 	p->tty_fd = io->tty_fd;
-	p->end_ms = a->exec_limit_ms ? mono_ms() + a->exec_limit_ms +
+	p->end_ms = a->exec_limit_ms ? monotonic_ms() + a->exec_limit_ms +
 					       (io->late_ms ? io->late_ms : AGENT_TIMEOUT_MS)
 				     : -1;
 	p->output = to_fd;
@@ -319,7 +311,7 @@ int agent_exec_capture(struct agent *a, const struct agent_exec *x, const void *
 	with_in.stdin_open = input_data != NULL;
 	p->a = a;
 	p->in = p->signal_fd = p->tty_fd = -1;
-	p->end_ms = timeout_ms < 0 ? -1 : mono_ms() + timeout_ms;
+	p->end_ms = timeout_ms < 0 ? -1 : monotonic_ms() + timeout_ms;
 	p->output = to_memory;
 	p->ctx = &c;
 	for (size_t at = 0; at < input_len; at += AGENT_DATA_MAX)

@@ -94,12 +94,73 @@ static void get_disk(struct tlv *t, struct bootconf *c)
 		t->bad = true;
 }
 
+/* How many of the lists' entries there are yet. */
+struct counts {
+	unsigned args, env;
+};
+
+static void get_item(struct tlv *t, struct bootconf *c, struct counts *n)
+{
+	switch (t->tag) {
+	case CONF_ROOT_DEVICE:
+		tlv_strdup(t, &c->root_device, AGENT_PATH_MAX);
+		break;
+	case CONF_ROOT_FSTYPE:
+		tlv_strdup(t, &c->root_fstype, AGENT_NAME_MAX);
+		break;
+	case CONF_ROOT_DAX:
+		tlv_bool(t, &c->root_dax);
+		break;
+	case CONF_ARG:
+		tlv_list(t, &c->argv, &n->args, AGENT_ARGS_MAX);
+		break;
+	case CONF_ENV:
+		tlv_list(t, &c->env, &n->env, AGENT_ARGS_MAX);
+		break;
+	case CONF_CWD:
+		tlv_strdup(t, &c->cwd, AGENT_PATH_MAX);
+		break;
+	case CONF_USER:
+		tlv_strdup(t, &c->user, AGENT_NAME_MAX);
+		break;
+	case CONF_HOSTNAME:
+		tlv_strdup(t, &c->hostname, AGENT_NAME_MAX);
+		break;
+	case CONF_MACHINE_ID:
+		tlv_strdup(t, &c->machine_id, AGENT_MACHINE_ID_LEN);
+		break;
+	case CONF_RESOLV:
+		tlv_strdup(t, &c->resolv_conf, CONF_RESOLV_MAX);
+		break;
+	case CONF_POWEROFF:
+		tlv_bool(t, &c->poweroff_on_exit);
+		break;
+	case CONF_GENERATION:
+		tlv_u64(t, &c->generation);
+		break;
+	case CONF_UUID:
+		tlv_bytes(t, c->uuid, sizeof(c->uuid));
+		break;
+	case CONF_MAILBOX:
+		tlv_u64(t, &c->mailbox_gpa);
+		break;
+	case CONF_WALL:
+		tlv_u64(t, &c->wall_ns);
+		break;
+	case CONF_DISK:
+		get_disk(t, c);
+		break;
+	default:
+		break;
+	}
+}
+
 int bootconf_decode(const void *data, size_t len, struct bootconf *c, struct err *err)
 {
 	struct reader r = reader_of(data, len);
 	uint32_t magic = get_u32(&r);
 	uint16_t version = get_u16(&r);
-	unsigned nargs = 0, nenv = 0;
+	struct counts n = {0};
 	struct tlv t = {0};
 
 	*c = (struct bootconf){0};
@@ -109,58 +170,7 @@ int bootconf_decode(const void *data, size_t len, struct bootconf *c, struct err
 		return err_set(err, ENOTSUP, "boot configuration: version %u, this agent knows %u",
 			       version, CONF_VERSION);
 	while (tlv_next(&r, &t)) {
-		switch (t.tag) {
-		case CONF_ROOT_DEVICE:
-			tlv_strdup(&t, &c->root_device, AGENT_PATH_MAX);
-			break;
-		case CONF_ROOT_FSTYPE:
-			tlv_strdup(&t, &c->root_fstype, AGENT_NAME_MAX);
-			break;
-		case CONF_ROOT_DAX:
-			tlv_bool(&t, &c->root_dax);
-			break;
-		case CONF_ARG:
-			tlv_list(&t, &c->argv, &nargs, AGENT_ARGS_MAX);
-			break;
-		case CONF_ENV:
-			tlv_list(&t, &c->env, &nenv, AGENT_ARGS_MAX);
-			break;
-		case CONF_CWD:
-			tlv_strdup(&t, &c->cwd, AGENT_PATH_MAX);
-			break;
-		case CONF_USER:
-			tlv_strdup(&t, &c->user, AGENT_NAME_MAX);
-			break;
-		case CONF_HOSTNAME:
-			tlv_strdup(&t, &c->hostname, AGENT_NAME_MAX);
-			break;
-		case CONF_MACHINE_ID:
-			tlv_strdup(&t, &c->machine_id, AGENT_MACHINE_ID_LEN);
-			break;
-		case CONF_RESOLV:
-			tlv_strdup(&t, &c->resolv_conf, CONF_RESOLV_MAX);
-			break;
-		case CONF_POWEROFF:
-			tlv_bool(&t, &c->poweroff_on_exit);
-			break;
-		case CONF_GENERATION:
-			tlv_u64(&t, &c->generation);
-			break;
-		case CONF_UUID:
-			tlv_bytes(&t, c->uuid, sizeof(c->uuid));
-			break;
-		case CONF_MAILBOX:
-			tlv_u64(&t, &c->mailbox_gpa);
-			break;
-		case CONF_WALL:
-			tlv_u64(&t, &c->wall_ns);
-			break;
-		case CONF_DISK:
-			get_disk(&t, c);
-			break;
-		default:
-			break;
-		}
+		get_item(&t, c, &n);
 		if (t.bad || t.oom)
 			break;
 	}

@@ -1,6 +1,7 @@
 /* Frames of the agent protocol on a descriptor. */
 #include "runner/proto/agent.h"
 
+#include "smfs/base/clock.h"
 #include "smfs/base/num.h"
 
 #include <poll.h>
@@ -8,7 +9,6 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
-#include <time.h>
 #include <unistd.h>
 
 static const struct {
@@ -94,27 +94,19 @@ void agent_frame_free(struct agent_frame *f)
 	*f = (struct agent_frame){0};
 }
 
-static int64_t now_ms(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (int64_t)ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
-}
-
 /* Waits for `events` until `end` (monotonic ms, -1: for ever). */
 static int wait_fd(int fd, short events, int64_t end, struct err *err)
 {
 	for (;;) {
 		struct pollfd p = {.fd = fd, .events = events};
-		int64_t left = end < 0 ? -1 : MAX(end - now_ms(), (int64_t)0);
+		int64_t left = end < 0 ? -1 : MAX(end - monotonic_ms(), (int64_t)0);
 		int r = poll(&p, 1, (int)MIN(left, (int64_t)INT32_MAX));
 
 		if (r > 0)
 			return 0;
 		if (r < 0 && errno != EINTR)
 			return err_errno(err, "agent connection");
-		if (r == 0 && end >= 0 && now_ms() >= end)
+		if (r == 0 && end >= 0 && monotonic_ms() >= end)
 			return err_set(err, ETIMEDOUT, "agent connection: no answer in time");
 	}
 }
@@ -187,7 +179,7 @@ static int send_all(int fd, const void *hdr, size_t nh, const void *data, size_t
 
 int agent_frame_read(int fd, struct agent_frame *f, int timeout_ms, struct err *err)
 {
-	int64_t end = timeout_ms < 0 ? -1 : now_ms() + timeout_ms;
+	int64_t end = timeout_ms < 0 ? -1 : monotonic_ms() + timeout_ms;
 	uint8_t hdr[AGENT_FRAME_HDR];
 	int r;
 
@@ -204,7 +196,7 @@ int agent_frame_read(int fd, struct agent_frame *f, int timeout_ms, struct err *
 int agent_frame_write(int fd, uint16_t type, const void *data, size_t len, int timeout_ms,
 		      struct err *err)
 {
-	int64_t end = timeout_ms < 0 ? -1 : now_ms() + timeout_ms;
+	int64_t end = timeout_ms < 0 ? -1 : monotonic_ms() + timeout_ms;
 	uint8_t hdr[AGENT_FRAME_HDR];
 
 	if (type >= ARRAY_SIZE(types) || len > types[type].max)

@@ -21,4 +21,10 @@ static inline uint64_t monotonic_us(void)
 	return monotonic_ns() / 1000;
 }
 
+/* Signed, for deadlines: what is left may be less than nothing. */
+static inline int64_t monotonic_ms(void)
+{
+	return (int64_t)(monotonic_ns() / 1000000);
+}
+
 #endif
