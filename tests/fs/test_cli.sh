@@ -7,12 +7,6 @@ S=$SMFS_STORE
 M=$T/mnt
 . tests/fs/mount.sh
 
-json_has() { # json_has FILTER COMMAND...: jq -e
-	filter=$1
-	shift
-	"$@" >"$T/json" </dev/null && jq -e "$filter" "$T/json" >"$T/jq"
-}
-
 # ---- usage -----------------------------------------------------------------------------------
 check "no command is wrong usage" status 2 smfs
 check "an unknown command, too" says 2 "no command .nope" smfs nope

@@ -5,12 +5,6 @@
 SMFS_STORE=$S
 export SMFS_STORE
 
-json_has() { # json_has FILTER COMMAND...: jq -e
-	filter=$1
-	shift
-	"$@" >"$T/json" </dev/null && jq -e "$filter" "$T/json" >"$T/jq"
-}
-
 make_snapshot "$T/a"
 cp -r "$T/a" "$T/b"
 # One page changed, one byte of a page changed, and a page of a hole written.

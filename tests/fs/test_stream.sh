@@ -45,7 +45,8 @@ while s[at:at + 4] == b"SFRM":
     at, n = end, n + 1
 assert s[at:at + 4] == b"SEND" and at + 72 == len(s) and n > 10
 PY
-check "JSON says what came" sh -c "smfs import --json --store $T/C $T/a.smfs | jq -e '.names == 1 and .new_bytes > 1000000 and .stream_bytes == $(stat -c %s "$T/a.smfs")'"
+check "JSON says what came" json_has ".names == 1 and .new_bytes > 1000000 and .stream_bytes == $(stat -c %s "$T/a.smfs")" \
+	smfs import --json --store "$T/C" "$T/a.smfs"
 
 # ---- only what is missing ---------------------------------------------------------------------
 check "with --base" smfs export -q --store "$A" --base a b "$T/b.smfs"
@@ -95,7 +96,7 @@ check "tar -S takes a snapshot out with its holes" sh -c "tar -C $N -cSf $T/a.ta
 check "and puts it back" sh -c "mkdir $T/t && tar -C $T/t -xSf $T/a.tar && mv $T/t/a $T/t/c && tar -C $T/t -cSf - c | tar -C $N --no-same-owner -xf -"
 check "as it was" same_tree "$T/a" "$N/c"
 check "holes, too" test "$(stat -c %b "$N/c/ram")" = "$(stat -c %b "$N/a/ram")"
-check "at the cost of no new content" sh -c "smfs stat --json --store $S c | jq -e '.stored_bytes - .shared_bytes < 1000'"
+check "at the cost of no new content" json_has '.stored_bytes - .shared_bytes < 1000' smfs stat --json --store "$S" c
 check "cp -r does the same" sh -c "cp -r $N/a $T/cp && cp -r $T/cp $N/d"
 check "as it was" same_tree "$T/a" "$N/d"
 stop_mount

@@ -33,7 +33,7 @@ threads_are_named() { grep -qx 'vcpu 0' /proc/"$(smvm-runner info one | jq .pid)
 check "a guest boots in the background and prints its id" \
 	sh -c 'smvm-runner boot --name one -m 64M --kernel "$1" | grep -qx "[0-9a-f]\{12\}"' sh "$guest"
 check "ps lists it" running one
-check "info knows its devices" sh -c 'smvm-runner info one | jq -e ".devices[0].id == \"serial0\""'
+check "info knows its devices" json_has '.devices[0].id == "serial0"' smvm-runner info one
 check "its vCPU's thread is called so" threads_are_named
 check "its name is taken" status 4 smvm-runner boot --name one -m 64M --kernel "$guest"
 check "which the error says" error_says "is running already"

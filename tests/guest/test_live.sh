@@ -54,7 +54,7 @@ check "ps shows it" sh -c 'smvm-runner ps | grep -q "writing later$"'
 check_not "it cannot be restored yet" smvm-runner restore later
 check_not "nor removed" smfs rm later
 check "another one meanwhile is refused" sh -c '! smvm-runner snapshot --live origin another 2>"$1" && grep -q "still being written" "$1"' sh "$T/err"
-check "info answers meanwhile" sh -c 'smvm-runner info origin | jq -e ".snapshot.name == \"later\""'
+check "info answers meanwhile" json_has '.snapshot.name == "later"' smvm-runner info origin
 kill -CONT "$writer"
 check "then it is ready" until_true 20 is_state origin "later ready"
 check "and restores" restore later fromlater

@@ -41,7 +41,7 @@ check "two too, on its own" less "$(count_of two gen)" "$(count_of two now)"
 check "one powers off" smvm-runner stop -f one
 check "which leaves two alone" ask two '?' "$now"
 
-check "three at once" sh -c 'smvm-runner restore -n 3 --name trio --json s1 | jq -e "map(.name) == [\"trio-1\", \"trio-2\", \"trio-3\"]"'
+check "three at once" json_has 'map(.name) == ["trio-1", "trio-2", "trio-3"]' smvm-runner restore -n 3 --name trio --json s1
 for i in 1 2 3; do
 	check "number $i is the same guest" until_true 5 said trio-$i "^gen 0000000000000002 .* $nonce"
 done
@@ -96,17 +96,18 @@ check "snapshot of the dirtied" sh -c 'smvm-runner snapshot --json mem1 m2 >"$1"
 # 1,024 pages, and the few of the guest's stacks, console and mailbox.
 check "is a diff: it reads the pages written and no other" jq -e '.diff and .data_bytes >= 4194304 and .data_bytes < 4300000' "$T/json"
 check "and stores no more" jq -e '.new_bytes < 4400000' "$T/json"
-check "a diff of the same machine, taken live" sh -c 'smvm-runner snapshot --live --json mem1 m3 | jq -e ".diff and .new_bytes < 100000"'
+check "a diff of the same machine, taken live" json_has '.diff and .new_bytes < 100000' \
+	smvm-runner snapshot --live --json mem1 m3
 check "restore of both" restore m1 mem1b
 check "restore of both" restore m2 mem2
 check "the first is as it was" until_true 10 said mem1b "^sum $sum\$"
 check "the second is as dirtied" until_true 10 said mem2 "^sum $dirty\$"
 # m2 has a working set: what was copied in advance is read, but it is no change.
-check "a diff of a diff" sh -c 'smvm-runner snapshot --json mem2 m4 | jq -e ".diff and .new_bytes < 100000"'
+check "a diff of a diff" json_has '.diff and .new_bytes < 100000' smvm-runner snapshot --json mem2 m4
 smfs rm snapshots/m1 snapshots/m2
 check "is whole when both are gone" restore m4 mem4
 check "and as it was" until_true 10 said mem4 "^sum $dirty\$"
-check "a diff of a machine whose snapshot is gone" sh -c 'smvm-runner snapshot --json mem1b m5 | jq -e .diff'
+check "a diff of a machine whose snapshot is gone" json_has .diff smvm-runner snapshot --json mem1b m5
 check "restores" restore m5 mem5
 check "as the first was" until_true 10 said mem5 "^sum $sum\$"
 
@@ -135,7 +136,7 @@ check "changed, it restores" restore "$T/forged" forged
 check "as it is" until_true 10 said forged '^sum [0-9a-f]\{16\}$'
 changed=$(log forged | sed -n 's/^sum //p')
 check_not "which is not what it was" [ "$changed" = "$sum" ]
-check "its snapshot is not taken for a diff" sh -c 'smvm-runner snapshot --json forged m6 | jq -e ".diff | not"'
+check "its snapshot is not taken for a diff" json_has '.diff | not' smvm-runner snapshot --json forged m6
 check "and restores" restore m6 mem6
 check "as it is" until_true 10 said mem6 "^sum $changed\$"
 smvm-runner stop -f mem mem1 mem1b mem2 mem4 mem5 forged mem6

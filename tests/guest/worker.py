@@ -787,7 +787,8 @@ def _():
         first, last = sorted(times[20:120])[50], sorted(times[200:])[50]
         print("# own KiB, mappings, descriptors: %s, then %s; median %d us, then %d us" % (before, after, first, last))
         same(after[1:], before[1:])
-        assert after[0] <= before[0] + 512, "own memory grew"
+        # A sanitizer keeps what is freed.
+        assert os.environ.get("SAN") or after[0] <= before[0] + 512, "own memory grew"
         assert last <= 3 * first + 1000, "slower and slower"
         s.quit()
 

@@ -7,6 +7,7 @@
 #   status N command args...                       # its exit status is N; output in $T/out, errors in $T/err
 #   says N pattern command args...                 # and its standard error has the pattern
 #   prints pattern command args...                 # it succeeds, and its standard output has the pattern
+#   json_has filter command args...                # it succeeds, and its output is JSON of which jq's filter holds
 #   at_exit 'umount ...'                           # run in reverse order at the end
 #   tap_done
 #
@@ -80,6 +81,13 @@ prints() {
 	tap_pattern=$1
 	shift
 	status 0 "$@" && grep -q -- "$tap_pattern" "$T/out"
+}
+
+# Its output is in $T/json then, what the filter said in $T/jq. jq -e of nothing at all is true in jq 1.6.
+json_has() {
+	tap_filter=$1
+	shift
+	"$@" >"$T/json" </dev/null && [ -s "$T/json" ] && jq -e "$tap_filter" "$T/json" >"$T/jq"
 }
 
 skip() {
