@@ -47,8 +47,14 @@
  * smvm_pool_claim_begin(), poll smvm_vm_fd() for POLLIN, and take what has happened with
  * smvm_vm_next().
  *
- * STRUCTS that the caller makes begin with `size`: set it to sizeof, and everything else to 0 that
- * is not meant. So a program built with this header runs with later libraries.
+ * STRUCTS that may grow begin with `size`: set it to sizeof, and everything else to 0 that is not
+ * meant. So a program built with this header runs with later libraries; one that sets more than the
+ * library knows gets EINVAL. Those without `size` are filled by the library and stay as they are.
+ *
+ * OWNERSHIP. What is passed in stays the caller's and is not looked at after the call, strings and
+ * arrays included, but for descriptors that a call says it takes over. Strings that are returned
+ * are the handle's, and end with it. What `out` is set to is the caller's to free; on failure it is
+ * not touched, but by smvm_vm_fork().
  *
  * STABILITY. Symbols have versions (SMVM_0); before 1.0 they may change with the soname.
  */
@@ -164,7 +170,10 @@ SMVM_API int smvm_vm_join(struct smvm_vm *vm, int timeout_ms, int *status, struc
  * back. Whatever is asked for after is EPIPE.
  */
 SMVM_API void smvm_vm_drop(struct smvm_vm *vm);
-/* smvm_vm_drop(), and wait for what smvm_vm_start() started. NULL is fine. */
+/*
+ * smvm_vm_drop(), and wait for what smvm_vm_start() started: 65 s at most, then it is killed. NULL
+ * is fine.
+ */
 SMVM_API void smvm_vm_free(struct smvm_vm *vm);
 
 /* ---- restore ------------------------------------------------------------------------------- */
@@ -271,8 +280,8 @@ struct smvm_exit {
 /*
  * Run a program and wait for its end; its output is carried meanwhile. Descriptors stay the
  * caller's. ENOENT: no such program. ENOTSUP: the guest has no agent. ETIMEDOUT: the guest does not
- * answer, or does not say within 30 s after `timeout_ms` that the program has ended. Several may run
- * at once, from handles of smvm_vm_open().
+ * answer, or does not say within 30 s after `timeout_ms` that the program has ended. Several may
+ * run at once, from handles of smvm_vm_open().
  */
 SMVM_API int smvm_vm_exec(struct smvm_vm *vm, const struct smvm_exec *exec, struct smvm_exit *out,
 			  struct smvm_error *err);

@@ -153,37 +153,56 @@ static int pool(struct args *a)
 	return err.code ? fail(&err) : code;
 }
 
+static long long number_of(const json_t *j, const char *key)
+{
+	return (long long)json_integer_value(json_object_get(j, key));
+}
+
+static void print_machine(const json_t *m)
+{
+	const char *vm = json_string_value(json_object_get(m, "vm"));
+	const json_t *port;
+	size_t i;
+
+	printf("  %-12s %-9s %7.1f s", vm && *vm ? vm : "-",
+	       json_string_value(json_object_get(m, "state")),
+	       (double)number_of(m, "state_ms") / 1000);
+	if (number_of(m, "claim"))
+		printf(", claim %lld", number_of(m, "claim"));
+	if (number_of(m, "restores"))
+		printf(", %lld restores, the last in %lld us", number_of(m, "restores"),
+		       number_of(m, "took_us"));
+	json_array_foreach(json_object_get(m, "forwards"), i, port)
+		printf("%s %s", i ? "" : ", ports", json_string_value(port));
+	putchar('\n');
+}
+
 static void print_status(const json_t *j)
 {
-	size_t i, k;
-	json_t *m, *port;
+	char left[SIZE_STR_MAX], reserve[SIZE_STR_MAX], each[SIZE_STR_MAX];
+	const json_t *m;
+	size_t i;
 
-#define N(key) (long long)json_integer_value(json_object_get(j, key))
 	printf("pool %s of %s\n"
 	       "%lld warm, %lld coming, %lld claimed (min %lld, max %lld); %lld claims waiting\n"
-	       "%lld claims served, %lld timed out, %lld refused, %lld lost; %lld workers started, %lld died\n",
+	       "%lld claims served, %lld timed out, %lld refused, %lld lost; %lld workers started, %lld died\n"
+	       "%s of memory available, %s to stay so; a machine may take %s\n",
 	       json_string_value(json_object_get(j, "name")),
-	       json_string_value(json_object_get(j, "snapshot")), N("warm"), N("coming"),
-	       N("claimed"), N("min"), N("max"), N("waiting"), N("claims"), N("timed_out"),
-	       N("refused"), N("lost"), N("started"), N("died"));
-	if (N("short_of_memory"))
-		printf("%lld more are wanted; there is no memory for them\n", N("short_of_memory"));
+	       json_string_value(json_object_get(j, "snapshot")), number_of(j, "warm"),
+	       number_of(j, "coming"), number_of(j, "claimed"), number_of(j, "min"),
+	       number_of(j, "max"), number_of(j, "waiting"), number_of(j, "claims"),
+	       number_of(j, "timed_out"), number_of(j, "refused"), number_of(j, "lost"),
+	       number_of(j, "started"), number_of(j, "died"),
+	       format_size((uint64_t)number_of(j, "available_bytes"), left),
+	       format_size((uint64_t)number_of(j, "reserve_bytes"), reserve),
+	       format_size((uint64_t)number_of(j, "vm_bytes"), each));
+	if (number_of(j, "short_of_memory"))
+		printf("%lld more are wanted; there is no memory for them\n",
+		       number_of(j, "short_of_memory"));
 	if (json_object_get(j, "last_failure"))
 		printf("the last start failed: %s\n",
 		       json_string_value(json_object_get(j, "last_failure")));
-#undef N
-	json_array_foreach(json_object_get(j, "machines"), i, m)
-	{
-		const char *vm = json_string_value(json_object_get(m, "vm"));
-
-		printf("  %-12s %-9s %lld restores, the last in %lld us", vm && *vm ? vm : "-",
-		       json_string_value(json_object_get(m, "state")),
-		       (long long)json_integer_value(json_object_get(m, "restores")),
-		       (long long)json_integer_value(json_object_get(m, "took_us")));
-		json_array_foreach(json_object_get(m, "forwards"), k, port)
-			printf("%s %s", k ? "" : ", ports", json_string_value(port));
-		putchar('\n');
-	}
+	json_array_foreach(json_object_get(j, "machines"), i, m) print_machine(m);
 }
 
 static int status(const struct args *a, struct err *err)

@@ -180,11 +180,12 @@ static void ask_release(struct pool *p, struct client *c, const struct ask_line 
 
 static json_t *member_json(const struct member *m)
 {
-	json_t *j =
-		json_pack("{s:s, s:s, s:i, s:I, s:I, s:I, s:I}", "vm", m->vm, "state",
-			  member_state_name(m->state), "pid", (int)m->pid, "claim",
-			  (json_int_t)m->claim, "restores", (json_int_t)m->restores, "warm_resets",
-			  (json_int_t)m->warm_resets, "took_us", (json_int_t)m->took_us);
+	const uint64_t for_ms = (monotonic_us() - m->since_us) / 1000;
+	json_t *j = json_pack("{s:s, s:s, s:I, s:i, s:I, s:I, s:I, s:I}", "vm", m->vm, "state",
+			      member_state_name(m->state), "state_ms", (json_int_t)for_ms, "pid",
+			      (int)m->pid, "claim", (json_int_t)m->claim, "restores",
+			      (json_int_t)m->restores, "warm_resets", (json_int_t)m->warm_resets,
+			      "took_us", (json_int_t)m->took_us);
 
 	publish_add(j, m->forwards);
 	return j;

@@ -170,6 +170,20 @@ def _():
     same(p.wait(20), 0)
 
 
+@case("more clients than it takes wait in line, and are served when there is room")
+def _():
+    with Pool("--min", "1", "--max", "1", warm=1):
+        many = [Client() for _ in range(512)]
+        many[-1].status()
+        with Client() as late:
+            late.send("CLAIM")
+            same(select.select([late.sock], [], [], 0.3)[0], [])
+            many.pop().sock.close()
+            same(late.line().word, "CLAIMED")
+        for c in many:
+            c.sock.close()
+
+
 @case("starts that fail are told of and come ever more seldom, whatever else is warm")
 def _():
     with Pool("--min", "2", "--max", "2", warm=2, snapshot="passing") as p:
@@ -378,8 +392,11 @@ def _():
     with Pool("--min", "1", "--max", "2", warm=1, name="cmd"):
         got = cli("pool", "status", "--name", "cmd")
         assert got.returncode == 0 and "1 warm" in got.stdout, got
+        assert re.search(r"^[0-9.]+ GiB of memory available, 256 MiB to stay so; a machine may take 64.0 MiB$", got.stdout, re.M), got
         vm = cli("pool", "claim", "--name", "cmd").stdout.strip()
         assert re.fullmatch("[0-9a-f]{12}", vm), vm
+        status = cli("pool", "status", "--name", "cmd").stdout
+        assert re.search(r"^  %s claimed +[0-9.]+ s, claim 1, 1 restores, the last in [0-9]+ us$" % vm, status, re.M), status
         other = json.loads(cli("pool", "claim", "--json", "--name", "cmd").stdout)
         same(cli("pool", "claim", "--timeout", "1", "--name", "cmd").returncode != 0, True)
         same(json.loads(cli("pool", "status", "--json", "--name", "cmd").stdout)["claimed"], 2)

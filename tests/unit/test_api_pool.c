@@ -437,6 +437,14 @@ static void test_status(void **state)
 	assert_int_equal(ANSWERED(&f, big, smvm_pool_status(f.pool, &s, &f.err)), -EPROTO);
 	s.size = 8;
 	assert_int_equal(smvm_pool_status(f.pool, &s, &f.err), -EINVAL);
+	/* Of an earlier header: what that did not have is not written. */
+	s.size = offsetof(struct smvm_pool_status, claims);
+	s.claims = 77;
+	assert_int_equal(ANSWERED(&f, "STATUS {\"min\": 3, \"claims\": 5}\n",
+				  smvm_pool_status(f.pool, &s, &f.err)),
+			 0);
+	assert_int_equal(s.min, 3);
+	assert_int_equal(s.claims, 77);
 	end(&f);
 }
 
@@ -506,6 +514,44 @@ static void test_start(void **state)
 	while ((r = smvm_pool_start(pool, &err)) == -EALREADY && monotonic_us() < until)
 		usleep(1000);
 	assert_int_equal(r, 0);
+	smvm_pool_free(pool);
+}
+
+static void test_publish(void **state)
+{
+	const char *ports[18] = {"80", "[::1]:0:/run/x", NULL};
+	struct smvm_pool_options o = {
+		.size = sizeof(o), .snapshot = "s", .max = 2, .publish = ports};
+	char script[256], said[512], file[64];
+	struct smvm_error err;
+	struct smvm_pool *pool;
+
+	snprintf(file, sizeof(file), "%s/args", dir);
+	snprintf(script, sizeof(script), "echo \"$*\" >%s; echo pool; cat >/dev/null", file);
+	runner(script);
+	assert_int_equal(smvm_pool_new(&o, &pool, &err), 0);
+	ports[0] = "not looked at any more";
+	assert_int_equal(smvm_pool_start(pool, &err), 0);
+	FILE *f = fopen(file, "r");
+	assert_non_null(fgets(said, sizeof(said), f));
+	fclose(f);
+	unlink(file);
+	assert_non_null(strstr(said, " --publish=127.0.0.1:0:80 --publish=[::1]:0:/run/x\n"));
+	smvm_pool_free(pool);
+	assert_int_equal(smvm_pool_new(&o, &pool, &err), -EINVAL);
+	assert_non_null(strstr(err.message, "is no forward"));
+	ports[0] = "8080:80";
+	assert_int_equal(smvm_pool_new(&o, &pool, &err), -EINVAL);
+	assert_non_null(strstr(err.message, "only one machine can have port 8080"));
+	o.max = 1;
+	assert_int_equal(smvm_pool_new(&o, &pool, &err), 0);
+	smvm_pool_free(pool);
+	for (size_t i = 0; i < 17; i++)
+		ports[i] = "80";
+	assert_int_equal(smvm_pool_new(&o, &pool, &err), -EINVAL);
+	/* A program of the header before: it has no such member, and what is there is another's. */
+	o.size = offsetof(struct smvm_pool_options, publish);
+	assert_int_equal(smvm_pool_new(&o, &pool, &err), 0);
 	smvm_pool_free(pool);
 }
 
@@ -587,6 +633,7 @@ int main(void)
 		cmocka_unit_test(test_refused), cmocka_unit_test(test_hostile),
 		cmocka_unit_test(test_babble),	cmocka_unit_test(test_silent),
 		cmocka_unit_test(test_status),	cmocka_unit_test(test_start),
+		cmocka_unit_test(test_publish), cmocka_unit_test(test_misuse),
 		cmocka_unit_test(test_chatty),	cmocka_unit_test(test_misuse),
 	};
 
