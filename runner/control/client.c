@@ -4,35 +4,15 @@
 #include "smfs/base/clock.h"
 #include "smfs/base/io.h"
 #include "smfs/base/num.h"
+#include "smfs/base/unix_socket.h"
 
 #include <poll.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
-#include <sys/un.h>
 
 #define CHUNK  65536u
 #define SEND_S 10
-
-static int control_connect(const char *path, struct err *err)
-{
-	const struct timeval limit = {.tv_sec = SEND_S};
-	struct sockaddr_un sa = {.sun_family = AF_UNIX};
-
-	if (strlen(path) >= sizeof(sa.sun_path))
-		return err_set(err, ENAMETOOLONG, "connect to %s: path too long for a socket",
-			       path);
-	snprintf(sa.sun_path, sizeof(sa.sun_path), "%s", path);
-	cleanup_fd int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-	if (fd < 0)
-		return err_errno(err, "create socket");
-	/* Bounds connect(2) as well: a process that accepts nobody has a full queue at last. */
-	if (setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof(limit)) < 0)
-		return err_errno(err, "set a time limit");
-	if (connect(fd, (struct sockaddr *)&sa, sizeof(sa)) < 0)
-		return err_errno(err, "connect to %s", path);
-	return steal_fd(&fd);
-}
 
 /*
  * Exactly one line, malloc'd: what follows it (console bytes) belongs to whoever takes the
@@ -96,7 +76,7 @@ int control_call(const char *path, json_t *request, int timeout_ms, json_t **rep
 	json_decref(request);
 	if (!text)
 		return err_set(err, ENOMEM, "control request: out of memory");
-	cleanup_fd int fd = control_connect(path, err);
+	cleanup_fd int fd = unix_connect(path, SEND_S, err);
 	if (fd < 0)
 		return fd;
 	r = write_full(fd, text, strlen(text));

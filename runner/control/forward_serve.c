@@ -10,6 +10,7 @@
 #include "smfs/base/clock.h"
 #include "smfs/base/log.h"
 #include "smfs/base/num.h"
+#include "smfs/base/unix_socket.h"
 
 #include <netinet/in.h>
 #include <netinet/tcp.h>
@@ -17,7 +18,6 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
-#include <sys/un.h>
 
 /* The agent's answer, which a guest that is being restored takes its time for. */
 #define GREETING_MS 30000
@@ -87,21 +87,6 @@ static int update(struct serving *s, struct conn *c)
 }
 
 /* ---- the agent's greeting -------------------------------------------------------------------- */
-
-static int dial(const char *path)
-{
-	struct sockaddr_un a = {.sun_family = AF_UNIX};
-	cleanup_fd int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-
-	if (fd < 0)
-		return -errno;
-	if (strlen(path) >= sizeof(a.sun_path))
-		return -ENAMETOOLONG;
-	memcpy(a.sun_path, path, strlen(path) + 1);
-	if (connect(fd, (struct sockaddr *)&a, sizeof(a)) < 0)
-		return -errno;
-	return steal_fd(&fd);
-}
 
 static void put_frame(struct writer *out, uint16_t type, const struct writer *payload)
 {
@@ -270,6 +255,7 @@ static void conn_step(struct serving *s, struct conn *c)
 static void conn_begin(struct serving *s, unsigned listener, int fd)
 {
 	struct conn *c = calloc(1, sizeof(*c));
+	struct err err = ERR_INIT;
 	unsigned i = 0;
 	int one = 1;
 
@@ -286,11 +272,11 @@ static void conn_begin(struct serving *s, unsigned listener, int fd)
 	c->state = WANT_OK;
 	c->deadline_ms = monotonic_ms() + GREETING_MS;
 	c->sock = (struct watch){.kind = SOCK, .c = c, .fd = fd};
-	c->conn = (struct watch){.kind = CONN, .c = c, .fd = dial(s->vsock_path)};
+	c->conn = (struct watch){.kind = CONN, .c = c, .fd = unix_connect(s->vsock_path, 0, &err)};
 	put_request(&c->request, &c->spec->target);
 	if (c->conn.fd < 0 || c->request.failed) {
 		log_warn("forward: the VM cannot be reached: %s",
-			 c->conn.fd < 0 ? strerror(-c->conn.fd) : "out of memory");
+			 c->conn.fd < 0 ? err.msg : "out of memory");
 		conn_end(s, c, true);
 		return;
 	}

@@ -5,6 +5,7 @@
 #include "smfs/base/cleanup.h"
 #include "smfs/base/clock.h"
 #include "smfs/base/num.h"
+#include "smfs/base/unix_socket.h"
 
 #include <limits.h>
 #include <poll.h>
@@ -12,9 +13,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <sys/un.h>
 #include <time.h>
 
+#define CONNECT_S      5
 #define ANSWER_MS      10000 /* beyond a deadline that the agent keeps itself */
 #define RETRY_FIRST_MS 5
 #define RETRY_MAX_MS   100
@@ -39,21 +40,6 @@ static int left_ms(int64_t end)
 }
 
 /* ---- connect ------------------------------------------------------------------------------- */
-
-static int dial(const char *path, struct err *err)
-{
-	struct sockaddr_un a = {.sun_family = AF_UNIX};
-	cleanup_fd int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-
-	if (strlen(path) >= sizeof(a.sun_path))
-		return err_set(err, ENAMETOOLONG, "connect %s: path too long for a socket", path);
-	memcpy(a.sun_path, path, strlen(path) + 1);
-	if (fd < 0)
-		return err_errno(err, "open a socket");
-	if (connect(fd, (struct sockaddr *)&a, sizeof(a)) < 0)
-		return err_errno(err, "connect %s", path);
-	return steal_fd(&fd);
-}
 
 /* Until `fd` has something to read; `end_fd` (or -1) ends the wait for good. */
 static int wait_answer(int fd, int end_fd, int64_t end, struct err *err)
@@ -136,7 +122,8 @@ static int attach(int fd, int end_fd, int64_t end, struct agent **out, struct er
 
 static int attempt(const char *path, int end_fd, int64_t end, struct agent **out, struct err *err)
 {
-	cleanup_fd int fd = dial(path, err);
+	/* Of connect(2); what is asked over it has its own time. */
+	cleanup_fd int fd = unix_connect(path, CONNECT_S, err);
 	char hello[32];
 	int n, r;
 
@@ -161,6 +148,7 @@ int agent_connect_unless(const char *vsock_path, int timeout_ms, int end_fd, str
 {
 	int64_t end = timeout_ms < 0 ? INT64_MAX : monotonic_ms() + timeout_ms;
 	int64_t patience = ATTEMPT_FIRST_MS, wait = RETRY_FIRST_MS;
+	struct err last = ERR_INIT;
 
 	for (;;) {
 		struct pollfd p = {.fd = end_fd, .events = POLLIN};
@@ -172,13 +160,16 @@ int agent_connect_unless(const char *vsock_path, int timeout_ms, int end_fd, str
 			return 0;
 		if (!worth_retrying(r))
 			return err_set(err, -r, "connect to the guest's agent: %s", e.msg);
+		/* The last attempt's time may be too short to tell anything. */
+		if (r != -ETIMEDOUT || now + patience <= end || !last.code)
+			last = e;
 		if (r == -ETIMEDOUT)
 			patience = MIN(patience * 2, ATTEMPT_MAX_MS);
 		now = monotonic_ms();
 		if (now >= end)
 			return err_set(err, ETIMEDOUT,
 				       "connect to the guest's agent: not up after %d ms (%s)",
-				       timeout_ms, e.msg);
+				       timeout_ms, last.msg);
 		poll(&p, 1, (int)MIN(wait, end - now));
 		wait = MIN(wait * 2, RETRY_MAX_MS);
 	}

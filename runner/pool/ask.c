@@ -5,8 +5,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <sys/time.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 #include "runner/pool/pool.h"
@@ -14,48 +12,30 @@
 #include "smfs/base/cleanup.h"
 #include "smfs/base/clock.h"
 #include "smfs/base/num.h"
+#include "smfs/base/unix_socket.h"
 
 #define ANSWER_MS  10000
 #define CLAIM_MS   (LINE_DEADLINE_MAX + ANSWER_MS) /* the pool has its own limit below */
 #define ANSWER_MAX (256u << 10)
 #define ERRNO_END  134 /* Linux's names end there */
 
-static int address(const char *name, struct sockaddr_un *a, struct err *err)
-{
-	a->sun_family = AF_UNIX;
-	if (!strchr(name, '/'))
-		return pool_socket(name, a->sun_path, err);
-	const size_t n = strlen(name);
-	if (n >= sizeof(a->sun_path))
-		return err_set(err, ENAMETOOLONG, "pool %s: too long for a socket's path", name);
-	memcpy(a->sun_path, name, n + 1);
-	return 0;
-}
-
 int pool_dial(const char *name, struct err *err)
 {
-	const struct timeval limit = {.tv_sec = ANSWER_MS / 1000};
-	struct sockaddr_un a = {0};
-	cleanup_fd int fd = -1;
-	int r = address(name, &a, err);
+	struct err why = ERR_INIT;
+	char path[108];
+	int r = strchr(name, '/') ? 0 : pool_socket(name, path, err);
 
 	if (r < 0)
 		return r;
-	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-	if (fd < 0)
-		return err_errno(err, "create socket");
-	/* Bounds connect(2) as well: a pool that accepts nobody has a full queue at last. */
-	if (setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof(limit)) < 0)
-		return err_errno(err, "set a time limit");
-	if (connect(fd, (struct sockaddr *)&a, sizeof(a)) < 0)
-		return errno == EAGAIN ? err_set(err, ETIMEDOUT, "pool %s does not answer", name)
-		       : errno == ENOENT || errno == ECONNREFUSED
-			       ? err_set(err, ENOENT,
-					 "no pool '%s' is running; smvm-runner pool --name %s "
-					 "starts one",
-					 name, name)
-			       : err_errno(err, "connect to pool %s", name);
-	return steal_fd(&fd);
+	r = unix_connect(strchr(name, '/') ? name : path, ANSWER_MS / 1000, &why);
+	if (r >= 0)
+		return r;
+	return r == -EAGAIN ? err_set(err, ETIMEDOUT, "pool %s does not answer", name)
+	       : r == -ENOENT || r == -ECONNREFUSED
+		       ? err_set(err, ENOENT,
+				 "no pool '%s' is running; smvm-runner pool --name %s starts one",
+				 name, name)
+		       : err_set(err, -r, "pool %s: %s", name, why.msg);
 }
 
 /* One line of an answer, without its LF. */

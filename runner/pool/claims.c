@@ -89,10 +89,6 @@ void client_say(struct client *c, const char *fmt, ...)
 		c->gone = true;
 		return;
 	}
-	/* An error may quote anything; the line is one all the same. */
-	for (int i = 0; i < n; i++)
-		if ((unsigned char)line[i] < 0x20 || line[i] == 0x7f)
-			line[i] = ' ';
 	line[n] = '\n'; /* in place of the terminator: sent by length */
 	c->gone = send(c->fd, line, (size_t)n + 1, MSG_NOSIGNAL | MSG_DONTWAIT) != n + 1;
 }

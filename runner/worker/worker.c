@@ -5,32 +5,22 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/signalfd.h>
-#include <sys/socket.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 #include "runner/control/privs.h"
 #include "runner/control/publish.h"
 #include "runner/worker/link.h"
-#include "smfs/base/cleanup.h"
 #include "smfs/base/log.h"
 #include "smfs/base/signals.h"
+#include "smfs/base/unix_socket.h"
+
+#define CONNECT_S 60
 
 static int dial(const char *path, struct err *err)
 {
-	struct sockaddr_un a = {.sun_family = AF_UNIX};
-	cleanup_fd int fd = -1;
+	const int fd = unix_connect(path, CONNECT_S, err);
 
-	if (strlen(path) >= sizeof(a.sun_path))
-		return err_set(err, ENAMETOOLONG, "connect to %s: longer than %zu bytes", path,
-			       sizeof(a.sun_path) - 1);
-	memcpy(a.sun_path, path, strlen(path));
-	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-	if (fd < 0)
-		return err_errno(err, "create socket");
-	if (connect(fd, (struct sockaddr *)&a, sizeof(a)) < 0)
-		return err_errno(err, "connect to the supervisor at %s", path);
-	return steal_fd(&fd);
+	return fd < 0 ? err_wrap(err, fd, "connect to the supervisor") : fd;
 }
 
 /* The machine's thread is stuck; the process ends, and with it the machine. */

@@ -224,7 +224,7 @@ def _():
         c.rest()
 
     def hangs_up(c):
-        pass
+        c.take(len("CONNECT 1024\n"))
 
     def never_starts(c):
         c.greet()
@@ -235,7 +235,7 @@ def _():
         c.say(BEGUN)
         while not c.agent.over.wait(0.2):
             c.say(frame(STDOUT, b"."))
-    ways = [(silent, ""), (mute, ""), (endless_ok, "CONNECT"), (half_hello, ""), (hangs_up, "not up after"), (never_starts, "EXEC"),
+    ways = [(silent, ""), (mute, ""), (endless_ok, "CONNECT"), (half_hello, ""), (hangs_up, "does not listen"), (never_starts, "EXEC"),
             (never_ends, "did not end in time")]
     got = {}
 

@@ -8,7 +8,12 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
 
 #include "smfs/base/bytes.h"
 #include "smfs/base/cleanup.h"
@@ -17,6 +22,7 @@
 #include "smfs/base/io.h"
 #include "smfs/base/num.h"
 #include "smfs/base/sha256.h"
+#include "smfs/base/unix_socket.h"
 #include "smfs/base/workers.h"
 
 static void error_is_one_line_with_context(void **state)
@@ -185,6 +191,43 @@ static void count(void *arg)
 	atomic_fetch_add((atomic_int *)arg, 1);
 }
 
+/* Whoever listens and takes nobody is waited for as long as was said. */
+static void a_full_queue_is_not_waited_for_without_end(void **state)
+{
+	struct sockaddr_un a = {.sun_family = AF_UNIX};
+	char dir[] = "/tmp/base-test.XXXXXX", path[64], longer[200];
+	struct err err = ERR_INIT;
+	int queued[8], n = 0, fd;
+
+	assert_non_null(mkdtemp(dir));
+	snprintf(path, sizeof(path), "%s/s", dir);
+	assert_int_equal(unix_connect(path, 1, &err), -ENOENT);
+	strcpy(a.sun_path, path);
+	cleanup_fd int listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	assert_int_equal(bind(listener, (struct sockaddr *)&a, sizeof(a)), 0);
+	assert_int_equal(unix_connect(path, 1, &err), -ECONNREFUSED);
+	assert_int_equal(listen(listener, 1), 0);
+	while ((fd = unix_connect(path, 0, &err)) >= 0) {
+		assert_true(fcntl(fd, F_GETFL) & O_NONBLOCK);
+		assert_true(n < 8);
+		queued[n++] = fd;
+	}
+	assert_int_equal(fd, -EAGAIN);
+	assert_int_equal(unix_connect(path, 1, &err), -EAGAIN);
+	close(accept(listener, NULL, NULL));
+	fd = unix_connect(path, 1, &err);
+	assert_true(fd >= 0);
+	assert_false(fcntl(fd, F_GETFL) & O_NONBLOCK);
+	close(fd);
+	while (n)
+		close(queued[--n]);
+	memset(longer, 'x', sizeof(longer) - 1);
+	longer[sizeof(longer) - 1] = '\0';
+	assert_int_equal(unix_connect(longer, 1, &err), -ENAMETOOLONG);
+	unlink(path);
+	rmdir(dir);
+}
+
 static void workers_run_every_job(void **state)
 {
 	struct workers *w;
@@ -214,6 +257,7 @@ int main(void)
 		cmocka_unit_test(sha256_known_answer),
 		cmocka_unit_test(sha256_of_many_at_once),
 		cmocka_unit_test(files_replace_whole),
+		cmocka_unit_test(a_full_queue_is_not_waited_for_without_end),
 		cmocka_unit_test(workers_run_every_job),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
