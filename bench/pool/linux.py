@@ -46,11 +46,12 @@ def now_us():
     return time.monotonic_ns() // 1000
 
 
-def connect(directory, port):
+def connect(directory, port, first=b""):
+    """With the first bytes of the stream, which need not wait for the answer."""
     s = socket.socket(socket.AF_UNIX)
     s.settimeout(120)
     s.connect(directory + "/vsock.sock")
-    s.sendall(b"CONNECT %d\n" % port)
+    s.sendall(b"CONNECT %d\n" % port + first)
     answer = b""
     while not answer.endswith(b"\n"):
         answer += receive(s, 1)
@@ -61,9 +62,8 @@ def connect(directory, port):
 
 def run_true(directory):
     """An exec of the agent's, by its own protocol, until it has told the end of the program."""
-    with connect(directory, AGENT_PORT) as s:
-        argv = item(1, "/bin/true")
-        s.sendall(HELLO + struct.pack("<IHH", len(argv), EXEC, 0) + argv)
+    argv = item(1, "/bin/true")
+    with connect(directory, AGENT_PORT, HELLO + struct.pack("<IHH", len(argv), EXEC, 0) + argv) as s:
         if frame(s)[0] != HELLO_KIND:
             raise ConnectionError("the agent does not say hello")
         while True:

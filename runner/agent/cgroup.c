@@ -31,7 +31,7 @@ static int open_in(const char *path, const char *file, int flags, struct err *er
 	return fd < 0 ? err_errno(err, "open %s", p) : fd;
 }
 
-int cgroup_open_procs(const char *path, struct err *err)
+static int open_procs(const char *path, struct err *err)
 {
 	return open_in(path, "cgroup.procs", O_WRONLY, err);
 }
@@ -88,7 +88,7 @@ int cgroup_peak(const char *path, uint64_t *peak, struct err *err)
 void cgroup_move(const char *from, const char *to)
 {
 	cleanup_fd int in = open_in(from, "cgroup.procs", O_RDONLY, NULL);
-	cleanup_fd int out = cgroup_open_procs(to, NULL);
+	cleanup_fd int out = open_procs(to, NULL);
 	cleanup_free char *list = NULL;
 	ssize_t n;
 

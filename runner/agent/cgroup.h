@@ -15,8 +15,6 @@
 
 /* Make the folder `path` below a mounted cgroup2, if it is not there. */
 int cgroup_make(const char *path, struct err *err);
-/* An open cgroup.procs, close-on-exec: writing "0" joins. */
-int cgroup_open_procs(const char *path, struct err *err);
 /*
  * Freeze or thaw and wait until the kernel says that it is so. ETIMEDOUT after `timeout_ms`; a
  * freeze that did not come about is taken back.

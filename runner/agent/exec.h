@@ -31,6 +31,7 @@ struct exec {
 	int pidfd; /* -1 once the program has been reaped */
 	int status;
 	bool timed_out;
+	bool end_awaited;     /* after the end of an output */
 	char group[PATH_MAX]; /* the cgroup of its own of a program that is measured, else "" */
 	uint64_t deadline_us; /* 0: none */
 	int in;		      /* the program's stdin, -1: closed */

@@ -17,6 +17,7 @@
 
 #define OUT_HIGH      (256u << 10) /* bytes for the peer above which the program is not read */
 #define IN_HIGH	      (256u << 10) /* bytes for the program above which the peer is not read */
+#define END_GRACE_MS  10	   /* between the end of a program's output and its own */
 #define TTY_GRACE_US  100000	   /* a terminal kept open by others: silence that ends the drain */
 #define TTY_DRAIN_MAX (1u << 20)
 
@@ -229,6 +230,20 @@ static int timeout_of(struct exec *x)
 	return -1;
 }
 
+/*
+ * True when the program has ended. One that closes an output mostly does so by that, the other
+ * output with it: waited for once, so that the peer is told all of it in one packet.
+ */
+static bool ends_too(struct exec *x)
+{
+	struct pollfd p = {.fd = x->pidfd, .events = POLLIN};
+
+	if (x->end_awaited || !(x->out.eof_sent || x->err.eof_sent))
+		return false;
+	x->end_awaited = true;
+	return poll(&p, 1, END_GRACE_MS) > 0;
+}
+
 /* Until the program has been reaped. */
 int exec_carry(struct exec *x)
 {
@@ -262,13 +277,15 @@ int exec_carry(struct exec *x)
 			r = peer_read(x);
 		else if (p[0].revents & (POLLERR | POLLHUP))
 			r = -ECONNRESET;
-		if (r == 0)
+		const bool ended = p[1].revents || ends_too(x);
+		/* What is left is said together with the end. */
+		if (r == 0 && !ended)
 			r = peer_write(x);
 		if (r == 0 && (x->to_peer.w.failed || x->to_program.w.failed))
 			r = -ENOMEM;
 		if (r < 0)
 			return r;
-		if (p[1].revents)
+		if (ended)
 			reap(x);
 	}
 	return 0;

@@ -1,6 +1,5 @@
 #include "runner/agent/spawn.h"
 
-#include "runner/agent/cgroup.h"
 #include "runner/proto/tlv.h"
 #include "smfs/base/cleanup.h"
 #include "smfs/base/io.h"
@@ -10,21 +9,22 @@
 #include <grp.h>
 #include <limits.h>
 #include <linux/close_range.h>
+#include <linux/sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 
-enum step { STEP_NONE, STEP_FDS, STEP_TTY, STEP_CGROUP, STEP_USER, STEP_CWD, STEP_EXEC };
+enum step { STEP_NONE, STEP_FDS, STEP_TTY, STEP_USER, STEP_CWD, STEP_EXEC };
 
 static const char *const step_name[] = {
 	[STEP_NONE] = "start of",
 	[STEP_FDS] = "pass descriptors to",
 	[STEP_TTY] = "take the terminal for",
-	[STEP_CGROUP] = "join the workload's cgroup for",
 	[STEP_USER] = "change user for",
 	[STEP_CWD] = "change directory for",
 	[STEP_EXEC] = "run",
@@ -87,8 +87,8 @@ static void reset_signals(void)
 	sigprocmask(SIG_SETMASK, &none, NULL);
 }
 
-/* Runs in the child; returns the failure. `report` is close-on-exec and above 2. */
-static struct failure child(const struct spawn *s, int procs, pid_t parent, int report)
+/* Runs in the child; returns the failure. */
+static struct failure child(const struct spawn *s, pid_t parent)
 {
 	int fd[3];
 
@@ -102,8 +102,6 @@ static struct failure child(const struct spawn *s, int procs, pid_t parent, int 
 			return (struct failure){STEP_FDS, errno};
 	if (s->tty && ioctl(0, TIOCSCTTY, 0) < 0)
 		return (struct failure){STEP_TTY, errno};
-	if (procs >= 0 && write(procs, "0", 1) != 1)
-		return (struct failure){STEP_CGROUP, errno};
 	/* setgroups() needs privilege; a test on a host may have none, and then nothing to change.
 	 */
 	if (geteuid() == 0 && setgroups(s->creds->ngroups, s->creds->groups) < 0)
@@ -125,16 +123,36 @@ static struct failure child(const struct spawn *s, int procs, pid_t parent, int 
 	return (struct failure){STEP_EXEC, exec_search(s->argv, s->env)};
 }
 
+/*
+ * fork(2), the child being in the cgroup from its beginning. One that moved there by itself would
+ * wait for every processor to come to rest, some 10 ms. The C library does not know of this fork:
+ * the process has one thread, and the child makes only system calls until exec.
+ */
+static pid_t fork_into(const char *cgroup, struct err *err)
+{
+	struct clone_args a = {.exit_signal = SIGCHLD};
+	cleanup_fd int dir = -1;
+	pid_t p;
+
+	if (!cgroup)
+		return (p = fork()) < 0 ? err_errno(err, "fork") : p;
+	dir = open(cgroup, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (dir < 0)
+		return err_errno(err, "open cgroup %s", cgroup);
+	a.flags = CLONE_INTO_CGROUP;
+	a.cgroup = (uint64_t)dir;
+	p = (pid_t)syscall(SYS_clone3, &a, sizeof(a));
+	return p < 0 ? err_errno(err, "fork into cgroup %s", cgroup) : p;
+}
+
 int spawn(const struct spawn *s, pid_t *pid, struct err *err)
 {
-	cleanup_fd int procs = -1, rd = -1, wr = -1;
+	cleanup_fd int rd = -1, wr = -1;
 	struct failure f = {0};
 	pid_t parent = getpid(), p;
 	int pipefd[2];
 	ssize_t n;
 
-	if (s->cgroup && (procs = cgroup_open_procs(s->cgroup, err)) < 0)
-		return procs;
 	if (pipe2(pipefd, O_CLOEXEC) < 0)
 		return err_errno(err, "run %s: pipe", s->argv[0]);
 	rd = pipefd[0];
@@ -143,11 +161,11 @@ int spawn(const struct spawn *s, pid_t *pid, struct err *err)
 	close(pipefd[1]);
 	if (wr < 0)
 		return err_errno(err, "run %s: pipe", s->argv[0]);
-	p = fork();
+	p = fork_into(s->cgroup, err);
 	if (p < 0)
-		return err_errno(err, "run %s: fork", s->argv[0]);
+		return err_wrap(err, p, "run %s", s->argv[0]);
 	if (p == 0) {
-		f = child(s, procs, parent, wr);
+		f = child(s, parent);
 		write_full(wr, &f, sizeof(f));
 		_exit(127);
 	}

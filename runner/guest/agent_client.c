@@ -89,11 +89,10 @@ static int read_ok(int fd, int end_fd, int64_t end, struct err *err)
 	return 0;
 }
 
-/* HELLO and its answer over `fd`, taken over in every case. */
+/* HELLO was said over `fd`, which is taken over in every case: its answer. */
 static int attach(int fd, int end_fd, int64_t end, struct agent **out, struct err *err)
 {
 	struct agent *a = calloc(1, sizeof(*a));
-	cleanup_writer struct writer w = WRITER_INIT;
 	int r;
 
 	if (!a) {
@@ -102,10 +101,7 @@ static int attach(int fd, int end_fd, int64_t end, struct agent **out, struct er
 	}
 	a->fd = fd;
 	a->end_fd = end_fd;
-	agent_put_hello(&w);
-	r = agent_frame_send(fd, AGENT_HELLO, &w, left_ms(end), err);
-	if (r == 0)
-		r = wait_answer(fd, end_fd, end, err);
+	r = wait_answer(fd, end_fd, end, err);
 	if (r == 0)
 		r = agent_frame_read(fd, &a->frame, left_ms(end), err);
 	if (r == 0 && a->frame.type == AGENT_ERROR)
@@ -122,17 +118,22 @@ static int attach(int fd, int end_fd, int64_t end, struct agent **out, struct er
 
 static int attempt(const char *path, int end_fd, int64_t end, struct agent **out, struct err *err)
 {
+	cleanup_writer struct writer hello = WRITER_INIT;
 	/* Of connect(2); what is asked over it has its own time. */
 	cleanup_fd int fd = unix_connect(path, CONNECT_S, err);
-	char hello[32];
-	int n, r;
+	char line[32];
+	int r;
 
 	if (fd < 0)
 		return fd;
-	n = snprintf(hello, sizeof(hello), "CONNECT %u\n", AGENT_PORT);
-	if (send(fd, hello, (size_t)n, MSG_NOSIGNAL) != n)
+	snprintf(line, sizeof(line), "CONNECT %u\n", AGENT_PORT);
+	agent_put_hello(&hello);
+	/* HELLO waits in the socket for the stream to begin: the guest has it a trip earlier. */
+	if (send(fd, line, strlen(line), MSG_NOSIGNAL) != (ssize_t)strlen(line))
 		return err_set(err, ECONNRESET, "vsock: CONNECT: %s", strerror(errno));
-	r = read_ok(fd, end_fd, end, err);
+	r = agent_frame_send(fd, AGENT_HELLO, &hello, left_ms(end), err);
+	if (r == 0)
+		r = read_ok(fd, end_fd, end, err);
 	return r < 0 ? r : attach(steal_fd(&fd), end_fd, end, out, err);
 }
 
@@ -182,7 +183,17 @@ int agent_connect(const char *vsock_path, int timeout_ms, struct agent **out, st
 
 int agent_attach(int fd, int timeout_ms, struct agent **out, struct err *err)
 {
-	return attach(fd, -1, timeout_ms < 0 ? INT64_MAX : monotonic_ms() + timeout_ms, out, err);
+	cleanup_writer struct writer hello = WRITER_INIT;
+	const int64_t end = timeout_ms < 0 ? INT64_MAX : monotonic_ms() + timeout_ms;
+	int r;
+
+	agent_put_hello(&hello);
+	r = agent_frame_send(fd, AGENT_HELLO, &hello, timeout_ms, err);
+	if (r < 0) {
+		close(fd);
+		return r;
+	}
+	return attach(fd, -1, end, out, err);
 }
 
 void agent_close(struct agent *a)

@@ -313,7 +313,7 @@ static void play_device(struct fixture *x, int l)
 
 	close(accept(l, NULL, NULL));
 	fd = accept(l, NULL, NULL);
-	if (read(fd, line, sizeof(line)) != 13 || memcmp(line, "CONNECT 1024\n", 13) != 0 ||
+	if (read(fd, line, 13) != 13 || memcmp(line, "CONNECT 1024\n", 13) != 0 ||
 	    write(fd, "OK 7\n", 5) != 5)
 		_exit(1);
 	close(fd);
