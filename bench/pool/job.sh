@@ -31,8 +31,9 @@ pool=$!
 at_exit 'kill $pool 2>/dev/null; wait $pool'
 warm() { [ "$(smvm-runner pool status --json | jq .warm)" = 2 ]; }
 until_true 120 warm 2>/dev/null || { cat "$T/pool.log" >&2; exit 2; }
-ask claims "$rounds" >"$T/claims" && ask cycles "$rounds" >"$T/cycles" || { cat "$T/pool.log" >&2; exit 2; }
+ask claims "$rounds" >"$T/claims" && ask claims-at-once "$rounds" >"$T/at-once" && ask cycles "$rounds" >"$T/cycles" || { cat "$T/pool.log" >&2; exit 2; }
 per_second() { awk -v n=$((2 * rounds)) '{ printf "%.3f", n * 1e6 / $1 }' "$1"; }
 line claim-answered "$(median <"$T/claims")" us "$(median <"$T/cold")" 'a cold restore until it answers' '<=0.1'
 line claim-answered-exec "$(median <"$T/claims")" us "$(median <"$T/settled")" 'the exec alone, in a machine that runs' -
+line claim-answered-at-once "$(median <"$T/at-once")" us "$(median <"$T/cold")" 'a cold restore until it answers' -
 line cycles-2-workers "$(per_second "$T/cycles")" 1/s "$(per_second "$T/processes")" 'a process for each' -

@@ -3,7 +3,8 @@
     linux.py trips VM N                  N execs of `true` by `smvm-runner exec`
     linux.py settled VM N                the same by the agent's protocol, without a process of ours
     linux.py cold SNAPSHOT N             a restore into a process of its own until its machine has run `true`
-    linux.py claims N                    a claim of the pool until its machine has run `true`
+    linux.py claims N                    a claim of the pool, at rest, until its machine has run `true`
+    linux.py claims-at-once N            the same of a machine that was reset just now
     linux.py cycles N                    N times claim, `true`, give back by each of two clients; the pool has two machines
     linux.py processes SNAPSHOT N        N times restore, `true`, stop by each of two
         These two print the microseconds of all of it.
@@ -120,16 +121,23 @@ def cold(snapshot, n):
         stop(m["id"])
 
 
-def claims(n):
+def claims(n, at_once=False):
+    def ready(s):
+        return not s["coming"] and (at_once or not any(m["warming"] for m in s["machines"]))
+
     with Client() as c:
         for _ in range(n):
             # Not what it costs when there is none.
-            until(lambda: not c.status()["coming"], 60)
+            until(lambda: ready(c.status()), 60)
             t = now_us()
             got = claimed(c)
             run_true(got["dir"])
             print(now_us() - t)
             given_back(c, got)
+
+
+def claims_at_once(n):
+    claims(n, at_once=True)
 
 
 def by_two(cycle, n):
@@ -205,4 +213,4 @@ if what == "cycles":
 elif what == "processes":
     by_two(processes(*rest), n)
 else:
-    {"trips": trips, "settled": settled, "cold": cold, "claims": claims, "exec": through_exec, "plain": plain}[what](*rest, n)
+    {"trips": trips, "settled": settled, "cold": cold, "claims": claims, "claims-at-once": claims_at_once, "exec": through_exec, "plain": plain}[what](*rest, n)

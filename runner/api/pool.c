@@ -24,7 +24,7 @@ struct smvm_pool {
 	int spare;	/* a connection without a claim; -1 */
 	/* Of smvm_pool_new(): what to start, and what runs. */
 	bool ours;
-	char snapshot[PATH_MAX], mount[PATH_MAX];
+	char snapshot[PATH_MAX], mount[PATH_MAX], warm_up[PATH_MAX];
 	struct forward forward[FORWARD_MAX];
 	unsigned nforwards;
 	struct smvm_pool_options options; /* what it points to is the above */
@@ -144,7 +144,10 @@ static int take_options(const struct smvm_pool_options *in, struct smvm_pool *po
 		r = forward_add(*p, pool->forward, &pool->nforwards, err);
 	if (r == 0)
 		r = publish_check(pool->forward, pool->nforwards, o->max, err);
-	o->name = o->snapshot = o->mount = NULL;
+	if (r == 0)
+		r = copy("warm_up", o->warm_up ? o->warm_up : POOL_WARM_UP, pool->warm_up,
+			 sizeof(pool->warm_up), err);
+	o->name = o->snapshot = o->mount = o->warm_up = NULL;
 	o->publish = NULL;
 	return r;
 }
@@ -176,6 +179,7 @@ static void command_line(const struct smvm_pool *pool, struct args *a)
 	args_option(a, "name", pool->name);
 	args_option(a, "snapshot", pool->snapshot);
 	args_option(a, "mount", pool->mount[0] ? pool->mount : NULL);
+	args_option(a, "warm-up", pool->warm_up);
 	args_add(a, "--min=%u", o->min);
 	args_add(a, "--max=%u", o->max);
 	if (o->idle_timeout_s)

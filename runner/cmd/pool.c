@@ -4,6 +4,7 @@
 #include "runner/control/publish.h"
 #include "runner/control/where.h"
 #include "runner/pool/ask.h"
+#include "runner/worker/line.h"
 
 #include "smfs/base/cleanup.h"
 #include "smfs/base/meminfo.h"
@@ -30,6 +31,8 @@ static const char usage[] =
 	"                           PORT of this host (0 or none: a free one each, as it must be unless\n"
 	"                           --max is 1) leads to TARGET, a port or Unix socket of a machine, as\n"
 	"                           it is then (repeatable); `status` and `claim --json` tell them\n"
+	"      --warm-up PROGRAM    run in each machine that nobody waits for, so that the next\n"
+	"                           starts faster (true); \"\": none\n"
 	"      --prefault WHAT      as of `restore`\n"
 	"      --mount DIR          where the store is mounted ($SMFS_MOUNT, /mnt/smfs)\n"
 	"      --end-with-stdin     end when standard input does, as it does with the program that\n"
@@ -48,6 +51,7 @@ enum {
 	OPT_ACQUIRE,
 	OPT_VM_MEMORY,
 	OPT_RESERVE,
+	OPT_WARM_UP,
 	OPT_PREFAULT,
 	OPT_MOUNT,
 	OPT_STDIN,
@@ -64,6 +68,7 @@ static const struct option options[] = {{"name", required_argument, NULL, OPT_NA
 					{"vm-memory", required_argument, NULL, OPT_VM_MEMORY},
 					{"reserve", required_argument, NULL, OPT_RESERVE},
 					{"publish", required_argument, NULL, 'p'},
+					{"warm-up", required_argument, NULL, OPT_WARM_UP},
 					{"prefault", required_argument, NULL, OPT_PREFAULT},
 					{"mount", required_argument, NULL, OPT_MOUNT},
 					{"end-with-stdin", no_argument, NULL, OPT_STDIN},
@@ -117,6 +122,12 @@ static int take(struct args *a, int o, struct err *err)
 		return parse_size(optarg, 0, TIB, &p->reserve_bytes, err);
 	case 'p':
 		return forward_add(optarg, a->forward, &p->nforwards, err);
+	case OPT_WARM_UP:
+		p->warm_up = optarg;
+		return strlen(optarg) < LINE_PATH_MAX
+			       ? 0
+			       : err_set(err, EINVAL, "--warm-up: at most %d bytes",
+					 LINE_PATH_MAX - 1);
 	case OPT_PREFAULT:
 		return prefault_policy_of(optarg, &p->prefault)
 			       ? 0
@@ -261,6 +272,7 @@ int cmd_pool(int argc, char **argv)
 				  .idle_ms = 60000,
 				  .acquire_ms = 10000,
 				  .reserve_bytes = 256 * MIB,
+				  .warm_up = POOL_WARM_UP,
 				  .lifeline_fd = -1}};
 	struct err err = ERR_INIT;
 	int o;

@@ -47,6 +47,8 @@ int control_listen(const char *path, const struct control_op *ops, void *arg, st
 		   struct err *err);
 /* Serve until `end_fd` is readable (checked between requests). */
 int control_serve(struct control *c, int end_fd, struct err *err);
+/* Readable when somebody wants to ask: what keeps control_serve() from being called may end. */
+int control_fd(const struct control *c);
 void control_free(struct control *c);
 
 /* Inside a handler: the connection's descriptor becomes the caller's once the answer is sent. */

@@ -285,6 +285,11 @@ static void run_watch(struct control *c, bool readable)
 	c->watch.fn(c->watch.arg, readable);
 }
 
+int control_fd(const struct control *c)
+{
+	return c->listen_fd;
+}
+
 int control_serve(struct control *c, int end_fd, struct err *err)
 {
 	for (;;) {

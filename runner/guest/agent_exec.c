@@ -175,9 +175,10 @@ static int pump_run(struct pump *p, struct err *err)
 {
 	while (!p->done) {
 		size_t waiting = p->tx.len - p->tx_off;
-		struct pollfd f[3] = {{.fd = p->a->fd, .events = POLLIN},
+		struct pollfd f[4] = {{.fd = p->a->fd, .events = POLLIN},
 				      {.fd = waiting < OUT_HIGH ? p->in : -1, .events = POLLIN},
-				      {.fd = p->signal_fd, .events = POLLIN}};
+				      {.fd = p->signal_fd, .events = POLLIN},
+				      {.fd = p->a->end_fd, .events = POLLIN}};
 		int64_t left = p->end_ms < 0 ? -1 : p->end_ms - monotonic_ms();
 		int r = 0;
 
@@ -202,6 +203,9 @@ static int pump_run(struct pump *p, struct err *err)
 			r = guest_read(p, err);
 		if (r < 0)
 			return r;
+		/* Its last words are still heard. */
+		if (!p->done && !f[0].revents && f[3].revents)
+			return err_set(err, ECANCELED, "exec: given up");
 	}
 	return 0;
 }

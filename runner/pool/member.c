@@ -124,6 +124,17 @@ void member_reset(struct member *m, const char *snapshot)
 	restore(m, snapshot);
 }
 
+void member_warm_up(struct member *m, const char *program)
+{
+	char word[4 * LINE_PATH_MAX + 3], line[sizeof(word) + 64];
+
+	m->cold = false;
+	m->warming = true;
+	line_quote(program, word);
+	snprintf(line, sizeof(line), "WARM_UP %s deadline_ms=%d\n", word, MEMBER_WARM_UP_MS);
+	say(m, line);
+}
+
 void member_connected(struct member *m, int fd)
 {
 	m->fd = fd;
@@ -174,7 +185,28 @@ static void take_done(struct member *m, const char *line, const char *end)
 		if (!strcmp(key, "how") && !strcmp(value, "warm"))
 			m->warm_resets++;
 	m->restores++;
+	m->cold = true;
 	enter(m, MEMBER_WARM, 0);
+}
+
+/* Whatever has made it end early is no fault of the program's. */
+static void take_not_warmed(struct member *m, const char *line, const char *end)
+{
+	char key[LINE_KEY_MAX], value[LINE_PATH_MAX];
+	const char *p = line + strlen("ERR_WARM_UP");
+
+	m->warming = false;
+	if (line_word(&p, end, key, value) <= 0 || strcmp(key, "code") != 0 ||
+	    !strcmp(value, "ECANCELED") || !strcmp(value, "ECONNRESET") ||
+	    !strcmp(value, "ENODATA"))
+		return;
+	m->warm_up_fails = true;
+	if (!strcmp(value, "EOPNOTSUPP"))
+		log_debug("pool: %s is not warmed up:%s", member_name(m), p);
+	else
+		log_warn(
+			"pool: no machine is warmed up any more, what is first run in it takes longer; %s:%s",
+			member_name(m), p);
 }
 
 bool member_lasts(const struct member *m)
@@ -202,6 +234,10 @@ static void take_line(struct member *m, const char *line, size_t n, const char *
 			member_die(m, ECHILD, line);
 		else if (m->state == MEMBER_WARM)
 			member_reset(m, snapshot);
+	} else if (begins(line, "WARMED")) {
+		m->warming = false;
+	} else if (begins(line, "ERR_WARM_UP")) {
+		take_not_warmed(m, line, line + n);
 	} else if (!begins(line, "PROGRESS") && !begins(line, "SETTLED")) {
 		member_die(m, EPROTO, line);
 	}

@@ -18,9 +18,10 @@
 #include "runner/control/rundir.h"
 #include "runner/worker/line.h"
 
-#define MEMBER_LINE_MAX LINE_LEN_MAX
-#define MEMBER_START_MS 120000
-#define MEMBER_RESET_MS 60000
+#define MEMBER_LINE_MAX	  LINE_LEN_MAX
+#define MEMBER_START_MS	  120000
+#define MEMBER_RESET_MS	  60000
+#define MEMBER_WARM_UP_MS 10000
 /* A guest that ends sooner than this by itself would end as soon again. */
 #define MEMBER_PROVEN_MS 1000
 
@@ -39,8 +40,11 @@ struct member {
 	bool proven;	/* it has been claimed, or has stayed warm for MEMBER_PROVEN_MS */
 	uint64_t since_us, deadline_us;
 	uint64_t restores, warm_resets;
-	uint64_t took_us; /* the last restore */
-	struct err why;	  /* of DEAD */
+	uint64_t took_us;   /* the last restore */
+	bool cold;	    /* WARM, and no program was run since it became so */
+	bool warming;	    /* one is being run */
+	bool warm_up_fails; /* and would again */
+	struct err why;	    /* of DEAD */
 	size_t len;
 	char buf[MEMBER_LINE_MAX + 1];
 };
@@ -57,6 +61,8 @@ void member_connected(struct member *m, int fd);
 void member_read(struct member *m, const char *snapshot);
 /* Given back: RESETTING. */
 void member_reset(struct member *m, const char *snapshot);
+/* WARM and cold: have `program` run in it. It can be claimed all the same. */
+void member_warm_up(struct member *m, const char *program);
 void member_die(struct member *m, int code, const char *why);
 /* It has been in its state for MEMBER_PROVEN_MS. */
 bool member_lasts(const struct member *m);

@@ -358,6 +358,19 @@ static bool at_end(int fd)
 	return n == 0 || (n < 0 && errno != EINTR && errno != EAGAIN);
 }
 
+/* Those that nobody waits for: it takes the processor's time from nobody's way but theirs. */
+static void warm_up(struct pool *p)
+{
+	for (size_t i = 0; i < POOL_MEMBERS_MAX; i++) {
+		struct member *m = p->member[i];
+
+		if (m && m->warm_up_fails)
+			p->warms = false;
+		if (m && p->warms && m->state == MEMBER_WARM && m->cold)
+			member_warm_up(m, p->cfg->warm_up);
+	}
+}
+
 static void turn(struct pool *p)
 {
 	/* No more than there are descriptors: poll(2) takes as many as may be open. */
@@ -410,8 +423,10 @@ static void turn(struct pool *p)
 	pool_time_out_waiters(p);
 	/* Last: any answer may have found that its client is gone. */
 	pool_drop_gone(p);
-	if (!p->stopping)
+	if (!p->stopping) {
+		warm_up(p);
 		carry_out_plan(p);
+	}
 }
 
 static bool any_member(const struct pool *p)
@@ -571,6 +586,7 @@ int pool_run(const struct pool_config *given, struct err *err)
 		return EXIT_FAILED;
 	}
 	p->cfg = &cfg;
+	p->warms = cfg.warm_up && cfg.warm_up[0];
 	p->lock_fd = p->listen_fd = p->worker_fd = p->signal_fd = -1;
 	TAILQ_INIT(&p->clients);
 	TAILQ_INIT(&p->waiters);

@@ -31,6 +31,7 @@
 
 #define POOL_MEMBERS_MAX 256
 #define POOL_NAME_MAX	 32
+#define POOL_WARM_UP	 "true" /* unless it is told another */
 
 struct pool_config {
 	const char *name, *mount;
@@ -40,6 +41,7 @@ struct pool_config {
 	unsigned idle_ms;    /* those beyond min that are not claimed for so long are ended */
 	unsigned acquire_ms; /* a claim waits at most so long, unless it says otherwise */
 	uint64_t vm_bytes, reserve_bytes;
+	const char *warm_up; /* a program to run in each machine that nobody waits for; "": none */
 	const struct forward
 		*forward; /* `nforwards` ports of the host that lead into each machine */
 	unsigned nforwards;

@@ -16,6 +16,7 @@ struct pool {
 	int lock_fd, listen_fd, worker_fd, signal_fd;
 	bool stopping;
 	bool hurried; /* told to end once more */
+	bool warms;   /* machines that nobody waits for run a program */
 	struct member *member[POOL_MEMBERS_MAX];
 	struct clients clients;
 	struct waiters waiters;

@@ -33,16 +33,25 @@ static void refuse(struct pool *p, struct waiter *w, int code, const char *text)
 	forget(p, w);
 }
 
+/* What was to be run in it has been. */
+static bool is_rested(const struct member *m)
+{
+	return !m->cold && !m->warming;
+}
+
 static struct member *freshest(struct pool *p)
 {
 	struct member *best = NULL;
 
 	/* The last that became warm: what its guest uses is still in the processor's caches, and
-	 * the others become idle. */
+	 * the others become idle. But one that is still being warmed up comes last. */
 	for (size_t i = 0; i < POOL_MEMBERS_MAX; i++) {
 		struct member *m = p->member[i];
 
-		if (m && m->state == MEMBER_WARM && (!best || m->since_us > best->since_us))
+		if (!m || m->state != MEMBER_WARM)
+			continue;
+		if (!best ||
+		    (is_rested(m) == is_rested(best) ? m->since_us > best->since_us : is_rested(m)))
 			best = m;
 	}
 	return best;
@@ -181,11 +190,11 @@ static void ask_release(struct pool *p, struct client *c, const struct ask_line 
 static json_t *member_json(const struct member *m)
 {
 	const uint64_t for_ms = (monotonic_us() - m->since_us) / 1000;
-	json_t *j = json_pack("{s:s, s:s, s:I, s:i, s:I, s:I, s:I, s:I}", "vm", m->vm, "state",
+	json_t *j = json_pack("{s:s, s:s, s:I, s:i, s:I, s:I, s:I, s:I, s:b}", "vm", m->vm, "state",
 			      member_state_name(m->state), "state_ms", (json_int_t)for_ms, "pid",
 			      (int)m->pid, "claim", (json_int_t)m->claim, "restores",
 			      (json_int_t)m->restores, "warm_resets", (json_int_t)m->warm_resets,
-			      "took_us", (json_int_t)m->took_us);
+			      "took_us", (json_int_t)m->took_us, "warming", m->warming);
 
 	publish_add(j, m->forwards);
 	return j;

@@ -28,7 +28,8 @@ struct desk {
 int desk_init(struct desk *d, struct err *err);
 void desk_fini(struct desk *d);
 
-/* The link's side. The session has one job out at most. */
+/* The link's side. The session has one job out at most; in place of a JOB_WARM_UP it may give
+ * another. */
 void desk_give(struct desk *d, const struct job *j);
 bool desk_next_event(struct desk *d, struct event *out); /* and empties event_fd with the last */
 void desk_leave(struct desk *d);

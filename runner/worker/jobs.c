@@ -14,6 +14,7 @@
 #include "runner/control/where.h"
 #include "runner/devices/virtio_vsock.h"
 #include "runner/worker/ready.h"
+#include "runner/worker/warm_up.h"
 #include "smfs/base/clock.h"
 #include "smfs/base/log.h"
 #include "smfs/base/num.h"
@@ -193,6 +194,19 @@ static void do_restore(struct jobs *j, const struct job *job)
 	prime(j);
 }
 
+static void do_warm_up(struct jobs *j, const struct job *job)
+{
+	struct event e = {.kind = EVENT_WARMED};
+	const uint64_t t = monotonic_us();
+
+	if (j->v && atomic_load(&j->v->machine.vm->end) == VM_RUNNING)
+		warm_up(j->v, job->rq.path, (int)job->rq.deadline_ms, j->desk->job_fd, &e.err);
+	else
+		err_set(&e.err, ENODATA, "the machine has ended");
+	e.us = monotonic_us() - t;
+	desk_tell(j->desk, &e);
+}
+
 static int bake(struct jobs *j, struct err *err)
 {
 	int r = vmm_boot(j->dir, j->boot, false, &j->v, err);
@@ -345,6 +359,9 @@ static void do_job(struct jobs *j, const struct job *job)
 	case JOB_SNAPSHOT:
 	case JOB_SNAPSHOT_ASYNC:
 		do_snapshot(j, job);
+		break;
+	case JOB_WARM_UP:
+		do_warm_up(j, job);
 		break;
 	case JOB_LEAVE:
 		j->done = true;

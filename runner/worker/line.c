@@ -13,11 +13,14 @@ struct cursor {
 static const struct {
 	const char *name;
 	enum verb verb;
-	bool takes_path;
+	bool takes_path, seed;
 } verbs[] = {
-	{"HELLO", VERB_HELLO, false},	   {"RESTORE", VERB_RESTORE, true},
-	{"SNAPSHOT", VERB_SNAPSHOT, true}, {"SNAPSHOT_ASYNC", VERB_SNAPSHOT_ASYNC, true},
-	{"QUIT", VERB_QUIT, false},
+	{"HELLO", VERB_HELLO, false, true},
+	{"RESTORE", VERB_RESTORE, true, true},
+	{"SNAPSHOT", VERB_SNAPSHOT, true, true},
+	{"SNAPSHOT_ASYNC", VERB_SNAPSHOT_ASYNC, true, true},
+	{"WARM_UP", VERB_WARM_UP, true, false},
+	{"QUIT", VERB_QUIT, false, true},
 };
 
 static bool is_text(const char *p, size_t n)
@@ -240,7 +243,8 @@ static int verb_of(struct cursor *c, struct request *q, bool *takes_path, struct
 	const size_t n = (size_t)(c->p - word);
 
 	for (size_t i = 0; i < ARRAY_SIZE(verbs); i++)
-		if (strlen(verbs[i].name) == n && !memcmp(verbs[i].name, word, n)) {
+		if (strlen(verbs[i].name) == n && !memcmp(verbs[i].name, word, n) &&
+		    (c->extended || verbs[i].seed)) {
 			q->verb = verbs[i].verb;
 			*takes_path = verbs[i].takes_path;
 			return 0;
@@ -264,7 +268,8 @@ static int rest(struct cursor *c, struct request *q, bool takes_path, struct err
 		c->extended = true;
 	} else if (takes_path) {
 		if (c->p == c->end)
-			return err_set(err, EINVAL, "a path is missing");
+			return err_set(err, EINVAL, "a %s is missing",
+				       q->verb == VERB_WARM_UP ? "program" : "path");
 		r = value(c, q->path, sizeof(q->path), err);
 	}
 	for (skip_spaces(c); r == 0 && c->p < c->end; skip_spaces(c))

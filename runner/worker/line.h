@@ -22,13 +22,21 @@
 #define LINE_IDLE_MAX	  60000
 #define LINE_VERSION	  1
 
-enum verb { VERB_NONE, VERB_HELLO, VERB_RESTORE, VERB_SNAPSHOT, VERB_SNAPSHOT_ASYNC, VERB_QUIT };
+enum verb {
+	VERB_NONE,
+	VERB_HELLO,
+	VERB_RESTORE,
+	VERB_SNAPSHOT,
+	VERB_SNAPSHOT_ASYNC,
+	VERB_WARM_UP,
+	VERB_QUIT
+};
 
 struct request {
 	enum verb verb;		  /* VERB_NONE: an empty line */
 	char id[LINE_ID_MAX + 1]; /* "" without one */
 	uint64_t version;	  /* HELLO's */
-	char path[LINE_PATH_MAX]; /* of the others: "" where the verb takes none */
+	char path[LINE_PATH_MAX]; /* of the others, WARM_UP's program; "" where there is none */
 	char base[LINE_PATH_MAX]; /* "" without one */
 	enum clock_policy clock;
 	unsigned deadline_ms, idle_ms;

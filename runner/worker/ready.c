@@ -3,13 +3,13 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <regex.h>
-#include <sys/epoll.h>
 
 #include "runner/control/identity.h"
 #include "runner/control/launch.h"
 #include "runner/control/vmm_internal.h"
 #include "runner/guest/agent_client.h"
 #include "runner/proto/agent_reach.h"
+#include "runner/worker/give_up.h"
 #include "smfs/base/cleanup.h"
 #include "smfs/base/clock.h"
 #include "smfs/base/io.h"
@@ -52,9 +52,7 @@ static int left_ms(uint64_t until)
 /* Of what has made `stop_fd` readable. */
 static int stopped(struct vmm *v, struct err *err)
 {
-	const int r = vmm_ended(v, err);
-
-	return r < 0 ? r : err_set(err, ECANCELED, "the supervisor is gone");
+	return give_up_why(v, "the supervisor is gone", err);
 }
 
 /* ---- a bare guest ---------------------------------------------------------------------------- */
@@ -131,23 +129,11 @@ static int wait_agent(struct vmm *v, char *const *conditions, uint64_t until, in
 	return r == -ECANCELED ? stopped(v, err) : r;
 }
 
-/* Readable when the machine has ended, or the wait is to be given up. */
-static int stop_of(const struct vmm *v, int give_up_fd, struct err *err)
-{
-	cleanup_fd int fd = epoll_create1(EPOLL_CLOEXEC);
-	struct epoll_event e = {.events = EPOLLIN};
-
-	if (fd < 0 || epoll_ctl(fd, EPOLL_CTL_ADD, give_up_fd, &e) < 0 ||
-	    epoll_ctl(fd, EPOLL_CTL_ADD, v->machine.vm->end_fd, &e) < 0)
-		return err_errno(err, "watch for the machine's end");
-	return steal_fd(&fd);
-}
-
 int ready_wait(struct vmm *v, char *const *conditions, int timeout_ms, int give_up_fd,
 	       struct err *err)
 {
 	const uint64_t until = monotonic_us() + (uint64_t)timeout_ms * 1000;
-	cleanup_fd int stop_fd = stop_of(v, give_up_fd, err);
+	cleanup_fd int stop_fd = give_up_new(v, &give_up_fd, 1, err);
 	int r;
 
 	if (stop_fd < 0)

@@ -135,12 +135,32 @@ static void say_settled(struct session *s, const struct event *e)
 	send(s, &t);
 }
 
+static void say_warmed(struct session *s, const struct event *e)
+{
+	struct text t = {.n = 0};
+
+	s->warming = false;
+	if (e->err.code) {
+		say_error(s, "ERR_WARM_UP", s->warm_id, e->err.code, "", e->err.msg);
+		return;
+	}
+	put(&t, "WARMED us=%" PRIu64, e->us);
+	put_id(&t, s, s->warm_id);
+	send(s, &t);
+}
+
 /* ---- leaving ------------------------------------------------------------------------------- */
 
 static void start(struct session *s, enum job_kind kind, const struct request *rq, uint64_t now_us)
 {
 	struct job j = {.kind = kind, .rq = *rq, .read_us = now_us};
 
+	if (s->warming) {
+		struct event e = {.kind = EVENT_WARMED};
+
+		err_set(&e.err, ECANCELED, "another request has come");
+		say_warmed(s, &e);
+	}
 	s->busy = true;
 	s->expired = false;
 	s->doing = kind;
@@ -215,6 +235,8 @@ static void refuse(struct session *s, enum verb verb, const char *id, const stru
 	else if (verb == VERB_RESTORE && s->hello)
 		say_error(s, "ERR_RESTORE", id, why->code,
 			  s->machine ? "machine=kept " : "machine=none ", why->msg);
+	else if (verb == VERB_WARM_UP)
+		say_error(s, "ERR_WARM_UP", id, why->code, "", why->msg);
 	else
 		complain(s, id, why, now_us);
 }
@@ -250,6 +272,29 @@ static void job_request(struct session *s, const struct request *rq, uint64_t no
 		      rq, now_us);
 }
 
+/* Nothing is in flight by it: what comes next ends it. */
+static void warm_up(struct session *s, const struct request *rq, uint64_t now_us)
+{
+	struct job j = {.kind = JOB_WARM_UP, .rq = *rq, .read_us = now_us};
+	struct err why = ERR_INIT;
+
+	if (s->busy)
+		err_set(&why, EBUSY, "%s", doing_name(s->doing));
+	else if (s->writing)
+		err_set(&why, EBUSY, "a snapshot is being written");
+	else if (s->warming)
+		err_set(&why, EBUSY, "another program warms it up");
+	else if (!s->machine)
+		err_set(&why, ENODATA, "there is no machine to warm up");
+	if (why.code) {
+		refuse(s, rq->verb, rq->id, &why, now_us);
+		return;
+	}
+	s->warming = true;
+	memcpy(s->warm_id, rq->id, sizeof(s->warm_id));
+	s->ops->start(s->arg, &j);
+}
+
 void session_line(struct session *s, const char *p, size_t n, uint64_t now_us)
 {
 	struct err why = ERR_INIT;
@@ -271,6 +316,9 @@ void session_line(struct session *s, const char *p, size_t n, uint64_t now_us)
 		s->bye = s->hello;
 		memcpy(s->leave_id, rq.id, sizeof(s->leave_id));
 		leave(s, rq.deadline_ms, now_us);
+		break;
+	case VERB_WARM_UP:
+		warm_up(s, &rq, now_us);
 		break;
 	default:
 		job_request(s, &rq, now_us);
@@ -400,6 +448,12 @@ void session_event(struct session *s, const struct event *e, uint64_t now_us)
 	}
 	if (e->kind == EVENT_WRITTEN || e->kind == EVENT_UNWRITTEN) {
 		written(s, e);
+		return;
+	}
+	if (e->kind == EVENT_WARMED) {
+		/* Else it was told when what ended it came. */
+		if (s->warming)
+			say_warmed(s, e);
 		return;
 	}
 	s->busy = false;

@@ -10,12 +10,15 @@
  *   RESTORE    | job -> BUSY      job -> BUSY      refused          job -> BUSY      -
  *   SNAPSHOT   | ENODATA          job -> BUSY      refused          job -> BUSY      -
  *   .._ASYNC   | ENODATA          job -> BUSY      refused          EBUSY            -
+ *   WARM_UP    | ENODATA          job, WARMING     refused          EBUSY            -
  *   QUIT, eof  | leave -> LEAVING leave -> LEAVING LEAVING, later leave              -
  *   no request | complaint        complaint        complaint        complaint        -
  *   tick       |                                   time-out         progress         give up
  *   done       |                                   answer -> RUNNING (or EMPTY), late: SETTLED
  *
  * (*) WRITING is beside EMPTY, RUNNING or BUSY: a snapshot of SNAPSHOT_ASYNC is being written.
+ *
+ * WARMING is beside RUNNING: any other job ends it, and is told to the machine's thread at once.
  *
  * A REFUSAL without HELLO of what the seed has no error for, and a complaint, end the session:
  * `over` is set with exit code 1, after the drain that QUIT has too.
@@ -27,7 +30,7 @@
 
 #include "runner/worker/line.h"
 
-enum job_kind { JOB_START, JOB_RESTORE, JOB_SNAPSHOT, JOB_SNAPSHOT_ASYNC, JOB_LEAVE };
+enum job_kind { JOB_START, JOB_RESTORE, JOB_SNAPSHOT, JOB_SNAPSHOT_ASYNC, JOB_WARM_UP, JOB_LEAVE };
 
 struct job {
 	enum job_kind kind;
@@ -43,8 +46,9 @@ enum event_kind {
 	EVENT_ACCEPTED, /* of JOB_SNAPSHOT_ASYNC: the guest runs again; then one of the next two */
 	EVENT_WRITTEN,
 	EVENT_UNWRITTEN,
-	EVENT_ENDED, /* the machine is over, of itself */
-	EVENT_LEFT,  /* of JOB_LEAVE */
+	EVENT_WARMED, /* of JOB_WARM_UP, however it went: `err` */
+	EVENT_ENDED,  /* the machine is over, of itself */
+	EVENT_LEFT,   /* of JOB_LEAVE */
 };
 
 struct phases { /* microseconds, in the order of DONE */
@@ -63,7 +67,7 @@ struct event {
 	uint64_t bytes_written, capture_us, save_us, pause_us;
 	bool diff;
 	bool kept;	/* EVENT_FAILED of a restore: the old machine runs on */
-	struct err err; /* why; of EVENT_RESTORED: why it was rebuilt, code 0 if it was not */
+	struct err err; /* why; code 0: of EVENT_RESTORED not rebuilt, of EVENT_WARMED done */
 };
 
 struct session_ops {
@@ -93,6 +97,9 @@ struct session {
 	bool writing, unheard; /* unheard: its end is not to be told */
 	char writing_id[LINE_ID_MAX + 1];
 	uint64_t writing_since_us, progress_us;
+
+	bool warming; /* a program is to be run in the machine, or is running */
+	char warm_id[LINE_ID_MAX + 1];
 
 	bool leaving, left_asked, bye;
 	char leave_id[LINE_ID_MAX + 1];

@@ -65,7 +65,7 @@ static void happen(struct session *s, uint8_t what, uint64_t *now)
 	if ((what & 3) == 1 && s->writing) {
 		e.kind = e.err.code ? EVENT_UNWRITTEN : EVENT_WRITTEN;
 	} else if ((what & 3) == 2 && s->machine) {
-		e.kind = EVENT_ENDED;
+		e.kind = what & 8 ? EVENT_WARMED : EVENT_ENDED;
 	} else if ((what & 3) == 3 && out) {
 		out = 0;
 		e.kind = s->doing == JOB_LEAVE		  ? EVENT_LEFT

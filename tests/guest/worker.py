@@ -250,6 +250,20 @@ def _():
         s.quit()
 
 
+@case("WARM_UP: without a machine, of a guest without an agent; in the seed dialect it is no request")
+def _():
+    with worker(hello=True) as s:
+        same(s.ask("WARM_UP true id=1").text, "ERR_WARM_UP id=1 code=ENODATA there is no machine to warm up")
+        s.ask("RESTORE s1")
+        same(s.ask("WARM_UP true id=2").text, "ERR_WARM_UP id=2 code=EOPNOTSUPP this guest has no agent")
+        same(s.ask("WARM_UP").text, "ERR_WARM_UP code=EINVAL a program is missing")
+        same(s.ask("RESTORE s1").word, "DONE")
+        s.quit()
+
+
+ends(b"WARM_UP true\n", "no such request: WARM_UP")
+
+
 @case("seed: a line that comes byte by byte")
 def _():
     with worker() as s:

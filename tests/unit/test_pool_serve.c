@@ -126,6 +126,32 @@ static void test_claim(void **state)
 	assert_string_equal(hear(f->client[0]), "");
 }
 
+/* A machine can be claimed while it is warmed up; one that cannot be is not asked again. */
+static void test_warm_up(void **state)
+{
+	struct fake *f = *state;
+
+	make_warm(f);
+	assert_true(f->m->cold);
+	member_warm_up(f->m, "a b");
+	assert_string_equal(hear(f->worker), "WARM_UP \"a b\" deadline_ms=10000\n");
+	assert_true(f->m->warming && !f->m->cold);
+	client_says(f, 0, "CLAIM\n");
+	assert_memory_equal(hear(f->client[0]), "CLAIMED claim=1 ", 16);
+	worker_says(f, "WARMED us=7\n");
+	assert_int_equal(f->m->state, MEMBER_CLAIMED);
+	assert_false(f->m->warming || f->m->warm_up_fails);
+	client_says(f, 0, "RELEASE claim=1\n");
+	worker_says(f, "DONE 5 how=warm\n");
+	assert_true(f->m->cold);
+	member_warm_up(f->m, "true");
+	worker_says(f, "ERR_WARM_UP code=ECANCELED another request has come\n");
+	assert_false(f->m->warming || f->m->warm_up_fails);
+	worker_says(f, "ERR_WARM_UP code=ENOENT run true: No such file or directory\n");
+	assert_true(f->m->warm_up_fails);
+	assert_int_equal(f->m->state, MEMBER_WARM);
+}
+
 /* A claim whose client is gone costs no machine. */
 static void test_gone(void **state)
 {
@@ -215,6 +241,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(test_claim, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_warm_up, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_gone, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_deaf, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_early_done, setup, teardown),

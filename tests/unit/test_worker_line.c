@@ -47,6 +47,19 @@ static void test_verbs(void **state)
 	}
 }
 
+/* A request of the extended dialect alone. */
+static void test_warm_up(void **state)
+{
+	assert_int_equal(parse("WARM_UP true", false), -ENOSYS);
+	assert_int_equal(parse("WARM_UP \"/opt/a b\" deadline_ms=5 id=w", true), 0);
+	assert_int_equal(q.verb, VERB_WARM_UP);
+	assert_string_equal(q.path, "/opt/a b");
+	assert_int_equal(q.deadline_ms, 5);
+	assert_string_equal(q.id, "w");
+	assert_int_equal(parse("WARM_UP", true), -EINVAL);
+	assert_string_equal(err.msg, "a program is missing");
+}
+
 static void test_defaults(void **state)
 {
 	assert_int_equal(parse("RESTORE /a/b", false), 0);
@@ -193,14 +206,12 @@ static void test_quote(void **state)
 
 int main(void)
 {
-	const struct CMUnitTest tests[] = {cmocka_unit_test(test_verbs),
-					   cmocka_unit_test(test_defaults),
-					   cmocka_unit_test(test_seed_ignores),
-					   cmocka_unit_test(test_extended),
-					   cmocka_unit_test(test_extended_refuses),
-					   cmocka_unit_test(test_limits),
-					   cmocka_unit_test(test_not_text),
-					   cmocka_unit_test(test_quote)};
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_verbs),	 cmocka_unit_test(test_warm_up),
+		cmocka_unit_test(test_defaults), cmocka_unit_test(test_seed_ignores),
+		cmocka_unit_test(test_extended), cmocka_unit_test(test_extended_refuses),
+		cmocka_unit_test(test_limits),	 cmocka_unit_test(test_not_text),
+		cmocka_unit_test(test_quote)};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -133,6 +133,55 @@ static void test_extended_answers(void **state)
 				  " vm=id dir=/run/x line_max=16384 deadline_ms=60000 id=h\n");
 }
 
+/* One answer each: how it went, or that something else has come. */
+static void test_warm_up(void **state)
+{
+	static const char *const next[] = {"RESTORE a id=2", "SNAPSHOT a", "SNAPSHOT_ASYNC a",
+					   "QUIT id=2"};
+
+	fresh(true, true);
+	line("WARM_UP true id=w");
+	assert_int_equal(job.kind, JOB_WARM_UP);
+	assert_string_equal(job.rq.path, "true");
+	line("WARM_UP true id=x");
+	assert_string_equal(said, "ERR_WARM_UP id=x code=EBUSY another program warms it up\n");
+	event(EVENT_WARMED, 0);
+	assert_string_equal(said, "WARMED us=9 id=w\n");
+	line("WARM_UP true id=v");
+	event(EVENT_WARMED, ENOENT);
+	assert_string_equal(said, "ERR_WARM_UP id=v code=ENOENT why not\n");
+	for (size_t i = 0; i < sizeof(next) / sizeof(*next); i++) {
+		fresh(true, true);
+		line("WARM_UP true id=w");
+		line(next[i]);
+		assert_string_equal(said,
+				    "ERR_WARM_UP id=w code=ECANCELED another request has come\n");
+		assert_int_equal(jobs, 2);
+		assert_true(s.busy);
+		/* Its end, which is told of before that of what came then. */
+		event(EVENT_WARMED, i % 2 ? ECANCELED : 0);
+		assert_string_equal(said, "");
+		assert_true(s.busy);
+	}
+	fresh(true, false);
+	line("WARM_UP true");
+	assert_string_equal(said, "ERR_WARM_UP code=ENODATA there is no machine to warm up\n");
+	fresh(true, true);
+	line("RESTORE a");
+	line("WARM_UP true");
+	assert_string_equal(said, "ERR_WARM_UP code=EBUSY restore in flight\n");
+	event(EVENT_RESTORED, 0);
+	line("SNAPSHOT_ASYNC b");
+	event(EVENT_ACCEPTED, 0);
+	line("WARM_UP true");
+	assert_string_equal(said, "ERR_WARM_UP code=EBUSY a snapshot is being written\n");
+	assert_int_equal(jobs, 2);
+	/* No word of the seed's. */
+	fresh(false, true);
+	line("WARM_UP true");
+	assert_int_equal(s.exit_code, 1);
+}
+
 /* What is in flight, what is asked, and the word of the refusal. */
 static void test_in_flight(void **state)
 {
@@ -498,6 +547,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {cmocka_unit_test(test_no_machine),
 					   cmocka_unit_test(test_port),
 					   cmocka_unit_test(test_extended_answers),
+					   cmocka_unit_test(test_warm_up),
 					   cmocka_unit_test(test_in_flight),
 					   cmocka_unit_test(test_failed_restore),
 					   cmocka_unit_test(test_restore_deadline),

@@ -1,0 +1,57 @@
+#include "runner/worker/warm_up.h"
+
+#include "runner/control/identity.h"
+#include "runner/control/vmm_internal.h"
+#include "runner/guest/agent_client.h"
+#include "runner/worker/give_up.h"
+#include "smfs/base/cleanup.h"
+#include "smfs/base/clock.h"
+#include "smfs/base/num.h"
+
+/* More is no program to warm up by. */
+#define OUTPUT_MAX 65536
+
+static int how_it_ended(const char *program, const struct agent_exit *x, struct err *err)
+{
+	if (x->kind == AGENT_EXIT_TIMEOUT)
+		return err_set(err, ETIMEDOUT, "%s did not end in time", program);
+	if (x->kind == AGENT_EXIT_SIGNAL || x->value)
+		return err_set(err, ECHILD, "%s ended with %s %u", program,
+			       x->kind == AGENT_EXIT_SIGNAL ? "signal" : "status", x->value);
+	return 0;
+}
+
+static int run(struct agent *a, const char *program, uint64_t until, struct err *err)
+{
+	char *argv[] = {(char *)(uintptr_t)program, NULL};
+	const struct agent_exec x = {.argv = argv};
+	const uint64_t now = monotonic_us();
+	struct agent_output o;
+	int r = agent_exec_capture(a, &x, NULL, 0, OUTPUT_MAX,
+				   now < until ? (int)((until - now) / 1000) : 0, &o, err);
+
+	if (r == 0)
+		r = how_it_ended(program, &o.exit, err);
+	agent_output_free(&o);
+	return r;
+}
+
+int warm_up(struct vmm *v, const char *program, int timeout_ms, int give_up_fd, struct err *err)
+{
+	const int fds[] = {give_up_fd, v->control ? control_fd(v->control) : -1};
+	const uint64_t until = monotonic_us() + (uint64_t)timeout_ms * 1000;
+	struct agent *a = NULL;
+	int r;
+
+	if (!v->has_agent)
+		return err_set(err, ENOTSUP, "this guest has no agent");
+	cleanup_fd int stop_fd = give_up_new(v, fds, ARRAY_SIZE(fds), err);
+	if (stop_fd < 0)
+		return stop_fd;
+	r = vmm_agent_unless(v, timeout_ms, stop_fd, &a, err);
+	if (r == 0)
+		r = run(a, program, until, err);
+	/* Which kills what still runs. */
+	agent_close(a);
+	return r == -ECANCELED ? give_up_why(v, "another request has come", err) : r;
+}
