@@ -155,13 +155,18 @@ class Supervisor:
             return
         raise AssertionError("said %r, where nothing is due" % got.text)
 
-    def gone(self, timeout=None):
-        """The connection is closed; the exit status."""
+    def closed(self, timeout=None):
+        """The connection is."""
         try:
             got = self.line(timeout)
         except Gone:
-            return self.process.wait(self.timeout)
+            return
         raise AssertionError("said %r, where the connection is to be closed" % got.text)
+
+    def gone(self, timeout=None):
+        """The connection is closed; the exit status."""
+        self.closed(timeout)
+        return self.process.wait(self.timeout)
 
     def said(self):
         """What it has said on standard error."""
