@@ -199,10 +199,13 @@ static void do_warm_up(struct jobs *j, const struct job *job)
 	struct event e = {.kind = EVENT_WARMED};
 	const uint64_t t = monotonic_us();
 
-	if (j->v && atomic_load(&j->v->machine.vm->end) == VM_RUNNING)
-		warm_up(j->v, job->rq.path, (int)job->rq.deadline_ms, j->desk->job_fd, &e.err);
-	else
+	if (!j->v || atomic_load(&j->v->machine.vm->end) != VM_RUNNING)
 		err_set(&e.err, ENODATA, "the machine has ended");
+	else if (j->v->save.active)
+		/* One that a command asked for: who tends it would be busy with this. */
+		err_set(&e.err, EBUSY, "a snapshot is being written");
+	else
+		warm_up(j->v, job->rq.path, (int)job->rq.deadline_ms, j->desk->job_fd, &e.err);
 	e.us = monotonic_us() - t;
 	desk_tell(j->desk, &e);
 }

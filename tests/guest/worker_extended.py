@@ -31,6 +31,21 @@ def _():
         s.quit()
 
 
+@case("WARM_UP: not while a snapshot that a command asked for is being written")
+def _():
+    with worker(hello=True) as s:
+        s.ask("RESTORE writer")
+        until(lambda: "whole" in log(s.vm), 90)
+        same(cli("snapshot", "--live", "--no-wait", s.vm, "in-hand").returncode, 0)
+        child, = children(s.process.pid)
+        os.kill(child, signal.SIGSTOP)
+        same(s.ask("WARM_UP true id=1").text, "ERR_WARM_UP id=1 code=EBUSY a snapshot is being written")
+        os.kill(child, signal.SIGCONT)
+        until(lambda: "in-hand" in os.listdir(MOUNT + "/snapshots"))
+        until(lambda: s.ask("WARM_UP true").keys["code"] == "EOPNOTSUPP")
+        s.quit()
+
+
 @case("extended: DONE says how: new, warm, rebuilt and why")
 def _():
     with worker(hello=True) as s:
