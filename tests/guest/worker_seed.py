@@ -119,6 +119,8 @@ def _():
         assert full.keys["bytes_written"] > 0 and full.keys["capture_us"] > 0 and full.keys["save_us"] > 0
         same(s.ask("SNAPSHOT %s/snapshots/n2 base=%s/snapshots/n1" % (MOUNT, MOUNT)).word, "DONE_SNAPSHOT")
         before = generation("w")
+        same(s.ask("SNAPSHOT snapshots/n3 base=snapshots/n2").word, "DONE_SNAPSHOT")
+        same(s.ask("RESTORE snapshots/n3").word, "DONE")
         s.ask("RESTORE n2")
         after = generation("w")
         same(after[0], 3)
