@@ -10,6 +10,7 @@
 #include "smfs/base/log.h"
 #include "smfs/base/meminfo.h"
 #include "smfs/base/num.h"
+#include "smfs/store/store.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -177,7 +178,12 @@ static int parse(struct vmm *v, const json_t *body, struct request *rq, char sto
 			       name, json_string_value(json_object_get(v->save.last, "name")));
 	v->save.limit_bytes = limit > 0 ? (uint64_t)limit : meminfo_available() / 2;
 	snprintf(rq->by, sizeof(rq->by), "VM %s (%s)", v->dir->info.name, v->dir->info.id);
-	int r = where_store(v->mount, store, err);
+	/* Before the guest is frozen for it, and anybody told. */
+	int r = smfs_name_check(SMFS_SNAPSHOT, name, err);
+	if (r == 0 && base)
+		r = smfs_name_check(SMFS_SNAPSHOT, base, err);
+	if (r == 0)
+		r = where_store(v->mount, store, err);
 	rq->info = (struct save_info){.kind = full   ? SAVE_FULL
 					      : diff ? SAVE_DIFF
 						     : SAVE_AUTO,

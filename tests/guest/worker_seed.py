@@ -136,7 +136,13 @@ def _():
         for line in ("SNAPSHOT s1", "SNAPSHOT ../x", "SNAPSHOT a/b", "SNAPSHOT", "SNAPSHOT e2 base=nosuch", "SNAPSHOT_ASYNC",
                      "SNAPSHOT_ASYNC s1", "SNAPSHOT " + "n" * 5000):
             same(s.ask(line).word, "ERR_SNAPSHOT")
+        for line in (b"SNAPSHOT \xff\xfe\n", b"SNAPSHOT_ASYNC \xc3\xa9\n", b"SNAPSHOT e4 base=\xff\n"):
+            s.raw(line)
+            got = s.line()
+            assert got.word == "ERR_SNAPSHOT" and "must begin with" in got.text, got
         same(s.ask("SNAPSHOT e3").word, "DONE_SNAPSHOT")
+        # Nor is any of it worth a word elsewhere.
+        same(s.said(), "")
         s.quit()
 
 
