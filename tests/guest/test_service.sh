@@ -18,15 +18,27 @@ fi
 	tap_done
 }
 smvm-runner stop -f origin
+export SMVM_CACHE_DIR="$T/cache"
+mkdir "$SMVM_CACHE_DIR"
+truncate -s 12M "$T/disk"
+{ smvm-runner boot --kernel "$B/guest/ledger" -m 64M --disk "$T/disk:/d" --name disks && until_true 20 said disks '^up ' &&
+	smvm-runner snapshot disks disks && smvm-runner stop -f disks; } >/dev/null || {
+	check "a snapshot with a disk" false
+	tap_done
+}
 
 # As systemd does it: %i, then Environment=, then EnvironmentFile=; ${X} is a word, $X words.
 value() { sed -n "s/^$1=//p" "$unit" | sed "s/%i/$2/g"; }
+CACHED=$(value CacheDirectory one)
+export CACHED
 cat >"$T/confined" <<'END'
 mount --make-rslave / && mount --bind "$SMVM_RUN_DIR" "$SMVM_RUN_DIR" && mount --bind "$SMFS_STORE" "$SMFS_STORE" || exit 1
 mkdir "$SMVM_RUN_DIR/dev" && mount -t tmpfs none "$SMVM_RUN_DIR/dev" || exit 1
 for d in null zero full random urandom tty kvm; do
 	touch "$SMVM_RUN_DIR/dev/$d" && mount --bind /dev/$d "$SMVM_RUN_DIR/dev/$d" || exit 1
 done
+# CacheDirectory=: what a machine writes to its disk.
+[ -z "$CACHED" ] || mount --bind "$SMVM_CACHE_DIR" "$SMVM_CACHE_DIR" || exit 1
 mount --move "$SMVM_RUN_DIR/dev" /dev && rmdir "$SMVM_RUN_DIR/dev" && mount -o remount,bind,ro / || exit 1
 mountpoint -q /tmp && { mount -o remount,bind,ro /tmp || exit 1; }
 umask 077
@@ -90,6 +102,10 @@ check "a file names another snapshot, numbers and options" start other
 check "which are taken" is other '[.min, .max, (.snapshot | test("/again$"))] == [2, 3, true]' true
 check "its machines are ready" until_true 20 is other .warm 2
 check "it ends, too" stop
+check "an instance of a snapshot with a disk" start disks
+check "whose machines each write their own" until_true 20 is disks .warm 1
+check "it ends, too" stop
+cat "$T/service.log"
 printf 'OPTIONS=--no-such-option\n' >"$T/wrong.conf"
 start wrong
 wait $manager 2>/dev/null

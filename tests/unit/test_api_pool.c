@@ -633,8 +633,8 @@ int main(void)
 		cmocka_unit_test(test_refused), cmocka_unit_test(test_hostile),
 		cmocka_unit_test(test_babble),	cmocka_unit_test(test_silent),
 		cmocka_unit_test(test_status),	cmocka_unit_test(test_start),
-		cmocka_unit_test(test_publish), cmocka_unit_test(test_misuse),
-		cmocka_unit_test(test_chatty),	cmocka_unit_test(test_misuse),
+		cmocka_unit_test(test_publish), cmocka_unit_test(test_chatty),
+		cmocka_unit_test(test_misuse),
 	};
 
 	return cmocka_run_group_tests(tests, make_dir, remove_dir);
