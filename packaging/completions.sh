@@ -30,6 +30,9 @@ takes() { # takes SUBCOMMAND: vm, snapshot, image, name or file
 	*) echo file ;;
 	esac
 }
+verbs() { # verbs SUBCOMMAND: words that may come first, a|b|c in its usage lines
+	"$program" "$1" --help | sed -n '/^$/q; /^Usage:/,$p' | sed -n '1,2p' | grep -oE '\b[a-z]+(\|[a-z]+)+' | tr '|' '\n' || :
+}
 lister() { # the command that lists what a subcommand takes; nothing: files
 	case $1 in
 	vm) echo "smvm-runner ps 2>/dev/null | awk 'NR > 1 {print \$2}'" ;;
@@ -47,7 +50,7 @@ bash)
 	echo "# $name: completion for bash, made by packaging/completions.sh."
 	echo "$fn() {"
 	# References of images have colons in them, at which bash splits words.
-	echo '	local i=$COMP_CWORD cur=${COMP_WORDS[COMP_CWORD]} opts= lister= name'
+	echo '	local i=$COMP_CWORD cur=${COMP_WORDS[COMP_CWORD]} opts= lister= verbs= name'
 	echo '	while ((i > 1)) && [[ $cur == :* || ${COMP_WORDS[i - 1]} == *: ]]; do'
 	echo '		cur=${COMP_WORDS[--i]}$cur'
 	echo '	done'
@@ -62,6 +65,8 @@ bash)
 			echo "		opts=\"$(options "$s" | words)\""
 			t=$(takes "$s")
 			[ "$t" = file ] || echo "		lister=${fn}_$t"
+			v=$(verbs "$s" | words)
+			[ -z "$v" ] || echo "		[[ \$COMP_CWORD -gt 2 ]] || verbs=\"$v\""
 			echo '		;;'
 		done
 		echo '	esac'
@@ -72,6 +77,8 @@ bash)
 	COMPREPLY=()
 	if [[ $cur == -* ]]; then
 		mapfile -t COMPREPLY < <(compgen -W "$opts" -- "$cur")
+	elif [ -n "$verbs" ]; then
+		mapfile -t COMPREPLY < <(compgen -W "$verbs" -- "$cur")
 	elif [ -n "$lister" ]; then
 		while read -r name; do
 			[[ $name != "$cur"* ]] || COMPREPLY+=("$name")
@@ -101,6 +108,8 @@ zsh)
 		for s in $subs; do
 			echo "$s)"
 			echo "	if [[ \$PREFIX == -* ]]; then compadd -- $(options "$s" | words)"
+			v=$(verbs "$s" | words)
+			[ -z "$v" ] || echo "	elif (( CURRENT == 3 )); then compadd -- $v"
 			l=$(lister "$(takes "$s")")
 			if [ -n "$l" ]; then
 				echo "	else compadd -- \${(f)\"\$($l)\"}; fi"

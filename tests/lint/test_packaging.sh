@@ -56,6 +56,9 @@ END
 chmod +x "$T/stub/smfs"
 named() { (PATH=$T/stub:$PATH && [ "$(completed smvm-runner restore w)" = warm ]); }
 check "snapshots are completed by name" named
+pools() { (PATH=$T/stub:$PATH && [ "$(completed smvm-runner pool "" | sort | tr '\n' ' ')" = "claim release status " ] &&
+	[ "$(completed smvm-runner pool --snapshot w)" = warm ] && [ "$(completed smvm-runner pool s)" = status ]); }
+check "a pool's requests, too, and the snapshot of one that is started" pools
 # As readline has it, words end at colons; what is before the last one stands there already.
 tagged() { (PATH=$T/stub:$PATH && [ "$(completed smvm-runner run localhost : 5000/app : 1 | tr '\n' ' ')" = '1 10 ' ]); }
 check "images by reference, with port and tag" tagged
