@@ -175,11 +175,6 @@ int forwarder_open(const struct forward *list, unsigned n, struct forwarder **ou
 	return 0;
 }
 
-unsigned forwarder_count(const struct forwarder *f)
-{
-	return f->n;
-}
-
 uint16_t forwarder_port(const struct forwarder *f, unsigned i)
 {
 	return f->port[i];

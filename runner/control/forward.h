@@ -45,7 +45,6 @@ struct forwarder;
 
 /* Listen on all of them. EADDRINUSE and the like say where. */
 int forwarder_open(const struct forward *list, unsigned n, struct forwarder **out, struct err *err);
-unsigned forwarder_count(const struct forwarder *f);
 uint16_t forwarder_port(const struct forwarder *f, unsigned i);
 /* "address:port:target" of each, divided by spaces; `cap` bytes at most. Returns buf. */
 char *forwarder_text(const struct forwarder *f, char *buf, size_t cap);

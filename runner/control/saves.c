@@ -96,12 +96,18 @@ static uint64_t minor_faults(void)
 	return getrusage(RUSAGE_SELF, &u) < 0 ? 0 : (uint64_t)u.ru_minflt;
 }
 
+/* An upper bound on what the guest has changed since the one being written began. */
+static uint64_t copied(const struct saves *s)
+{
+	return (minor_faults() - s->faults) * PAGE;
+}
+
 static void throttle(struct vmm *v)
 {
 	struct saves *s = &v->save;
 	struct err err = ERR_INIT;
 
-	if (s->throttled || saves_copied(s) <= s->limit_bytes)
+	if (s->throttled || copied(s) <= s->limit_bytes)
 		return;
 	/* The VM may be ending: then there is nothing to hold. */
 	if (vm_pause(v->machine.vm, &err) < 0)
@@ -242,11 +248,6 @@ int saves_request(void *arg, struct control_request *crq, const json_t *body, js
 	if (r == 0 && v->save.active && !json_is_true(json_object_get(body, "no_wait")))
 		v->save.waiting = control_defer(crq);
 	return r;
-}
-
-uint64_t saves_copied(const struct saves *s)
-{
-	return s->active ? (minor_faults() - s->faults) * PAGE : 0;
 }
 
 void saves_let_go(struct saves *s)

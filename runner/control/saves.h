@@ -48,8 +48,6 @@ int saves_request(void *arg, struct control_request *rq, const json_t *body, jso
  */
 int saves_take(struct vmm *v, const json_t *body, saves_done done, void *arg, json_t *reply,
 	       struct err *err);
-/* An upper bound on what the guest has changed since the one being written began. */
-uint64_t saves_copied(const struct saves *s);
 /* The machine becomes another while one may be being written: that costs no more copies. */
 void saves_let_go(struct saves *s);
 /* The VM ends: a child goes on by itself. */

@@ -302,14 +302,6 @@ struct agent_result *agent_result_add(struct agent_results *rs, const char *item
 	return r;
 }
 
-const struct agent_result *agent_results_failed(const struct agent_results *rs)
-{
-	for (unsigned i = 0; i < rs->n; i++)
-		if (rs->r[i].code)
-			return &rs->r[i];
-	return NULL;
-}
-
 void agent_put_results(struct writer *w, const struct agent_results *rs)
 {
 	for (unsigned i = 0; i < rs->n; i++) {

@@ -191,8 +191,6 @@ struct agent_results {
 struct agent_result *agent_result_add(struct agent_results *rs, const char *item, int code,
 				      uint64_t us, const char *fmt, ...)
 	__attribute__((format(printf, 5, 6)));
-/* The first entry with a code, NULL if all went well. */
-const struct agent_result *agent_results_failed(const struct agent_results *rs);
 void agent_put_results(struct writer *w, const struct agent_results *rs);
 int agent_get_results(const struct agent_frame *f, struct agent_results *rs, struct err *err);
 

@@ -47,7 +47,6 @@ static void results(struct agent_frame f)
 		cleanup_writer struct writer w = WRITER_INIT;
 
 		agent_put_results(&w, rs);
-		agent_results_failed(rs);
 	}
 	free(rs);
 }

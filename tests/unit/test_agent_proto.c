@@ -181,7 +181,7 @@ static void results_round_trip_and_overflow(void **state)
 	assert_string_equal(out.r[1].item, "hook:net");
 	assert_string_equal(out.r[1].detail, "said no");
 	assert_int_equal(out.r[1].us, 77);
-	assert_ptr_equal(agent_results_failed(&out), &out.r[1]);
+	assert_int_equal(out.r[1].code, 256 + 3);
 	while (in.n < AGENT_RESULTS_MAX)
 		agent_result_add(&in, "x", 0, 0, "%s", "");
 	agent_result_add(&in, "one too many", 0, 0, "%s", "");
