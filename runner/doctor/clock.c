@@ -54,9 +54,11 @@ static void check_scaling(struct doctor *d)
 		return;
 	}
 	if (khz <= 0) {
-		doctor_say(d, DOCTOR_WARN, "tsc",
-			   "snapshots are restored without a check of their clock's rate",
-			   "KVM does not tell the TSC's rate");
+		doctor_say(
+			d, DOCTOR_WARN, "tsc",
+			"take a KVM that does (KVM_CAP_GET_TSC_KHZ); until then snapshots are restored "
+			"without a check of their clock's rate",
+			"KVM does not tell the TSC's rate");
 		return;
 	}
 	if (t.scaling > 0)

@@ -136,7 +136,8 @@ static const struct {
 	 "no machine can be stopped in order; pidfd_open(2) is of Linux 5.3"},
 	{"seccomp", try_seccomp, DOCTOR_FAIL, "system calls of a machine's process are filtered",
 	 "no machine starts unconfined; the kernel needs CONFIG_SECCOMP_FILTER"},
-	{"holes", try_holes, DOCTOR_WARN, "SEEK_DATA finds them", "sparse files are read whole"},
+	{"holes", try_holes, DOCTOR_WARN, "SEEK_DATA finds them",
+	 "sparse files are read whole, and exports take what holes would not; Linux 3.8 has it"},
 };
 
 void doctor_kernel(struct doctor *d)

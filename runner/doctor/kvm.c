@@ -82,7 +82,7 @@ static bool check_api(struct doctor *d, int kvm)
 
 static void check_caps(struct doctor *d, int kvm)
 {
-	char lost[256] = "", cost[256] = "";
+	char lost[256] = "", cost[256] = "", advice[320];
 	bool fatal = false;
 
 	for (size_t i = 0; i < ARRAY_SIZE(caps); i++) {
@@ -97,15 +97,14 @@ static void check_caps(struct doctor *d, int kvm)
 		else
 			fatal = true;
 	}
+	snprintf(advice, sizeof(advice), "%s; the x86-64 KVM of Linux 5.10 and later has them",
+		 fatal ? "no machine runs without" : cost);
 	if (!lost[0])
 		doctor_say(d, DOCTOR_PASS, "capabilities", NULL, "all %zu that are used are there",
 			   ARRAY_SIZE(caps));
-	else if (fatal)
-		doctor_say(d, DOCTOR_FAIL, "capabilities",
-			   "no machine runs without; use the x86-64 KVM of Linux 5.10 or later",
-			   "without KVM_CAP_%s", lost);
 	else
-		doctor_say(d, DOCTOR_WARN, "capabilities", cost, "without KVM_CAP_%s", lost);
+		doctor_say(d, fatal ? DOCTOR_FAIL : DOCTOR_WARN, "capabilities", advice,
+			   "without KVM_CAP_%s", lost);
 }
 
 struct trial {

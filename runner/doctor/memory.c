@@ -80,9 +80,11 @@ static void check_swap(struct doctor *d)
 		doctor_say(d, DOCTOR_PASS, "swap", NULL,
 			   "none: idle machines stay in memory, too many of them are killed");
 	else if (left < total / 2)
-		doctor_say(d, DOCTOR_WARN, "swap",
-			   "machines are being swapped: run fewer, or with less memory",
-			   "%s of %s left", format_size(left, a), format_size(total, t));
+		doctor_say(
+			d, DOCTOR_WARN, "swap",
+			"run fewer machines or smaller ones, or end what else takes memory: those "
+			"that are swapped out start to run slowly",
+			"%s of %s left", format_size(left, a), format_size(total, t));
 	else
 		doctor_say(d, DOCTOR_PASS, "swap", NULL, "%s of %s left", format_size(left, a),
 			   format_size(total, t));
