@@ -13,11 +13,11 @@ declared() { grep -oE '\bsmvm_[a-z_]+\(' "$header" | tr -d '(' | grep -v '^smvm_
 shows_only_that() {
 	symbols | sed 's/@@SMVM_0$//' >"$T/shown"
 	sed -n '/^SMVM_API/,/;/p' "$header" | tr '\n' ' ' | grep -oE 'smvm_[a-z_]+\(' | tr -d '(' | sort -u >"$T/declared"
-	diff "$T/declared" "$T/shown"
+	[ -s "$T/declared" ] && diff "$T/declared" "$T/shown"
 }
 check "the shared library shows what the header declares, and nothing else" shows_only_that
-check "each symbol with a version" sh -c '! nm -D --defined-only "$1" | grep -v " A " | grep -v "@@SMVM_0$"' sh \
-	"$T/dest/usr/lib/libsmvm.so.0"
+versioned() { symbols | grep -q '@@SMVM_0$' && ! symbols | grep -v '@@SMVM_0$'; }
+check "each symbol with a version" versioned
 check "the header needs nothing but the C library, in C11 and in C++" sh -c 'for l in c c++; do
 	echo "#include <smvm.h>" | cc -x $l -Wall -Wextra -Werror -pedantic -I"$1" -fsyntax-only - || exit 1; done' sh "$T/dest/usr/include"
 
