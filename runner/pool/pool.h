@@ -8,6 +8,7 @@
  *     claims.h    clients, who waits for a machine and who has one
  *     plan.h      how many there should be
  *     room.h      what memory there is for them
+ *     name.c      what it is found by
  *     serve.c     requests of clients
  *     pool.c      the loop between them
  *

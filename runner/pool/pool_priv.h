@@ -35,6 +35,11 @@ struct pool {
 /* What there is, for plan(). */
 struct plan_in pool_survey(struct pool *p);
 
+/* ---- name.c */
+/* Its sockets, and a lock that is held until the end. EBUSY: another pool has the name. */
+int pool_take_name(struct pool *p, struct err *err);
+void pool_release_name(struct pool *p);
+
 /* ---- serve.c */
 /* Give what is warm to whoever waits. */
 void pool_serve_waiters(struct pool *p);
