@@ -12,7 +12,7 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-static unsigned out; /* jobs */
+static bool out; /* a job, but for a warm-up, which any other ends */
 
 static void say(void *arg, const char *line, size_t n)
 {
@@ -22,8 +22,9 @@ static void say(void *arg, const char *line, size_t n)
 
 static void start(void *arg, const struct job *j)
 {
-	if (out++)
+	if (out)
 		abort();
+	out = j->kind != JOB_WARM_UP;
 }
 
 static uint64_t copied(void *arg)
@@ -67,7 +68,7 @@ static void happen(struct session *s, uint8_t what, uint64_t *now)
 	} else if ((what & 3) == 2 && s->machine) {
 		e.kind = what & 8 ? EVENT_WARMED : EVENT_ENDED;
 	} else if ((what & 3) == 3 && out) {
-		out = 0;
+		out = false;
 		e.kind = s->doing == JOB_LEAVE		  ? EVENT_LEFT
 			 : e.err.code			  ? EVENT_FAILED
 			 : s->doing == JOB_SNAPSHOT	  ? EVENT_SAVED
@@ -86,7 +87,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 
 	if (!size)
 		return 0;
-	out = 0;
+	out = false;
 	session_init(&s, &ops, NULL, "id", "/run/a \"b");
 	session_begin(&s, *data & 1, now);
 	for (data++, size--; size && !s.over;) {
