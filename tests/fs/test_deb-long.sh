@@ -91,8 +91,11 @@ check "installing them again changes nothing" sh -c 'chroot "$1" sh -c "cd /tmp 
 rm -rf "$R/srv/store" "$R/srv/mnt"
 check "they are removed" apt remove smfs smvm-runner libsmfs0 libsmvm0 libsmvm-dev
 check "with their programs" [ ! -e "$R/usr/bin/smfs" ]
+# As machines that were booted leave it.
+mkdir -p "$R/var/cache/smvm" && echo kept >"$R/var/cache/smvm/initramfs-kept"
 check "but not with the configuration" [ -f "$R/etc/default/smfs" ]
 check "which goes when they are purged" in_root dpkg --purge smfs smvm-runner libsmfs0 libsmvm0 libsmvm-dev
 list >"$T/after"
+check "and the cache of what machines boot from" [ ! -e "$R/var/cache/smvm" ]
 check "nothing of them is left" diff "$T/before" "$T/after"
 tap_done
