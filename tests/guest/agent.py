@@ -10,7 +10,7 @@ import time
 
 sys.path.insert(0, "tests/lib")
 from cases import case, cli, done, same  # noqa: E402
-from fakeagent import (DATA, DONE, ENTRY, EXEC, EXIT, FETCH, HELLO, OPENED, STARTED, STDERR, STDOUT, Ended,  # noqa: E402
+from fakeagent import (CONNECT, DATA, DONE, ENTRY, EXEC, EXIT, FETCH, HELLO, OPENED, STARTED, STDERR, STDOUT, Ended,  # noqa: E402
                        FakeAgent, entry, error, exited, frame, hello, item)
 
 T = os.environ["T"]
@@ -200,6 +200,46 @@ def _():
         refused(got, "more than 1048576 bytes")
         assert len(got.stdout) <= 1 << 20
         same(len(run("cp", "vm1:/f", "-").stdout), 2 << 20)
+
+
+@case("forward: a connection that the agent breaks is reset, and the next one is served")
+def _():
+    opened = frame(OPENED)
+    bad = [frame(DATA), frame(STDOUT, b"x"), frame(DATA, length=65537), frame(99), frame(DONE, FUTURE), error(104, "gone"), hello(2), b"",
+           frame(DATA, b"x", pad=7)]
+    turn = []
+
+    def behave(c):
+        same(c.greet(), CONNECT)
+        n = len(turn)
+        turn.append(n)
+        if n < len(bad):
+            # What is no whole frame ends with the connection.
+            c.say(opened + bad[n])
+            return
+        c.say(opened + frame(DATA, b"hello ") + frame(DATA, b"there") + frame(DONE))
+        while c.frame()[0] != DONE:
+            pass
+    with agent(behave):
+        f = subprocess.Popen(["smvm-runner", "forward", "vm1", "0:80"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        port = int(f.stdout.readline().split(":")[1])
+        for i in range(len(bad)):
+            with socket.create_connection(("127.0.0.1", port), 10) as s:
+                try:
+                    same(s.recv(100), "a reset, of %d" % i)
+                except ConnectionResetError:
+                    pass
+        with socket.create_connection(("127.0.0.1", port), 10) as s:
+            s.shutdown(socket.SHUT_WR)
+            got = b""
+            while True:
+                data = s.recv(100)
+                if not data:
+                    break
+                got += data
+            same(got, b"hello there")
+        f.terminate()
+        same(f.wait(10), 0)
 
 
 @case("nobody is waited for without end: no answer, no end of an answer, no program's end")
