@@ -37,10 +37,10 @@
  *
  * Anything a worker says of a failure is the message, word for word.
  *
- * THREADS. There is no state but in handles. A handle is for one thread at a time; different ones
- * are independent. No call starts threads or changes signal dispositions, and none blocks signals
- * but SIGPIPE, which is not raised. Children are reaped by the handle that made them: a program
- * that waits for any child at all must leave those alone.
+ * THREADS. There is no state but in handles, and the environment, which is read. A handle is for one
+ * thread at a time; different ones are independent. No call starts threads or changes signal
+ * dispositions, and none blocks signals but SIGPIPE, which is not raised. Children are reaped by the
+ * handle that made them: a program that waits for any child at all must leave those alone.
  *
  * BLOCKING. Calls wait for their answer: restores and snapshots for 60 s unless told otherwise. To
  * wait for several things at once, begin with smvm_vm_restore_begin(), smvm_vm_snapshot_begin() or
@@ -48,8 +48,8 @@
  * smvm_vm_next().
  *
  * STRUCTS that may grow begin with `size`: set it to sizeof, and everything else to 0 that is not
- * meant. So a program built with this header runs with later libraries; one that sets more than the
- * library knows gets EINVAL. Those without `size` are filled by the library and stay as they are.
+ * meant. So a program built with this header runs with later libraries; one whose struct is larger
+ * than the library's gets EINVAL. Those without `size` are filled by the library and never grow.
  *
  * OWNERSHIP. What is passed in stays the caller's and is not looked at after the call, strings and
  * arrays included, but for descriptors that a call says it takes over. Strings that are returned
@@ -359,6 +359,7 @@ SMVM_API int smvm_pool_claim_begin(struct smvm_pool *pool, unsigned timeout_ms,
 /*
  * Give it back, and free the handle, also on failure: smvm_vm_free() that waits until the pool has
  * it, and the cheaper one, for the connection is used again. EPIPE, ENOENT: it was lost before.
+ * EINVAL: it is no claim, and is not freed.
  */
 SMVM_API int smvm_pool_release(struct smvm_pool *pool, struct smvm_vm *vm, struct smvm_error *err);
 
