@@ -2,7 +2,6 @@
 
 #include "runner/proto/tlv.h"
 #include "smfs/base/cleanup.h"
-#include "smfs/base/io.h"
 #include "smfs/base/num.h"
 
 #include <fcntl.h>
@@ -19,10 +18,13 @@
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
+/* What runs in the child, whose memory is its parent's: it leaves no trace of a sanitizer's there.
+ */
+#define IN_CHILD __attribute__((no_sanitize("address", "thread", "undefined")))
+
 enum step { STEP_NONE, STEP_FDS, STEP_TTY, STEP_USER, STEP_CWD, STEP_EXEC };
 
 static const char *const step_name[] = {
-	[STEP_NONE] = "start of",
 	[STEP_FDS] = "pass descriptors to",
 	[STEP_TTY] = "take the terminal for",
 	[STEP_USER] = "change user for",
@@ -45,7 +47,7 @@ const char *env_get(char *const *env, const char *name)
 }
 
 /* 0 when it did not return. ENOENT only if no candidate was found, as execvp(3) has it. */
-static int exec_search(char *const *argv, char *const *env)
+static IN_CHILD int exec_search(char *const *argv, char *const *env)
 {
 	const char *path = env_get(env, "PATH");
 	int code = ENOENT;
@@ -75,7 +77,7 @@ static int exec_search(char *const *argv, char *const *env)
 	return code;
 }
 
-static void reset_signals(void)
+static IN_CHILD void reset_signals(void)
 {
 	struct sigaction dfl = {.sa_handler = SIG_DFL};
 	sigset_t none;
@@ -87,9 +89,17 @@ static void reset_signals(void)
 	sigprocmask(SIG_SETMASK, &none, NULL);
 }
 
-/* Runs in the child; returns the failure. */
-static struct failure child(const struct spawn *s, pid_t parent)
+/* What the child knows; `failed` is how it has failed, and told by it. */
+struct birth {
+	const struct spawn *s;
+	pid_t parent;
+	struct failure failed;
+};
+
+/* Returns the failure. */
+static IN_CHILD struct failure become(const struct birth *b)
 {
+	const struct spawn *s = b->s;
 	int fd[3];
 
 	setsid();
@@ -112,7 +122,7 @@ static struct failure child(const struct spawn *s, pid_t parent)
 	if (s->die_with_parent) {
 		/* After the change of user, which clears it; the parent may be gone already. */
 		prctl(PR_SET_PDEATHSIG, SIGKILL);
-		if (getppid() != parent)
+		if (getppid() != b->parent)
 			_exit(127);
 	}
 	if (chdir(s->cwd) < 0)
@@ -123,68 +133,83 @@ static struct failure child(const struct spawn *s, pid_t parent)
 	return (struct failure){STEP_EXEC, exec_search(s->argv, s->env)};
 }
 
-/*
- * fork(2), the child being in the cgroup from its beginning. One that moved there by itself would
- * wait for every processor to come to rest, some 10 ms. The C library does not know of this fork:
- * the process has one thread, and the child makes only system calls until exec.
- */
-static pid_t fork_into(const char *cgroup, struct err *err)
+static IN_CHILD void child(void *arg)
 {
-	struct clone_args a = {.exit_signal = SIGCHLD};
+	struct birth *b = arg;
+
+	b->failed = become(b);
+	_exit(127);
+}
+
+/*
+ * clone3(2); the child, on a stack of its own, calls fn(arg), which does not return. The C library
+ * has no call for that.
+ */
+static pid_t clone_and_call(struct clone_args *a, void (*fn)(void *), void *arg)
+{
+	long r = SYS_clone3;
+
+	__asm__ volatile("syscall\n\t"
+			 "test %%rax, %%rax\n\t"
+			 "jnz 1f\n\t"
+			 "xor %%ebp, %%ebp\n\t"
+			 "mov %[arg], %%rdi\n\t"
+			 "call *%[fn]\n\t"
+			 "ud2\n"
+			 "1:"
+			 : "+a"(r)
+			 : "D"(a), "S"(sizeof(*a)), [fn] "r"(fn), [arg] "r"(arg)
+			 : "rcx", "r11", "memory");
+	return (pid_t)r;
+}
+
+/*
+ * As vfork(2) has it the child uses this process's memory, which stands still until the child has
+ * become the program: nothing is copied, and how it failed is simply there. It is in its cgroup
+ * from the beginning; one that moved there by itself would wait for every processor to come to
+ * rest, some 10 ms. The process has one thread.
+ */
+static pid_t give_birth(struct birth *b, struct err *err)
+{
+	static char stack[32768] __attribute__((aligned(16)));
+	const char *cgroup = b->s->cgroup;
+	struct clone_args a = {.flags = CLONE_VM | CLONE_VFORK,
+			       .exit_signal = SIGCHLD,
+			       .stack = (uintptr_t)stack,
+			       .stack_size = sizeof(stack)};
 	cleanup_fd int dir = -1;
 	pid_t p;
 
-	if (!cgroup)
-		return (p = fork()) < 0 ? err_errno(err, "fork") : p;
-	dir = open(cgroup, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	if (dir < 0)
-		return err_errno(err, "open cgroup %s", cgroup);
-	a.flags = CLONE_INTO_CGROUP;
-	a.cgroup = (uint64_t)dir;
-	p = (pid_t)syscall(SYS_clone3, &a, sizeof(a));
-	return p < 0 ? err_errno(err, "fork into cgroup %s", cgroup) : p;
+	if (cgroup) {
+		dir = open(cgroup, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+		if (dir < 0)
+			return err_errno(err, "open cgroup %s", cgroup);
+		a.flags |= CLONE_INTO_CGROUP;
+		a.cgroup = (uint64_t)dir;
+	}
+	p = clone_and_call(&a, child, b);
+	return p < 0 ? err_set(err, -p, "fork: %s", strerror(-p)) : p;
 }
 
 int spawn(const struct spawn *s, pid_t *pid, struct err *err)
 {
-	cleanup_fd int rd = -1, wr = -1;
-	struct failure f = {0};
-	pid_t parent = getpid(), p;
-	int pipefd[2];
-	ssize_t n;
+	struct birth b = {.s = s, .parent = getpid()};
+	const struct failure *f = &b.failed;
+	pid_t p = give_birth(&b, err);
 
-	if (pipe2(pipefd, O_CLOEXEC) < 0)
-		return err_errno(err, "run %s: pipe", s->argv[0]);
-	rd = pipefd[0];
-	/* Above 2, so that the program's descriptors do not fall on it. */
-	wr = fcntl(pipefd[1], F_DUPFD_CLOEXEC, 10);
-	close(pipefd[1]);
-	if (wr < 0)
-		return err_errno(err, "run %s: pipe", s->argv[0]);
-	p = fork_into(s->cgroup, err);
 	if (p < 0)
 		return err_wrap(err, p, "run %s", s->argv[0]);
-	if (p == 0) {
-		f = child(s, parent);
-		write_full(wr, &f, sizeof(f));
-		_exit(127);
-	}
-	close(steal_fd(&wr));
-	do
-		n = read(rd, &f, sizeof(f));
-	while (n < 0 && errno == EINTR);
-	if (n == 0) {
+	if (f->step == STEP_NONE) {
 		*pid = p;
 		return 0;
 	}
 	while (waitpid(p, NULL, 0) < 0 && errno == EINTR)
 		;
-	if (n != sizeof(f) || f.step < 0 || f.step >= (int)ARRAY_SIZE(step_name))
-		return err_set(err, EIO, "run %s: the child died before exec", s->argv[0]);
-	if (f.step == STEP_CWD)
-		return err_set(err, f.code, "run %s: change directory to %s: %s", s->argv[0],
-			       s->cwd, strerror(f.code));
-	return err_set(err, f.code, "%s %s: %s", step_name[f.step], s->argv[0], strerror(f.code));
+	if (f->step == STEP_CWD)
+		return err_set(err, f->code, "run %s: change directory to %s: %s", s->argv[0],
+			       s->cwd, strerror(f->code));
+	return err_set(err, f->code, "%s %s: %s", step_name[f->step], s->argv[0],
+		       strerror(f->code));
 }
 
 static bool same_name(const char *a, const char *b)
