@@ -37,10 +37,10 @@
  *
  * Anything a worker says of a failure is the message, word for word.
  *
- * THREADS. There is no state but in handles, and the environment, which is read. A handle is for one
- * thread at a time; different ones are independent. No call starts threads or changes signal
- * dispositions, and none blocks signals but SIGPIPE, which is not raised. Children are reaped by the
- * handle that made them: a program that waits for any child at all must leave those alone.
+ * THREADS. There is no state but in handles, and the environment, which is read. A handle is for
+ * one thread at a time; different ones are independent. No call starts threads or changes signal
+ * dispositions, and none blocks signals but SIGPIPE, which is not raised. Children are reaped by
+ * the handle that made them: a program that waits for any child at all must leave those alone.
  *
  * BLOCKING. Calls wait for their answer: restores and snapshots for 60 s unless told otherwise. To
  * wait for several things at once, begin with smvm_vm_restore_begin(), smvm_vm_snapshot_begin() or

@@ -74,7 +74,9 @@ static uint64_t page_cache(const char *root, const char *at)
 
 static uint64_t room_of(const char *root, const char *at)
 {
-	const uint64_t max = number_of(root, at, "memory.max", UINT64_MAX);
+	/* Above memory.high it is not killed, but slowed down and swapped. */
+	const uint64_t max = MIN(number_of(root, at, "memory.max", UINT64_MAX),
+				 number_of(root, at, "memory.high", UINT64_MAX));
 
 	if (max == UINT64_MAX)
 		return max;

@@ -77,6 +77,9 @@ static void room_is_what_is_not_taken_or_would_be_given_back(void **state)
 	    "anon 1000\nfile 8000\nshmem 10\ninactive_anon 1\nactive_anon 2\n"
 	    "inactive_file 3000\nactive_file 1000\n");
 	assert_int_equal(cgroup_room(root, "/a/b"), 5000);
+	put("/a/b", "memory.high", "9000\n");
+	assert_int_equal(cgroup_room(root, "/a/b"), 4000);
+	put("/a/b", "memory.high", "max\n");
 	/* The others of a group take of it as well. */
 	put("/a", "memory.max", "20000\n");
 	put("/a", "memory.current", "19000\n");
