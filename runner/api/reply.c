@@ -5,8 +5,6 @@
 
 #include <string.h>
 
-#define ERRNO_END 134 /* Linux's names end there */
-
 static const struct {
 	const char *word;
 	enum reply_kind kind;
@@ -26,18 +24,6 @@ static const struct {
 	{"ENDED", REPLY_ENDED},
 	{"BYE", REPLY_BYE},
 };
-
-/* The code of its name, as strerrorname_np() has it. One that is none here is EIO. */
-static int code_of(const char *name)
-{
-	for (int code = 1; code < ERRNO_END; code++) {
-		const char *known = strerrorname_np(code);
-
-		if (known && !strcmp(known, name))
-			return code;
-	}
-	return EIO;
-}
 
 static void put_number(const char *text, uint64_t *out)
 {
@@ -109,8 +95,7 @@ static void put_error(struct reply *r, char *rest)
 			memcpy(r->id, rest + 3, n - 3);
 			r->id[n - 3] = '\0';
 		} else if (!strncmp(rest, "code=", 5)) {
-			*end = '\0';
-			code = code_of(rest + 5);
+			code = line_error_code(rest + 5, n - 5);
 		} else if (r->kind == REPLY_ERR_RESTORE && !strncmp(rest, "machine=", 8)) {
 			kept = !strncmp(rest + 8, "kept", 4) ? "; the machine is as before"
 							     : "; there is no machine";

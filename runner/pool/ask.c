@@ -17,7 +17,6 @@
 #define ANSWER_MS  10000
 #define CLAIM_MS   (LINE_DEADLINE_MAX + ANSWER_MS) /* the pool has its own limit below */
 #define ANSWER_MAX (256u << 10)
-#define ERRNO_END  134 /* Linux's names end there */
 
 int pool_dial(const char *name, struct err *err)
 {
@@ -74,19 +73,13 @@ static int hear(int fd, int timeout_ms, char **out, struct err *err)
 int pool_refusal(const char *line, struct err *err)
 {
 	const char *code = strstr(line, " code="), *text;
-	int n = EIO;
 
 	if (!code)
 		return err_set(err, EPROTO, "an answer that is none: %.200s", line);
 	code += strlen(" code=");
 	text = strchr(code, ' ');
-	for (int e = 1; e < ERRNO_END; e++) {
-		const char *name = strerrorname_np(e);
-
-		if (name && !strncmp(code, name, strlen(name)) && code[strlen(name)] == ' ')
-			n = e;
-	}
-	return err_set(err, n, "%s", text ? text + 1 : "no reason given");
+	return err_set(err, line_error_code(code, strcspn(code, " ")), "%s",
+		       text ? text + 1 : "no reason given");
 }
 
 static int request(const char *name, const char *line, const char *word, int timeout_ms, char **out,

@@ -16,13 +16,7 @@ static int take(struct ask_line *q, const char *key, const char *value, struct e
 	int r = 0;
 
 	if (!strcmp(key, "id") && !q->id[0]) {
-		static const char allowed[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
-					      "0123456789._-";
-
-		if (strlen(value) > LINE_ID_MAX || value[strspn(value, allowed)])
-			return err_set(err, EINVAL, "id: not 1 to %d of A-Z a-z 0-9 . _ -",
-				       LINE_ID_MAX);
-		memcpy(q->id, value, strlen(value) + 1);
+		r = line_take_id(value, q->id, err);
 	} else if (!strcmp(key, "deadline_ms") && q->what == ASK_CLAIM && !q->deadline_ms) {
 		r = parse_u64(value, 1, LINE_DEADLINE_MAX, &n, err);
 		q->deadline_ms = r < 0 ? 0 : (unsigned)n;
@@ -95,8 +89,6 @@ void client_say(struct client *c, const char *fmt, ...)
 
 void client_error(struct client *c, const char *word, const char *id, int code, const char *text)
 {
-	const char *name = strerrorname_np(code);
-
 	client_say(c, "%s %s%s%scode=%s %s", word, id[0] ? "id=" : "", id, id[0] ? " " : "",
-		   name ? name : "EIO", text);
+		   line_error_name(code), text);
 }

@@ -170,7 +170,7 @@ static void bury(struct pool *p, struct member *m)
 		p->count.lost++;
 		if (c)
 			client_say(c, "LOST claim=%" PRIu64 " vm=%s code=%s %s", m->claim, m->vm,
-				   strerrorname_np(m->why.code), m->why.msg);
+				   line_error_name(m->why.code), m->why.msg);
 	}
 	if (!m->proven)
 		start_failed(p, &m->why);

@@ -5,6 +5,8 @@
 #include "smfs/base/hex.h"
 #include "smfs/base/num.h"
 
+#define ERRNO_END 134 /* Linux's names end there */
+
 struct cursor {
 	const char *p, *end;
 	bool extended;
@@ -138,14 +140,14 @@ static int number(const char *key, const char *text, uint64_t min, uint64_t max,
 	return 0;
 }
 
-static int take_id(struct request *q, const char *text, struct err *err)
+int line_take_id(const char *text, char out[LINE_ID_MAX + 1], struct err *err)
 {
 	static const char allowed[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 				      "0123456789._-";
 
 	if (strlen(text) > LINE_ID_MAX || text[strspn(text, allowed)])
 		return err_set(err, EINVAL, "id: not 1 to %d of A-Z a-z 0-9 . _ -", LINE_ID_MAX);
-	memcpy(q->id, text, strlen(text) + 1);
+	memcpy(out, text, strlen(text) + 1);
 	return 0;
 }
 
@@ -172,7 +174,7 @@ static int take(struct request *q, enum key key, const char *text, struct err *e
 
 	switch (key) {
 	case KEY_ID:
-		return take_id(q, text, err);
+		return line_take_id(text, q->id, err);
 	case KEY_BASE:
 		memcpy(q->base, text, strlen(text) + 1);
 		return 0;
@@ -316,6 +318,24 @@ int line_word(const char **p, const char *end, char key[LINE_KEY_MAX], char valu
 		return -EINVAL;
 	*p = c.p;
 	return 1;
+}
+
+const char *line_error_name(int code)
+{
+	const char *name = strerrorname_np(code);
+
+	return code > 0 && name ? name : "EIO";
+}
+
+int line_error_code(const char *name, size_t n)
+{
+	for (int code = 1; code < ERRNO_END; code++) {
+		const char *known = strerrorname_np(code);
+
+		if (known && strlen(known) == n && !memcmp(known, name, n))
+			return code;
+	}
+	return EIO;
 }
 
 void line_quote(const char *text, char *out)

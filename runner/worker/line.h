@@ -57,6 +57,14 @@ int line_parse(const char *p, size_t n, bool extended, struct request *out, stru
 #define LINE_KEY_MAX 32
 int line_word(const char **p, const char *end, char key[LINE_KEY_MAX], char value[LINE_PATH_MAX]);
 
+/* What `id=` may be. EINVAL. */
+int line_take_id(const char *text, char out[LINE_ID_MAX + 1], struct err *err);
+
+/* The word for an error's code, "EIO" for one that has none; and the code of `n` bytes, EIO for
+ * what is no such word. */
+const char *line_error_name(int code);
+int line_error_code(const char *name, size_t n);
+
 /* `text` as a word: as it is, or quoted where the grammar needs it. `out` has room for 4 * len + 3.
  */
 void line_quote(const char *text, char *out);

@@ -68,11 +68,9 @@ static void say_error(struct session *s, const char *verb, const char *id, int c
 
 	put(&t, "%s ", verb);
 	if (s->hello) {
-		const char *name = strerrorname_np(code);
-
 		if (id[0])
 			put(&t, "id=%s ", id);
-		put(&t, "code=%s %s", name ? name : "EIO", extra);
+		put(&t, "code=%s %s", line_error_name(code), extra);
 	}
 	put_plain(&t, msg);
 	send(s, &t);

@@ -204,6 +204,23 @@ static void test_quote(void **state)
 	}
 }
 
+static void test_errors(void **state)
+{
+	for (int code = 1; code < 134; code++) {
+		const char *name = line_error_name(code);
+
+		/* 41 and 58 are no errors. */
+		assert_int_equal(line_error_code(name, strlen(name)),
+				 code == 41 || code == 58 ? EIO : code);
+	}
+	assert_string_equal(line_error_name(ENOTSUP), "EOPNOTSUPP");
+	assert_string_equal(line_error_name(0), "EIO");
+	assert_string_equal(line_error_name(4000), "EIO");
+	assert_int_equal(line_error_code("ENOENTRY", 6), ENOENT);
+	assert_int_equal(line_error_code("ENOENTRY", 8), EIO);
+	assert_int_equal(line_error_code("", 0), EIO);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -211,7 +228,7 @@ int main(void)
 		cmocka_unit_test(test_defaults), cmocka_unit_test(test_seed_ignores),
 		cmocka_unit_test(test_extended), cmocka_unit_test(test_extended_refuses),
 		cmocka_unit_test(test_limits),	 cmocka_unit_test(test_not_text),
-		cmocka_unit_test(test_quote)};
+		cmocka_unit_test(test_quote),	 cmocka_unit_test(test_errors)};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
