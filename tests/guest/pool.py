@@ -239,9 +239,10 @@ def _():
 
 
 MIB = 1 << 20
+CGROUP = "pool-test-%d" % os.getpid()  # this run's own
 # What a pool sees in place of the host's: files of a directory, written as it runs.
 HOST = "mount --bind {0}/meminfo /proc/meminfo && exec smvm-runner"
-GROUP = ("mount -t cgroup2 none /sys/fs/cgroup && mkdir -p /sys/fs/cgroup/pool-test && mount --bind {0}/group /sys/fs/cgroup/pool-test"
+GROUP = ("mount -t cgroup2 none /sys/fs/cgroup && mkdir -p /sys/fs/cgroup/{1} && mount --bind {0}/group /sys/fs/cgroup/{1}"
           " && mount --bind {0}/cgroup /proc/$$/cgroup && exec smvm-runner")
 
 
@@ -250,10 +251,10 @@ class Place:
     def __init__(self, script):
         self.dir = tempfile.mkdtemp(dir=os.path.dirname(RUN))
         os.mkdir(self.dir + "/group")
-        self.put("cgroup", "0::/pool-test\n")
+        self.put("cgroup", "0::/%s\n" % CGROUP)
         self.put("group/memory.max", "%d\n" % (2 << 30))
         self.available(1 << 30)
-        self.command = ["unshare", "-m", "sh", "-c", script.format(self.dir) + ' "$@"', "sh"]
+        self.command = ["unshare", "-m", "sh", "-c", script.format(self.dir, CGROUP) + ' "$@"', "sh"]
 
     def put(self, name, text):
         # By one write over what was there: who reads finds the one or the other.
@@ -304,7 +305,7 @@ def _():
     try:
         bounded(GROUP)
     finally:
-        subprocess.run(["unshare", "-m", "sh", "-c", "mount -t cgroup2 none /sys/fs/cgroup && rmdir /sys/fs/cgroup/pool-test"])
+        subprocess.run(["unshare", "-m", "sh", "-c", "mount -t cgroup2 none /sys/fs/cgroup && rmdir /sys/fs/cgroup/" + CGROUP])
 
 
 def connects(port):

@@ -141,11 +141,11 @@ if [ -f $clock ]; then
 	check "is told so" of clock.source WARN "hpet"
 fi
 if unshare -m mount -t cgroup2 none /sys/fs/cgroup 2>/dev/null; then
-	group='mount -t cgroup2 none /sys/fs/cgroup && mkdir -p /sys/fs/cgroup/doctor-test/low'
-	at_exit 'unshare -m sh -c "mount -t cgroup2 none /sys/fs/cgroup; rmdir /sys/fs/cgroup/doctor-test/low /sys/fs/cgroup/doctor-test" 2>/dev/null'
-	check "in a group whose parent has limits" where "$group; $(in_place '/proc/$$/cgroup' 0::/doctor-test/low)
-mount -t tmpfs none /sys/fs/cgroup/doctor-test && echo 50000000 >/sys/fs/cgroup/doctor-test/memory.max
-echo 20 >/sys/fs/cgroup/doctor-test/pids.max"
+	group="mount -t cgroup2 none /sys/fs/cgroup && mkdir -p /sys/fs/cgroup/doctor-test-$$/low"
+	at_exit 'unshare -m sh -c "mount -t cgroup2 none /sys/fs/cgroup; rmdir /sys/fs/cgroup/doctor-test-$$/low /sys/fs/cgroup/doctor-test-$$" 2>/dev/null'
+	check "in a group whose parent has limits" where "$group; $(in_place '/proc/$$/cgroup' 0::/doctor-test-$$/low)
+mount -t tmpfs none /sys/fs/cgroup/doctor-test-$$ && echo 50000000 >/sys/fs/cgroup/doctor-test-$$/memory.max
+echo 20 >/sys/fs/cgroup/doctor-test-$$/pids.max"
 	check "they are found" of cgroup.memory WARN "47.7 MiB"
 	check "of processes, too" of cgroup.pids WARN "^20 processes"
 else
