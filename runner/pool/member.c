@@ -200,13 +200,10 @@ static void take_not_warmed(struct member *m, const char *line, const char *end)
 	    !strcmp(value, "ECANCELED") || !strcmp(value, "ECONNRESET") ||
 	    !strcmp(value, "ENODATA"))
 		return;
-	m->warm_up_fails = true;
-	if (!strcmp(value, "EOPNOTSUPP"))
-		log_debug("pool: %s is not warmed up:%s", member_name(m), p);
-	else
-		log_warn(
-			"pool: no machine is warmed up any more, what is first run in it takes longer; %s:%s",
-			member_name(m), p);
+	/* Of a guest without an agent nobody expects it. */
+	m->warm_up_fails = !strcmp(value, "EOPNOTSUPP") ? MEMBER_WARM_UP_TRIES : 1;
+	if (m->warm_up_fails == 1)
+		log_warn("pool: %s was not warmed up:%s", member_name(m), p);
 }
 
 bool member_lasts(const struct member *m)
@@ -236,6 +233,7 @@ static void take_line(struct member *m, const char *line, size_t n, const char *
 			member_reset(m, snapshot);
 	} else if (begins(line, "WARMED")) {
 		m->warming = false;
+		m->warmed = true;
 	} else if (begins(line, "ERR_WARM_UP")) {
 		take_not_warmed(m, line, line + n);
 	} else if (!begins(line, "PROGRESS") && !begins(line, "SETTLED")) {

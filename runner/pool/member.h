@@ -18,10 +18,11 @@
 #include "runner/control/rundir.h"
 #include "runner/worker/line.h"
 
-#define MEMBER_LINE_MAX	  LINE_LEN_MAX
-#define MEMBER_START_MS	  120000
-#define MEMBER_RESET_MS	  60000
-#define MEMBER_WARM_UP_MS 10000
+#define MEMBER_LINE_MAX	     LINE_LEN_MAX
+#define MEMBER_START_MS	     120000
+#define MEMBER_RESET_MS	     60000
+#define MEMBER_WARM_UP_MS    10000
+#define MEMBER_WARM_UP_TRIES 3 /* failures one after the other, of a pool */
 /* A guest that ends sooner than this by itself would end as soon again. */
 #define MEMBER_PROVEN_MS 1000
 
@@ -40,11 +41,14 @@ struct member {
 	bool proven;	/* it has been claimed, or has stayed warm for MEMBER_PROVEN_MS */
 	uint64_t since_us, deadline_us;
 	uint64_t restores, warm_resets;
-	uint64_t took_us;   /* the last restore */
-	bool cold;	    /* WARM, and no program was run since it became so */
-	bool warming;	    /* one is being run */
-	bool warm_up_fails; /* and would again */
-	struct err why;	    /* of DEAD */
+	uint64_t took_us; /* the last restore */
+	bool cold;	  /* WARM, and no program was run since it became so */
+	bool warming;	  /* one is being run */
+	/* What the pool has not yet seen of that: it went well; how often it failed, or might as
+	 * well have. */
+	bool warmed;
+	unsigned warm_up_fails;
+	struct err why; /* of DEAD */
 	size_t len;
 	char buf[MEMBER_LINE_MAX + 1];
 };

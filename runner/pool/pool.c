@@ -308,15 +308,27 @@ static bool at_end(int fd)
 	return n == 0 || (n < 0 && errno != EINTR && errno != EAGAIN);
 }
 
+static void see_warm_up(struct pool *p, struct member *m)
+{
+	p->warm_up_fails = m->warmed ? 0 : p->warm_up_fails + m->warm_up_fails;
+	m->warmed = false;
+	m->warm_up_fails = 0;
+	if (!p->warms || p->warm_up_fails < MEMBER_WARM_UP_TRIES)
+		return;
+	p->warms = false;
+	log_info("pool: its machines are not warmed up; what is first run in one takes longer");
+}
+
 /* Those that nobody waits for: it takes the processor's time from nobody's way but theirs. */
 static void warm_up(struct pool *p)
 {
 	for (size_t i = 0; i < POOL_MEMBERS_MAX; i++) {
 		struct member *m = p->member[i];
 
-		if (m && m->warm_up_fails)
-			p->warms = false;
-		if (m && p->warms && m->state == MEMBER_WARM && m->cold)
+		if (!m)
+			continue;
+		see_warm_up(p, m);
+		if (p->warms && m->state == MEMBER_WARM && m->cold)
 			member_warm_up(m, p->cfg->warm_up);
 	}
 }

@@ -17,6 +17,7 @@ struct pool {
 	bool stopping;
 	bool hurried; /* told to end once more */
 	bool warms;   /* machines that nobody waits for run a program */
+	unsigned warm_up_fails;
 	struct member *member[POOL_MEMBERS_MAX];
 	struct clients clients;
 	struct waiters waiters;

@@ -140,7 +140,7 @@ static void test_warm_up(void **state)
 	assert_memory_equal(hear(f->client[0]), "CLAIMED claim=1 ", 16);
 	worker_says(f, "WARMED us=7\n");
 	assert_int_equal(f->m->state, MEMBER_CLAIMED);
-	assert_false(f->m->warming || f->m->warm_up_fails);
+	assert_true(f->m->warmed && !f->m->warming && !f->m->warm_up_fails);
 	client_says(f, 0, "RELEASE claim=1\n");
 	worker_says(f, "DONE 5 how=warm\n");
 	assert_true(f->m->cold);
@@ -148,7 +148,9 @@ static void test_warm_up(void **state)
 	worker_says(f, "ERR_WARM_UP code=ECANCELED another request has come\n");
 	assert_false(f->m->warming || f->m->warm_up_fails);
 	worker_says(f, "ERR_WARM_UP code=ENOENT run true: No such file or directory\n");
-	assert_true(f->m->warm_up_fails);
+	assert_int_equal(f->m->warm_up_fails, 1);
+	worker_says(f, "ERR_WARM_UP code=EOPNOTSUPP this guest has no agent\n");
+	assert_int_equal(f->m->warm_up_fails, MEMBER_WARM_UP_TRIES);
 	assert_int_equal(f->m->state, MEMBER_WARM);
 }
 
