@@ -30,9 +30,9 @@ san | tsan)
 	mkdir "$reports"
 	ASAN_OPTIONS=log_path=$reports/asan${ASAN_OPTIONS:+:$ASAN_OPTIONS}
 	UBSAN_OPTIONS=print_stacktrace=1:log_path=$reports/ubsan${UBSAN_OPTIONS:+:$UBSAN_OPTIONS}
-	# A machine with threads is forked, and its child makes threads of its own: supported by the C
-	# library, and by the sanitizer only when it is told so.
-	TSAN_OPTIONS=die_after_fork=0:second_deadlock_stack=1:log_path=$reports/tsan${TSAN_OPTIONS:+:$TSAN_OPTIONS}
+	# The process that writes a live snapshot is forked of one with threads and makes some itself: the
+	# C library has that, and this sanitizer, too, when it is told to.
+	TSAN_OPTIONS=die_after_fork=0:suppressions=$PWD/tests/lib/tsan.supp:log_path=$reports/tsan${TSAN_OPTIONS:+:$TSAN_OPTIONS}
 	export ASAN_OPTIONS UBSAN_OPTIONS TSAN_OPTIONS
 	;;
 esac
