@@ -24,19 +24,17 @@ speaks() { # the command prints usage on --help, its version on --version, and r
 	[ $? -eq 2 ]
 }
 
-# told_in_man PROGRAM: each option that a page of --help describes is in the manual page, by its long or its short name, and each
-# long one that the manual page has is one of them.
+# told_in_man PROGRAM: each option that a page of --help describes is in the manual page by its long name, and each
+# that the manual page has is one of them.
 told_in_man() {
 	"$B/$1" --help >"$T/help"
 	for s in $(sed -nE 's/^  ([a-z]+) .*/\1/p' "$T/help"); do
 		"$B/$1" "$s" --help
 	done >>"$T/help"
-	sed -nE 's/^ +(-([a-zA-Z]), )?--([a-z][a-z-]+).*/\2 \3/p' "$T/help" | sort -u >"$T/options"
+	sed -nE 's/^ +(-[a-zA-Z], )?--([a-z][a-z-]+).*/\2/p' "$T/help" | sort -u >"$T/options"
 	bad=0
-	while read -r short long; do
-		[ "$long" ] || { long=$short short=; }
+	while read -r long; do
 		grep -qE -- "^\.(Op|It|Fl|Cm|Pq|Ql)?.*(Fl|,) -$long( |\$)|^\.Fl -$long\$" "doc/$1.1" && continue
-		[ "$short" ] && grep -qE -- "Fl [a-z]*$short" "doc/$1.1" && continue
 		echo "# --$long is not in doc/$1.1"
 		bad=1
 	done <"$T/options"
