@@ -375,12 +375,9 @@ static void job_failed(struct session *s, const struct event *e, uint64_t now_us
 
 static void job_done(struct session *s, const struct event *e)
 {
-	/* The seed's supervisor that gave a restore up gets its late answer, as it always did. */
-	const bool late = s->expired;
-
 	if (e->kind == EVENT_RESTORED || e->kind == EVENT_BAKED)
 		s->machine = true;
-	if (late) {
+	if (s->expired) {
 		say_settled(s, e);
 		return;
 	}

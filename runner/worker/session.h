@@ -20,8 +20,9 @@
  *
  * WARMING is beside RUNNING: any other job ends it, and is told to the machine's thread at once.
  *
- * A REFUSAL without HELLO of what the seed has no error for, and a complaint, end the session:
- * `over` is set with exit code 1, after the drain that QUIT has too.
+ * Without HELLO what the seed has no error for ends the session: a restore that is refused, fails
+ * or takes too long, and a complaint. `shut` is set at once and `over`, with exit code 1, after the
+ * drain that QUIT has too.
  *
  * One thread calls; the callbacks run within the calls.
  */
