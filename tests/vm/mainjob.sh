@@ -13,7 +13,7 @@ warmth=$(od -An -N16 -tx1 /dev/urandom | tr -d ' \n')
 
 boot() { smvm-runner boot --name origin --cpus 2 --memory 256M "$image" >"$T/id"; }
 restore_both() {
-	smvm-runner restore --json --name first warm >"$T/first.restore" &
+	smvm-runner restore --json -p 8080 --name first warm >"$T/first.restore" &
 	restore_pid=$!
 	smvm-runner restore --json --name second "$M/snapshots/warm-again" >"$T/second.restore"
 	restore_second=$?
@@ -32,7 +32,7 @@ step 'cp -r it in again as warm-again' cp -r "$T/copy" "$M/snapshots/warm-again"
 step 'restore both side by side' watched restore_both
 step 'the first answers' vm_answers first
 step 'the second answers' vm_answers second
-step 'fork the original' smvm-runner fork --name forked origin
+step 'fork the original' smvm-runner fork -p 8080 --name forked origin
 step 'its child answers' vm_answers forked
 step 'snapshot it live' smvm-runner snapshot --live origin warm-live
 
@@ -66,6 +66,14 @@ done
 }
 check 'a hostname is the name its VM was given' [ "$(field "$T/first.json" .hostname)" = first ]
 check 'a fork too' [ "$(field "$T/forked.json" .hostname)" = forked ]
+# Whether the one that answers at its port of this host is it.
+reached() {
+	reached_url=http://127.0.0.1:$(field "$T/$1.info" .host_port)/
+	[ "$(python3 -c 'import sys, urllib.request as u; print(u.urlopen(sys.argv[1], timeout=60).read().decode())' "$reached_url" |
+		jq -r .hostname)" = "$1" ]
+}
+check 'the first is reached by a port of the host' reached first
+check 'the fork by one of its own' reached forked
 check 'a live snapshot is a snapshot' [ "$(cd "$M/snapshots/warm-live" && echo *)" = 'meta ram vcpu' ]
 check 'each has its own memory: what one is told the other does not know' sh -c '
 	smvm-runner exec first -- busybox wget -q -O - --post-data changed http://127.0.0.1:8080/warm >/dev/null &&
