@@ -21,12 +21,13 @@
 #include "smfs/base/num.h"
 #include "smfs/base/signals.h"
 
-#define STARTING_MAX 4	     /* at once: they want processors */
-#define PATIENCE_US  5000000 /* for a worker to end once it is told to */
-#define QUIT_US	     (LINE_DEADLINE_MS * 1000ull + 1000000) /* its own limit for that, and some */
-#define PLAN_US	     100000 /* how often memory is looked at when it was short */
-#define BACKOFF_MS   100
-#define BACKOFF_MAX  5000
+#define STARTING_MAX   4       /* at once: they want processors */
+#define PATIENCE_US    5000000 /* for a worker to end once it is told to */
+#define QUIT_US	       (LINE_DEADLINE_MS * 1000ull + 1000000) /* its own limit for that, and some */
+#define PLAN_US	       100000 /* how often memory is looked at when it was short */
+#define BACKOFF_MS     100
+#define PORTS_TOLD_MAX 65536 /* bytes */
+#define BACKOFF_MAX    5000
 
 /* ---- counting ------------------------------------------------------------------------------- */
 
@@ -436,12 +437,30 @@ static void stop(struct pool *p)
 
 /* ---- begin and end -------------------------------------------------------------------------- */
 
+/* STATUS has the ports of all machines, in what a socket takes at once. */
+static int check_ports(const struct pool_config *cfg, struct err *err)
+{
+	char text[FORWARD_TEXT_MAX];
+	size_t bytes = 0;
+
+	for (unsigned i = 0; i < cfg->nforwards; i++)
+		bytes += strlen(forward_text(&cfg->forward[i], UINT16_MAX, text)) + sizeof("\"\",");
+	if (bytes * cfg->max <= PORTS_TOLD_MAX)
+		return 0;
+	return err_set(err, E2BIG,
+		       "%u ports of each of %u machines are more than can be told of: fewer, or a "
+		       "lower --max",
+		       cfg->nforwards, cfg->max);
+}
+
 static int begin(struct pool *p, struct pool_config *cfg, struct err *err)
 {
 	char ram[PATH_MAX + 8];
 	struct stat st;
-	int r = where_snapshot(cfg->mount, cfg->snapshot, p->snapshot, err);
+	int r = check_ports(cfg, err);
 
+	if (r == 0)
+		r = where_snapshot(cfg->mount, cfg->snapshot, p->snapshot, err);
 	if (r < 0)
 		return r;
 	snprintf(ram, sizeof(ram), "%s/ram", p->snapshot);

@@ -348,6 +348,8 @@ def _():
     got = cli("pool", "--snapshot", "s1", "-p", "8080:80")
     assert got.returncode == 2 and "only one machine can have port 8080" in got.stderr, got
     same(cli("pool", "--snapshot", "s1", "-p", "nothing").returncode, 2)
+    got = cli("pool", "--snapshot", "s1", "--max", "256", *["-p", "/run/%s.sock" % ("x" * 90)] * 3)
+    assert got.returncode == 1 and "3 ports of each of 256 machines are more than can be told of" in got.stderr, got
 
 
 @case("a port of one's choice is for a pool of one machine, and stays its port when that is replaced")
