@@ -213,24 +213,33 @@ bool quarantine_has(struct smfs_store *s, const struct smfs_id *id, const struct
 	return quarantine_place(s, loc->kind, id, &noted) && same_place(&noted, loc);
 }
 
+/* The index is not asked with the lock held: it may wait for a transaction, in which somebody asks
+ * for a note. False past the last. */
+static bool note_at(struct quarantine *q, size_t i, struct note *n)
+{
+	pthread_mutex_lock(&q->lock);
+	bool there = i < atomic_load(&q->n);
+	if (there)
+		*n = q->v[i];
+	pthread_mutex_unlock(&q->lock);
+	return there;
+}
+
+static bool is_current(struct smfs_store *s, const struct note *n)
+{
+	struct frame_loc now;
+
+	return index_find(s->ix, n->loc.kind, &n->id, &now, NULL) == 1 && same_place(&now, &n->loc);
+}
+
 bool quarantine_keeps(struct smfs_store *s, uint64_t pack)
 {
-	struct quarantine *q = s->quarantine;
-	struct frame_loc now;
-	bool keeps = false;
+	struct note n;
 
-	if (!atomic_load(&q->n))
-		return false;
-	pthread_mutex_lock(&q->lock);
-	for (size_t i = 0; i < atomic_load(&q->n) && !keeps; i++) {
-		const struct note *n = &q->v[i];
-
-		keeps = !n->dropped && n->loc.pack == pack &&
-			index_find(s->ix, n->loc.kind, &n->id, &now, NULL) == 1 &&
-			same_place(&now, &n->loc);
-	}
-	pthread_mutex_unlock(&q->lock);
-	return keeps;
+	for (size_t i = 0; note_at(s->quarantine, i, &n); i++)
+		if (!n.dropped && n.loc.pack == pack && is_current(s, &n))
+			return true;
+	return false;
 }
 
 void quarantine_forget(struct smfs_store *s, const struct smfs_id *id, const struct frame_loc *loc)
@@ -251,19 +260,20 @@ void quarantine_prune(struct smfs_store *s)
 	struct quarantine *q = s->quarantine;
 	cleanup_writer struct writer w = WRITER_INIT;
 	bool dropped = false;
+	struct note old;
 
 	if (!atomic_load(&q->n))
 		return;
+	quarantine_reload(s);
+	for (size_t i = 0; note_at(q, i, &old); i++)
+		if (!old.dropped && !is_current(s, &old))
+			quarantine_forget(s, &old.id, &old.loc);
 	pthread_mutex_lock(&q->lock);
 	load(s, q);
 	for (size_t i = 0; i < atomic_load(&q->n); i++) {
 		struct note *n = &q->v[i];
 		uint8_t buf[RECORD_LEN];
-		struct frame_loc now;
 
-		if (index_find(s->ix, n->loc.kind, &n->id, &now, NULL) != 1 ||
-		    !same_place(&now, &n->loc))
-			n->dropped = true;
 		dropped |= n->dropped;
 		if (n->dropped)
 			continue;

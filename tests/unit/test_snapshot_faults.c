@@ -104,7 +104,9 @@ static uint64_t ask(const struct machine *m, int fd)
 	unsigned long long count;
 	char line[128];
 
+	pthread_mutex_lock(&m->vm->dev_lock);
 	serial_input(m->serial, "?", 1);
+	pthread_mutex_unlock(&m->vm->dev_lock);
 	return hear(fd, "now ", line, sizeof(line)) && sscanf(line, "now %llx", &count) == 1 ? count
 											     : 0;
 }
