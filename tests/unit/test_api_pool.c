@@ -325,7 +325,7 @@ static void test_hostile(void **state)
 		begin(&f);
 		f.len = sizeof(line);
 		f.hang_up = true;
-		const int r = ANSWERED(&f, line, smvm_pool_claim(f.pool, 1000, &f.vm, &f.err));
+		const int r = ANSWERED(&f, line, smvm_pool_claim(f.pool, 10000, &f.vm, &f.err));
 		assert_int_equal(r, i == 3 ? -EPIPE : -EPROTO);
 		end(&f);
 	}
