@@ -143,7 +143,8 @@ static IN_CHILD void child(void *arg)
 
 /*
  * clone3(2); the child, on a stack of its own, calls fn(arg), which does not return. The C library
- * has no call for that.
+ * has no call for that. Both are in registers that the kernel keeps, and are named lest one be rbp,
+ * which is cleared before they are used.
  */
 static pid_t clone_and_call(struct clone_args *a, void (*fn)(void *), void *arg)
 {
@@ -153,12 +154,12 @@ static pid_t clone_and_call(struct clone_args *a, void (*fn)(void *), void *arg)
 			 "test %%rax, %%rax\n\t"
 			 "jnz 1f\n\t"
 			 "xor %%ebp, %%ebp\n\t"
-			 "mov %[arg], %%rdi\n\t"
-			 "call *%[fn]\n\t"
+			 "mov %%rbx, %%rdi\n\t"
+			 "call *%%rdx\n\t"
 			 "ud2\n"
 			 "1:"
 			 : "+a"(r)
-			 : "D"(a), "S"(sizeof(*a)), [fn] "r"(fn), [arg] "r"(arg)
+			 : "D"(a), "S"(sizeof(*a)), "d"(fn), "b"(arg)
 			 : "rcx", "r11", "memory");
 	return (pid_t)r;
 }
