@@ -142,7 +142,8 @@ void agent_output_free(struct agent_output *o);
  * NULL) tells its size, mode, owner and time. EISDIR, EINVAL for what is no regular file.
  */
 int agent_file_read(struct agent *a, const char *path, uint64_t offset, uint64_t length,
-		    uint64_t max_bytes, int out, struct agent_opened *o, struct agent_done *done, struct err *err);
+		    uint64_t max_bytes, int out, struct agent_opened *o, struct agent_done *done,
+		    struct err *err);
 /*
  * Replace or make a file of the guest with what `in` has, to its end: atomically, and synced. After
  * a failure what was there is still there, and the connection is to be closed.
