@@ -1,10 +1,9 @@
 """linux.py - what a Debian guest's agent takes to answer, one way and another (bench/pool/job.sh). Microseconds, a line each.
 
     linux.py trips VM N                  N execs of `true` by `smvm-runner exec`
-    linux.py settled VM N                the same by the agent's protocol, without a process of ours
-    linux.py cold SNAPSHOT N             a restore into a process of its own until its machine has run `true`
-    linux.py claims N                    a claim of the pool, at rest, until its machine has run `true`
-    linux.py claims-at-once N            the same of a machine that was reset just now
+    linux.py claims SNAPSHOT N           by turns, three on a line: a restore into a process of its own until its machine has run
+                                         `true`; a claim of the pool, which is at rest, until its machine has; `true` once more there
+    linux.py claims-at-once N            a claim of a machine that was reset just now
     linux.py cycles N                    N times claim, `true`, give back by each of two clients; the pool has two machines
     linux.py processes SNAPSHOT N        N times restore, `true`, stop by each of two
         These two print the microseconds of all of it.
@@ -104,40 +103,48 @@ def trips(vm, n):
         print(now_us() - t)
 
 
-def settled(vm, n):
-    directory = json.loads(subprocess.check_output(["smvm-runner", "info", vm]))["dir"]
-    for _ in range(n):
-        t = now_us()
-        run_true(directory)
-        print(now_us() - t)
+def cold(snapshot):
+    t = now_us()
+    m = restored(snapshot)
+    run_true(m["dir"])
+    t = now_us() - t
+    stop(m["id"])
+    return t
 
 
-def cold(snapshot, n):
-    for _ in range(n):
-        t = now_us()
-        m = restored(snapshot)
-        run_true(m["dir"])
-        print(now_us() - t)
-        stop(m["id"])
+def claim(c, ready):
+    """Not what it costs when there is none."""
+    until(lambda: ready(c.status()), 60)
+    t = now_us()
+    got = claimed(c)
+    run_true(got["dir"])
+    first = now_us() - t
+    t = now_us()
+    run_true(got["dir"])
+    again = now_us() - t
+    given_back(c, got)
+    return first, again
 
 
-def claims(n, at_once=False):
-    def ready(s):
-        return not s["coming"] and (at_once or not any(m["warming"] for m in s["machines"]))
+def is_there(s):
+    return not s["coming"]
 
+
+def is_at_rest(s):
+    return is_there(s) and not any(m["warming"] for m in s["machines"])
+
+
+def claims(snapshot, n):
     with Client() as c:
         for _ in range(n):
-            # Not what it costs when there is none.
-            until(lambda: ready(c.status()), 60)
-            t = now_us()
-            got = claimed(c)
-            run_true(got["dir"])
-            print(now_us() - t)
-            given_back(c, got)
+            until(lambda: is_at_rest(c.status()), 60)
+            print(cold(snapshot), *claim(c, is_at_rest))
 
 
 def claims_at_once(n):
-    claims(n, at_once=True)
+    with Client() as c:
+        for _ in range(n):
+            print(claim(c, is_there)[0])
 
 
 def by_two(cycle, n):
@@ -213,4 +220,4 @@ if what == "cycles":
 elif what == "processes":
     by_two(processes(*rest), n)
 else:
-    {"trips": trips, "settled": settled, "cold": cold, "claims": claims, "claims-at-once": claims_at_once, "exec": through_exec, "plain": plain}[what](*rest, n)
+    {"trips": trips, "claims": claims, "claims-at-once": claims_at_once, "exec": through_exec, "plain": plain}[what](*rest, n)
