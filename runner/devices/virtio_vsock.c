@@ -16,6 +16,9 @@
 
 #include "smfs/base/log.h"
 
+#define TAKEN_MS    30
+#define TAKEN_SMALL 1024 /* bytes of payload */
+
 enum { QUEUE_RX, QUEUE_TX, QUEUE_EVENT, QUEUES };
 
 static struct vsock *vsock_of(struct virtio_device *v)
@@ -175,12 +178,42 @@ static void packet(struct vsock *s, const struct virtio_vsock_hdr *h, struct iov
 	}
 }
 
+/*
+ * That a packet was taken is nothing a driver waits for, unless it has little room for more, or the
+ * packet is one of those whose sender may be told that its memory is its own again. An interrupt
+ * costs the guest two accesses to the device. So of small ones it learns with the next packet for
+ * it, or when some have come together, or after a while.
+ */
+static void taken(struct vsock *s, bool small)
+{
+	const struct virtqueue *q = &s->v.queue[QUEUE_TX];
+	const struct itimerspec t = {.it_value.tv_nsec = TAKEN_MS * 1000000L};
+
+	if (!small || virtqueue_untold(q) >= q->size / 4)
+		virtio_used(&s->v, QUEUE_TX);
+	else if (virtqueue_untold(q) && !s->taken_armed)
+		s->taken_armed = timerfd_settime(s->taken_fd, 0, &t, NULL) == 0;
+}
+
+static void on_taken(void *arg, uint32_t events)
+{
+	struct vsock *s = arg;
+	uint64_t count;
+
+	(void)!read(s->taken_fd, &count, sizeof(count));
+	s->taken_armed = false;
+	/* Else it is told when the device is resumed. */
+	if (virtio_live(&s->v))
+		virtio_used(&s->v, QUEUE_TX);
+}
+
 /* One packet owes at most one RST, so with room for one it can be taken. */
 static void transmit(struct vsock *s)
 {
 	struct virtqueue *q = &s->v.queue[QUEUE_TX];
 	struct virtqueue_chain c;
 	unsigned budget = q->size;
+	bool small = true;
 	int ret = 0;
 
 	while (!(s->tx_held = s->nrst == VSOCK_MAX_RSTS) && (ret = virtqueue_pop(q, &c)) > 0) {
@@ -198,6 +231,7 @@ static void transmit(struct vsock *s)
 		n = iov_skip(&data, c.nout, sizeof(h));
 		packet(s, &h, data, iov_cut(data, n, len), len);
 		virtqueue_push(q, &c, 0);
+		small &= len <= TAKEN_SMALL;
 		if (!--budget) {
 			virtio_kick(&s->v, QUEUE_TX);
 			break;
@@ -206,7 +240,7 @@ static void transmit(struct vsock *s)
 	if (ret < 0)
 		broke(s, q->fault);
 	else
-		virtio_used(&s->v, QUEUE_TX);
+		taken(s, small);
 }
 
 /* ---- TRANSPORT_RESET ------------------------------------------------------------------------ */
@@ -405,6 +439,10 @@ static void vsock_resume(struct virtio_device *v)
 	struct vsock *s = vsock_of(v);
 	struct vsock_conn *c;
 
+	/* What a saved device had not told yet the event is going to: an interrupt is for all
+	 * queues. */
+	if (virtio_live(v))
+		virtio_used(v, QUEUE_TX);
 	if (s->loaded && virtio_live(v))
 		s->event = EVENT_PENDING;
 	s->loaded = false;
@@ -427,10 +465,14 @@ static void vsock_free(struct virtio_device *v)
 		loop_unwatch(l, s->work_watch);
 	if (s->timer_watch)
 		loop_unwatch(l, s->timer_watch);
+	if (s->taken_watch)
+		loop_unwatch(l, s->taken_watch);
 	if (s->work_fd >= 0)
 		close(s->work_fd);
 	if (s->timer_fd >= 0)
 		close(s->timer_fd);
+	if (s->taken_fd >= 0)
+		close(s->taken_fd);
 	free(s);
 }
 
@@ -461,11 +503,14 @@ static int set_up(struct vsock *s, const char *uds_path, struct err *err)
 
 	s->work_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
 	s->timer_fd = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
-	if (s->work_fd < 0 || s->timer_fd < 0)
+	s->taken_fd = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
+	if (s->work_fd < 0 || s->timer_fd < 0 || s->taken_fd < 0)
 		return err_errno(err, "%s: create an event or timer descriptor", s->v.dev.id);
 	ret = loop_watch(l, s->work_fd, EPOLLIN, on_work, s, &s->work_watch, err);
 	if (ret == 0)
 		ret = loop_watch(l, s->timer_fd, EPOLLIN, on_tick, s, &s->timer_watch, err);
+	if (ret == 0)
+		ret = loop_watch(l, s->taken_fd, EPOLLIN, on_taken, s, &s->taken_watch, err);
 	return ret < 0 ? ret : host_listen(s, uds_path, err);
 }
 
@@ -481,7 +526,7 @@ int virtio_vsock_new(struct vm *vm, const char *id, uint64_t guest_cid, const ch
 	s = calloc(1, sizeof(*s));
 	if (!s)
 		return err_set(err, ENOMEM, "%s: out of memory", id);
-	s->listen_fd = s->work_fd = s->timer_fd = -1;
+	s->listen_fd = s->work_fd = s->timer_fd = s->taken_fd = -1;
 	s->config.guest_cid = htole64(guest_cid);
 	LIST_INIT(&s->all);
 	TAILQ_INIT(&s->ready);

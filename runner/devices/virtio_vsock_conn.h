@@ -117,6 +117,9 @@ struct vsock {
 	int timer_fd; /* ticks each second while anything has a deadline */
 	struct loop_watch *timer_watch;
 	bool ticking;
+	int taken_fd; /* a timer: the guest is to be told by then that its packets were taken */
+	struct loop_watch *taken_watch;
+	bool taken_armed;
 
 	bool forget; /* the driver reset or broke the device: drop all connections */
 	bool loaded; /* the connections the guest believes in are another machine's */

@@ -183,6 +183,11 @@ void virtqueue_push(struct virtqueue *q, const struct virtqueue_chain *c, uint32
 	virtqueue_push_head(q, c->head, MIN(written, c->in_bytes));
 }
 
+unsigned virtqueue_untold(const struct virtqueue *q)
+{
+	return (uint16_t)(q->next_used - q->signalled);
+}
+
 bool virtqueue_wants_irq(struct virtqueue *q)
 {
 	uint16_t old = q->signalled, now = q->next_used, event;

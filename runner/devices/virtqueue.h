@@ -87,6 +87,8 @@ void virtqueue_rewind(struct virtqueue *q);
 /* Give a chain back, `written` of its in-bytes filled. */
 void virtqueue_push(struct virtqueue *q, const struct virtqueue_chain *c, uint32_t written);
 void virtqueue_push_head(struct virtqueue *q, uint16_t head, uint32_t written);
+/* How many were pushed since the last call of virtqueue_wants_irq(). */
+unsigned virtqueue_untold(const struct virtqueue *q);
 /* Whether what was pushed since the last call asks for an interrupt. */
 bool virtqueue_wants_irq(struct virtqueue *q);
 /* The driver's avail index now. Any value may come. */

@@ -324,6 +324,49 @@ static void bad_places_are_refused(void **state)
 	machine_free(vm);
 }
 
+/* The driver asks to be told of the next one. */
+static void ask_irq(struct drv_queue *q)
+{
+	__atomic_store_n(&q->avail[2 + q->size], q->last_used, __ATOMIC_SEQ_CST);
+}
+
+/* Sends `n` bytes: whether the driver is told within `limit` seconds that they were taken; it is in
+ * the end. */
+static bool told_within(struct fixture *f, int fd, uint32_t host_port, uint32_t n, double limit)
+{
+	static uint8_t data[2048], got[2048];
+	const double t = seconds();
+	bool told = false;
+
+	ask_irq(&f->drv.q[TX]);
+	guest_send(f, PORT, host_port, VIRTIO_VSOCK_OP_RW, data, n);
+	while (!told && seconds() - t < limit)
+		told = irqs(f->d) > 0;
+	if (!told)
+		wait_for(irqs(f->d));
+	assert_int_equal(recv(fd, got, n, MSG_WAITALL), n);
+	return told;
+}
+
+/* A large one at once. Each is tried until this process was on time. */
+static void that_a_small_packet_was_taken_is_told_later(void **state)
+{
+	struct fixture *f = *state;
+	bool small_waits = false, large_does_not = false;
+	uint32_t host_port;
+
+	guest_up(f, 8);
+	int fd = opened(f, &host_port);
+	told_within(f, fd, host_port, 1, 0);
+	for (int i = 0; i < 20 && !(small_waits && large_does_not); i++) {
+		small_waits |= !told_within(f, fd, host_port, 1, 0.015);
+		large_does_not |= told_within(f, fd, host_port, 2048, 0.015);
+	}
+	assert_true(small_waits);
+	assert_true(large_does_not);
+	close(fd);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -341,6 +384,7 @@ int main(void)
 		TEST(every_byte_arrives_in_order_at_a_slow_reader),
 		TEST(guest_that_ignores_credit_is_reset),
 		TEST(credit_request_is_answered),
+		TEST(that_a_small_packet_was_taken_is_told_later),
 		cmocka_unit_test(bad_places_are_refused),
 	};
 
