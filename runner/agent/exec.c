@@ -174,8 +174,9 @@ static struct exec *exec_new(struct guest *g, int fd)
 	return x;
 }
 
-int exec_serve(struct guest *g, int fd, const struct agent_frame *f, struct err *err)
+int exec_serve(struct guest *g, int fd, const struct agent_frame *f, bool greet, struct err *err)
 {
+	cleanup_writer struct writer hello = WRITER_INIT;
 	struct agent_exec req;
 	struct exec *x;
 	uint8_t pid[4];
@@ -195,7 +196,13 @@ int exec_serve(struct guest *g, int fd, const struct agent_frame *f, struct err 
 	if (r < 0) {
 		if (x)
 			exec_free(x);
+		if (greet && session_hello(fd, NULL) < 0)
+			return -ECONNRESET;
 		return session_refuse(fd, err);
+	}
+	if (greet) {
+		agent_put_hello(&hello);
+		exec_queue_frame(x, AGENT_HELLO, hello.p, hello.len);
 	}
 	for (int i = 0; i < 4; i++)
 		pid[i] = (uint8_t)((uint32_t)x->pid >> (8 * i));

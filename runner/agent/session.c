@@ -19,18 +19,27 @@ int session_refuse(int fd, const struct err *e)
 	return agent_frame_send(fd, AGENT_ERROR, &w, SESSION_REPLY_MS, NULL);
 }
 
-static int greet(int fd, struct agent_frame *f, struct err *err)
+int session_hello(int fd, struct err *err)
 {
 	cleanup_writer struct writer w = WRITER_INIT;
+
+	agent_put_hello(&w);
+	return agent_frame_send(fd, AGENT_HELLO, &w, SESSION_REPLY_MS, err);
+}
+
+static int read_hello(int fd, struct agent_frame *f, struct err *err)
+{
 	uint16_t version;
 	int r = agent_frame_read(fd, f, SESSION_HELLO_MS, err);
 
-	if (r == 0)
-		r = agent_get_hello(f, &version, err);
-	if (r < 0)
-		return r;
-	agent_put_hello(&w);
-	return agent_frame_send(fd, AGENT_HELLO, &w, SESSION_REPLY_MS, err);
+	return r < 0 ? r : agent_get_hello(f, &version, err);
+}
+
+static bool has_more(int fd)
+{
+	struct pollfd p = {.fd = fd, .events = POLLIN};
+
+	return poll(&p, 1, 0) > 0;
 }
 
 static int reply_info(struct guest *g, int fd)
@@ -165,11 +174,17 @@ static int reply_wait(struct guest *g, int fd)
 }
 
 /* 0: the connection takes another request. Negative: it is broken; EPROTO is the peer's doing. */
-static int serve_one(struct guest *g, int fd, struct agent_frame *f, struct err *err)
+static int serve_one(struct guest *g, int fd, struct agent_frame *f, bool *greet, struct err *err)
 {
+	const bool first = *greet;
+	int r = 0;
+
+	*greet = false;
+	if (f->type == AGENT_EXEC)
+		return exec_serve(g, fd, f, first, err);
+	if (first && (r = session_hello(fd, err)) < 0)
+		return r;
 	switch (f->type) {
-	case AGENT_EXEC:
-		return exec_serve(g, fd, f, err);
 	case AGENT_INFO:
 		return reply_info(g, fd);
 	case AGENT_WAIT:
@@ -198,17 +213,24 @@ void session_serve(struct guest *g, int fd)
 {
 	struct agent_frame f = {0};
 	struct err e = ERR_INIT;
+	bool greet = true;
 	int r;
 
 	signal(SIGPIPE, SIG_IGN);
 	/* A power off ends everything else first, so that the peers hear of it. */
 	signal(SIGTERM, SIG_IGN);
-	r = greet(fd, &f, &e);
+	r = read_hello(fd, &f, &e);
+	/* To a peer that has gone on to its request HELLO is said with the answer: a packet less.
+	 */
+	if (r == 0 && !has_more(fd)) {
+		r = session_hello(fd, &e);
+		greet = false;
+	}
 	while (r == 0) {
 		err_clear(&e);
 		r = agent_frame_read(fd, &f, -1, &e);
 		if (r == 0)
-			r = serve_one(g, fd, &f, &e);
+			r = serve_one(g, fd, &f, &greet, &e);
 	}
 	if (r == -EPROTO) {
 		log_warn("session: %s", e.msg);

@@ -19,9 +19,9 @@ void session_serve(struct guest *g, int fd);
  * The exec part: start the program of frame `f` and carry its bytes until it has ended. Returns 0
  * when the request was refused (the connection takes another), negative when the connection is
  * over: its session was (ECONNRESET), it is gone, or broken (the program's process group has been
- * killed; EPROTO fills *err).
+ * killed; EPROTO fills *err). `greet`: our HELLO goes before the answer.
  */
-int exec_serve(struct guest *g, int fd, const struct agent_frame *f, struct err *err);
+int exec_serve(struct guest *g, int fd, const struct agent_frame *f, bool greet, struct err *err);
 
 /* The same of a forwarded stream. */
 int connect_serve(struct guest *g, int fd, const struct agent_frame *f, struct err *err);
@@ -38,6 +38,8 @@ int files_serve(struct guest *g, int fd, struct agent_frame *f, struct err *err)
 
 /* Send an ERROR frame with *e. */
 int session_refuse(int fd, const struct err *e);
+/* Ours. */
+int session_hello(int fd, struct err *err);
 
 /* How long a reply may take to be accepted by the peer. */
 #define SESSION_REPLY_MS 10000

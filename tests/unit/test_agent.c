@@ -428,6 +428,51 @@ static void a_dropped_connection_kills_the_group(void **state)
 	assert_false(alive(b));
 }
 
+/* HELLO and the first request in one piece: HELLO's answer comes first, whatever the request and
+ * its own answer. */
+static void a_request_right_behind_hello(void **state)
+{
+	char *runs[] = {"true", NULL}, *is_not[] = {"/no/such", NULL};
+	const struct {
+		uint16_t request;
+		char **argv;
+		uint16_t answer;
+	} c[] = {{AGENT_EXEC, runs, AGENT_STARTED},
+		 {AGENT_EXEC, is_not, AGENT_ERROR},
+		 {AGENT_INFO, NULL, AGENT_INFO_IS},
+		 {AGENT_THAW, NULL, AGENT_ERROR}};
+	struct fixture *x = *state;
+
+	for (size_t i = 0; i < ARRAY_SIZE(c); i++) {
+		const struct agent_exec req = {.argv = c[i].argv};
+		cleanup_writer struct writer hello = WRITER_INIT, exec = WRITER_INIT,
+					     both = WRITER_INIT;
+		struct agent_frame f = {0};
+		struct err e = ERR_INIT;
+		int fd = begin_raw(x);
+
+		agent_put_hello(&hello);
+		if (c[i].argv)
+			agent_put_exec(&exec, &req);
+		for (int k = 0; k < 2; k++) {
+			const struct writer *w = k ? &exec : &hello;
+			uint8_t hdr[AGENT_FRAME_HDR];
+
+			agent_header_put(hdr, k ? c[i].request : AGENT_HELLO, (uint32_t)w->len);
+			put_bytes(&both, hdr, sizeof(hdr));
+			put_bytes(&both, w->p, w->len);
+		}
+		assert_int_equal(write(fd, both.p, both.len), (ssize_t)both.len);
+		assert_int_equal(agent_frame_read(fd, &f, MS, &e), 0);
+		assert_int_equal(f.type, AGENT_HELLO);
+		assert_int_equal(agent_frame_read(fd, &f, MS, &e), 0);
+		assert_int_equal(f.type, c[i].answer);
+		close(fd);
+		ended(x);
+		agent_frame_free(&f);
+	}
+}
+
 /* ---- hostile peers ------------------------------------------------------------------------- */
 
 static void garbage_ends_the_session(void **state)
@@ -512,6 +557,7 @@ int main(void)
 		T(a_guest_that_never_ends_its_program_is_left),
 		T(a_slow_reader_costs_the_guest_no_time),
 		T(a_dropped_connection_kills_the_group),
+		T(a_request_right_behind_hello),
 		T(garbage_ends_the_session),
 		T(a_broken_session_kills_its_program),
 	};
