@@ -31,6 +31,7 @@ struct shared {
 	pid_t control; /* the session doing a control operation, 0: none */
 	bool frozen;
 	uint32_t sessions;
+	bool spare_taken;    /* the one that awaited a connection is one of them */
 	uint8_t entry_state; /* enum agent_entry_state */
 	pid_t entry_pid;
 	struct agent_exit entry_exit;

@@ -22,8 +22,9 @@
 
 #include <linux/vm_sockets.h>
 
-#define GRACE_MAX_MS 3600000u
-#define REST_MS	     1000u /* what is left for the others when the entrypoint has used it all up */
+#define GRACE_MAX_MS   3600000u
+#define SPARE_AFTER_US 50000
+#define REST_MS	       1000u /* what is left for the others when the entrypoint has used it all up */
 
 struct init {
 	struct guest *g;
@@ -32,6 +33,14 @@ struct init {
 	int ended_wr; /* closed when the entrypoint has ended */
 	pid_t entry;
 	pid_t session[INIT_SESSIONS_MAX];
+	/*
+	 * A session that awaits the next connection, in a slot of `session` (the same process, or
+	 * 0): a connection need not wait for a fork. The next one is made once that is not in
+	 * anybody's way.
+	 */
+	pid_t spare;
+	int taken_rd, taken_wr; /* a byte when it has one */
+	uint64_t spare_us;	/* when to make it */
 	bool off;
 	uint32_t grace_ms;
 };
@@ -147,45 +156,64 @@ static void count_sessions(struct init *in, int by)
 	guest_unlock(in->g);
 }
 
-static void session_begin(struct init *in, int fd)
+static unsigned free_slot(const struct init *in)
 {
-	struct err e = ERR_INIT;
-	sigset_t none;
 	unsigned i = 0;
-	pid_t p;
 
 	while (i < INIT_SESSIONS_MAX && in->session[i])
 		i++;
-	if (i == INIT_SESSIONS_MAX) {
-		err_set(&e, EBUSY, "%u sessions are open, the most there may be", i);
+	return i;
+}
+
+/* fork(2) into a slot; what is process 1's alone the child does not have. */
+static pid_t session_fork(struct init *in, unsigned slot)
+{
+	sigset_t none;
+	pid_t p = fork();
+
+	if (p > 0)
+		in->session[slot] = p;
+	if (p != 0)
+		return p;
+	/* Held by another, nobody would see the end of `ended`. */
+	if (in->ended_wr >= 0)
+		close(in->ended_wr);
+	close(in->signals);
+	close(in->power_rd);
+	close(in->taken_rd);
+	sigemptyset(&none);
+	sigprocmask(SIG_SETMASK, &none, NULL);
+	return 0;
+}
+
+static void session_begin(struct init *in, int fd)
+{
+	const unsigned slot = free_slot(in);
+	struct err e = ERR_INIT;
+	pid_t p;
+
+	if (slot == INIT_SESSIONS_MAX) {
+		err_set(&e, EBUSY, "%u sessions are open, the most there may be", slot);
 		log_warn("session refused: %s", e.msg);
 		session_refuse(fd, &e);
 		return;
 	}
 	count_sessions(in, 1);
-	p = fork();
+	p = session_fork(in, slot);
 	if (p < 0) {
 		count_sessions(in, -1);
 		log_warn("session refused: fork: %s", strerror(errno));
-		return;
 	}
-	if (p > 0) {
-		in->session[i] = p;
+	if (p != 0)
 		return;
-	}
-	/* The write end of `ended` must be process 1's alone, or nobody would see its end. */
-	if (in->ended_wr >= 0)
-		close(in->ended_wr);
+	close(in->taken_wr);
 	close(in->listener);
-	close(in->signals);
-	close(in->power_rd);
-	sigemptyset(&none);
-	sigprocmask(SIG_SETMASK, &none, NULL);
 	session_serve(in->g, fd);
 	_exit(0);
 }
 
-static void accept_all(struct init *in)
+/* The next connection of the host's, or -1: there is none now. */
+static int accept_one(struct init *in)
 {
 	for (;;) {
 		struct sockaddr_vm peer = {0};
@@ -196,14 +224,74 @@ static void accept_all(struct init *in)
 		if (fd < 0) {
 			if (errno != EAGAIN && errno != EINTR && errno != ECONNABORTED)
 				log_warn("accept: %s", strerror(errno));
-			return;
+			return -1;
 		}
 		/* Sessions are root's: a program in the guest gets none by vsock's loopback. */
 		if (peer.svm_cid == VMADDR_CID_HOST)
-			session_begin(in, fd);
-		else
-			log_warn("session refused: from CID %u, not the host", peer.svm_cid);
+			return steal_fd(&fd);
+		log_warn("session refused: from CID %u, not the host", peer.svm_cid);
 	}
+}
+
+static void accept_all(struct init *in)
+{
+	for (;;) {
+		cleanup_fd int fd = accept_one(in);
+
+		if (fd < 0)
+			return;
+		session_begin(in, fd);
+	}
+}
+
+/* ---- the spare one -------------------------------------------------------------------------- */
+
+static void spare_run(struct init *in)
+{
+	struct pollfd p = {.fd = in->listener, .events = POLLIN};
+	int fd;
+
+	do
+		poll(&p, 1, -1);
+	while ((fd = accept_one(in)) < 0);
+	guest_lock(in->g);
+	in->g->shared->sessions++;
+	in->g->shared->spare_taken = true;
+	guest_unlock(in->g);
+	(void)!write(in->taken_wr, "", 1);
+	close(in->taken_wr);
+	close(in->listener);
+	session_serve(in->g, fd);
+	_exit(0);
+}
+
+/* The last slot is for whoever comes: one is not refused for the sake of a spare. */
+static void spare_make(struct init *in)
+{
+	const unsigned slot = free_slot(in);
+	pid_t p;
+
+	in->spare_us = 0;
+	if (in->listener < 0 || slot >= INIT_SESSIONS_MAX - 1)
+		return;
+	in->g->shared->spare_taken = false;
+	p = session_fork(in, slot);
+	if (p == 0)
+		spare_run(in);
+	if (p < 0)
+		log_warn("a spare session: fork: %s", strerror(errno));
+	else
+		in->spare = p;
+}
+
+static void spare_gone(struct init *in)
+{
+	char c[8];
+
+	while (read(in->taken_rd, c, sizeof(c)) > 0)
+		;
+	in->spare = 0;
+	in->spare_us = monotonic_us() + SPARE_AFTER_US;
 }
 
 /* ---- the dead ------------------------------------------------------------------------------ */
@@ -218,7 +306,11 @@ static void reap_all(struct init *in)
 			if (in->session[i] != p)
 				continue;
 			in->session[i] = 0;
-			count_sessions(in, -1);
+			/* The spare one is a session, and counted, from its connection on. */
+			if (p != in->spare || in->g->shared->spare_taken)
+				count_sessions(in, -1);
+			if (p == in->spare)
+				spare_gone(in);
 			control_release_dead(in->g, p);
 		}
 		if (p == in->entry) {
@@ -267,17 +359,33 @@ uint32_t init_run(struct guest *g, int listener)
 	}
 	in.power_rd = p[0];
 	g->power_wr = p[1];
+	if (pipe2(p, O_CLOEXEC | O_NONBLOCK) < 0) {
+		log_err("process 1: %s", strerror(errno));
+		return 0;
+	}
+	in.taken_rd = p[0];
+	in.taken_wr = p[1];
 	g->ready_ms = boottime_ms();
 	entry_begin(&in);
 	log_info("ready after %llu ms: %s, generation %llu", (unsigned long long)g->ready_ms,
 		 g->rootfs, (unsigned long long)g->shared->generation);
+	spare_make(&in);
 	while (!in.off) {
-		struct pollfd pfd[3] = {{.fd = in.listener, .events = POLLIN},
-					{.fd = in.signals, .events = POLLIN},
-					{.fd = in.power_rd, .events = POLLIN}};
+		const uint64_t now = monotonic_us();
 
-		if (poll(pfd, ARRAY_SIZE(pfd), -1) < 0 && errno != EINTR)
+		if (in.spare_us && now >= in.spare_us)
+			spare_make(&in);
+		struct pollfd pfd[4] = {{.fd = in.spare ? -1 : in.listener, .events = POLLIN},
+					{.fd = in.signals, .events = POLLIN},
+					{.fd = in.power_rd, .events = POLLIN},
+					{.fd = in.taken_rd, .events = POLLIN}};
+
+		if (poll(pfd, ARRAY_SIZE(pfd),
+			 in.spare_us ? (int)((in.spare_us - now) / 1000) + 1 : -1) < 0 &&
+		    errno != EINTR)
 			break;
+		if (pfd[3].revents)
+			spare_gone(&in);
 		if (pfd[1].revents)
 			on_signal(&in);
 		if (pfd[0].revents)
