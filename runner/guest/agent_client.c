@@ -103,7 +103,7 @@ static int attach(int fd, int end_fd, int64_t end, struct agent **out, struct er
 	a->end_fd = end_fd;
 	r = wait_answer(fd, end_fd, end, err);
 	if (r == 0)
-		r = agent_frame_read(fd, &a->frame, left_ms(end), err);
+		r = agent_frame_read_unless(fd, end_fd, &a->frame, left_ms(end), err);
 	if (r == 0 && a->frame.type == AGENT_ERROR)
 		r = agent_get_error(&a->frame, err);
 	else if (r == 0)
@@ -171,7 +171,9 @@ int agent_connect_unless(const char *vsock_path, int timeout_ms, int end_fd, str
 			return err_set(err, ETIMEDOUT,
 				       "connect to the guest's agent: not up after %d ms (%s)",
 				       timeout_ms, last.msg);
-		poll(&p, 1, (int)MIN(wait, end - now));
+		if (poll(&p, 1, (int)MIN(wait, end - now)) > 0)
+			return err_set(err, ECANCELED,
+				       "connect to the guest's agent: given up (%s)", last.msg);
 		wait = MIN(wait * 2, RETRY_MAX_MS);
 	}
 }
@@ -233,7 +235,8 @@ int agent_call(struct agent *a, uint16_t type, const struct writer *w, uint16_t 
 	if (r == 0 && a->end_fd >= 0)
 		r = wait_answer(a->fd, a->end_fd, end, err);
 	if (r == 0)
-		r = agent_frame_read(a->fd, &a->frame, timeout_ms < 0 ? -1 : left_ms(end), err);
+		r = agent_frame_read_unless(a->fd, a->end_fd, &a->frame,
+					    timeout_ms < 0 ? -1 : left_ms(end), err);
 	if (r < 0)
 		return err_wrap(err, r, "%s", agent_type_name(type));
 	if (a->frame.type == AGENT_ERROR)

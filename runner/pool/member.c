@@ -87,6 +87,8 @@ void member_die(struct member *m, int code, const char *why)
 	err_set(&m->why, code, "%s", why);
 	log_warn("pool: %s (%s): %s", member_name(m), member_state_name(m->state), why);
 	enter(m, MEMBER_DEAD, 0);
+	/* Whatever the loop has looked at before: at its next turn, which is now. */
+	m->deadline_us = m->since_us;
 }
 
 void member_end(struct member *m, bool kill_it)

@@ -95,6 +95,9 @@ void agent_header_put(uint8_t hdr[AGENT_FRAME_HDR], uint16_t type, uint32_t len)
  * (-1: none). ETIMEDOUT, ECONNRESET when the peer is gone, EPROTO.
  */
 int agent_frame_read(int fd, struct agent_frame *f, int timeout_ms, struct err *err);
+/* The same; ECANCELED when it is not there yet and `end_fd` (-1: none) is readable. */
+int agent_frame_read_unless(int fd, int end_fd, struct agent_frame *f, int timeout_ms,
+			    struct err *err);
 int agent_frame_write(int fd, uint16_t type, const void *data, size_t len, int timeout_ms,
 		      struct err *err);
 /* Writes `w` as the payload; an allocation failure recorded in `w` is reported. */

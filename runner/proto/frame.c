@@ -94,16 +94,18 @@ void agent_frame_free(struct agent_frame *f)
 	*f = (struct agent_frame){0};
 }
 
-/* Waits for `events` until `end` (monotonic ms, -1: for ever). */
-static int wait_fd(int fd, short events, int64_t end, struct err *err)
+/* Waits for `events` until `end` (monotonic ms, -1: for ever) or until `end_fd` is readable. */
+static int wait_fd(int fd, short events, int end_fd, int64_t end, struct err *err)
 {
 	for (;;) {
-		struct pollfd p = {.fd = fd, .events = events};
+		struct pollfd p[2] = {{.fd = fd, .events = events},
+				      {.fd = end_fd, .events = POLLIN}};
 		int64_t left = end < 0 ? -1 : MAX(end - monotonic_ms(), (int64_t)0);
-		int r = poll(&p, 1, (int)MIN(left, (int64_t)INT32_MAX));
+		int r = poll(p, 2, (int)MIN(left, (int64_t)INT32_MAX));
 
 		if (r > 0)
-			return 0;
+			return p[0].revents ? 0
+					    : err_set(err, ECANCELED, "agent connection: given up");
 		if (r < 0 && errno != EINTR)
 			return err_errno(err, "agent connection");
 		if (r == 0 && end >= 0 && monotonic_ms() >= end)
@@ -119,7 +121,7 @@ static int gone(struct err *err, int code)
 		       code == ECONNRESET ? "closed by the other side" : strerror(code));
 }
 
-static int recv_all(int fd, void *buf, size_t n, int64_t end, struct err *err)
+static int recv_all(int fd, void *buf, size_t n, int end_fd, int64_t end, struct err *err)
 {
 	size_t done = 0;
 
@@ -127,7 +129,7 @@ static int recv_all(int fd, void *buf, size_t n, int64_t end, struct err *err)
 		ssize_t k = recv(fd, (char *)buf + done, n - done, MSG_DONTWAIT);
 
 		if (k < 0 && errno == EAGAIN) {
-			int r = wait_fd(fd, POLLIN, end, err);
+			int r = wait_fd(fd, POLLIN, end_fd, end, err);
 
 			if (r < 0)
 				return r;
@@ -154,7 +156,7 @@ static int send_all(int fd, const void *hdr, size_t nh, const void *data, size_t
 		ssize_t k = sendmsg(fd, &m, MSG_DONTWAIT | MSG_NOSIGNAL);
 
 		if (k < 0 && errno == EAGAIN) {
-			int r = wait_fd(fd, POLLOUT, end, err);
+			int r = wait_fd(fd, POLLOUT, -1, end, err);
 
 			if (r < 0)
 				return r;
@@ -177,7 +179,8 @@ static int send_all(int fd, const void *hdr, size_t nh, const void *data, size_t
 	return 0;
 }
 
-int agent_frame_read(int fd, struct agent_frame *f, int timeout_ms, struct err *err)
+int agent_frame_read_unless(int fd, int end_fd, struct agent_frame *f, int timeout_ms,
+			    struct err *err)
 {
 	int64_t end = timeout_ms < 0 ? -1 : monotonic_ms() + timeout_ms;
 	uint8_t hdr[AGENT_FRAME_HDR];
@@ -185,12 +188,17 @@ int agent_frame_read(int fd, struct agent_frame *f, int timeout_ms, struct err *
 
 	if (!f->data && !(f->data = malloc(AGENT_FRAME_MAX)))
 		return err_set(err, ENOMEM, "agent connection: out of memory");
-	r = recv_all(fd, hdr, sizeof(hdr), end, err);
+	r = recv_all(fd, hdr, sizeof(hdr), end_fd, end, err);
 	if (r == 0)
 		r = agent_header_parse(hdr, &f->type, &f->len, err);
 	if (r == 0)
-		r = recv_all(fd, f->data, f->len, end, err);
+		r = recv_all(fd, f->data, f->len, end_fd, end, err);
 	return r;
+}
+
+int agent_frame_read(int fd, struct agent_frame *f, int timeout_ms, struct err *err)
+{
+	return agent_frame_read_unless(fd, -1, f, timeout_ms, err);
 }
 
 int agent_frame_write(int fd, uint16_t type, const void *data, size_t len, int timeout_ms,

@@ -4,6 +4,7 @@
 
 #include "runner/agent/control.h"
 
+#include <sys/prctl.h>
 #include <sys/un.h>
 #include <time.h>
 
@@ -390,6 +391,41 @@ static void connecting_ends_with_the_guest(void **state)
 	close(l);
 }
 
+/* A guest that has begun its answer, and does not end it, holds nobody who is to give up. */
+static void giving_up_needs_no_guest(void **state)
+{
+	static const uint8_t half[AGENT_FRAME_HDR] = {6, 0, 0, 0, AGENT_HELLO};
+	struct fixture *x = *state;
+	char path[128];
+	struct err e = ERR_INIT;
+	struct agent *a;
+	int gone[2];
+
+	snprintf(path, sizeof(path), "%s/vsock.sock", x->root);
+	int l = listen_at(path);
+	assert_int_equal(pipe(gone), 0);
+	pid_t guest = fork();
+	if (guest == 0) {
+		char line[32];
+
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		int fd = accept(l, NULL, NULL);
+		if (read(fd, line, 13) != 13 || write(fd, "OK 7\n", 5) != 5 ||
+		    write(fd, half, sizeof(half)) != sizeof(half))
+			_exit(1);
+		poll(NULL, 0, 100);
+		_exit(write(gone[1], "", 1) != 1 || pause() == 0);
+	}
+	assert_int_equal(agent_connect_unless(path, MS, gone[0], &a, &e), -ECANCELED);
+	/* And at once, not by another attempt. */
+	assert_int_equal(poll(&(struct pollfd){.fd = l, .events = POLLIN}, 1, 0), 0);
+	kill(guest, SIGKILL);
+	waitpid(guest, NULL, 0);
+	close(gone[0]);
+	close(gone[1]);
+	close(l);
+}
+
 /* ---- the freezer, where this host has one to spare ----------------------------------------- */
 
 static void frozen_means_frozen(void **state)
@@ -497,6 +533,7 @@ int main(void)
 		T(wait_and_stop),
 		T(connecting_waits_for_the_agent),
 		T(connecting_ends_with_the_guest),
+		T(giving_up_needs_no_guest),
 		T(frozen_means_frozen),
 		T(an_unheard_prepare_is_taken_back),
 	};
