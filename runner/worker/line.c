@@ -145,7 +145,7 @@ int line_take_id(const char *text, char out[LINE_ID_MAX + 1], struct err *err)
 	static const char allowed[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 				      "0123456789._-";
 
-	if (strlen(text) > LINE_ID_MAX || text[strspn(text, allowed)])
+	if (!*text || strlen(text) > LINE_ID_MAX || text[strspn(text, allowed)])
 		return err_set(err, EINVAL, "id: not 1 to %d of A-Z a-z 0-9 . _ -", LINE_ID_MAX);
 	memcpy(out, text, strlen(text) + 1);
 	return 0;

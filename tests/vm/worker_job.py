@@ -115,6 +115,9 @@ with Supervisor(["smvm-runner", "worker", "--cpus", "2", "--memory", "192M", "-p
     expect("its status", got.text == "ERR_WARM_UP id=u2 code=ECHILD /bin/false ended with status 1", got)
     got = s.ask("WARM_UP no-such id=u3", timeout=70)
     expect("no such program", got.text.startswith("ERR_WARM_UP id=u3 code=ENOENT "), got)
+    guest(s, "printf '#!/bin/sh\\necho >>/run/runs\\n' >/usr/bin/counts; chmod 755 /usr/bin/counts")
+    got = s.ask("WARM_UP counts id=u3a", timeout=70)
+    expect("it is run twice", got.word == "WARMED" and guest(s, "busybox wc -l </run/runs").strip() == "2", got)
     guest(s, "printf '#!/bin/sh\\nexec sleep 1000\\n' >/usr/bin/endless; chmod 755 /usr/bin/endless")
     s.send("WARM_UP endless id=u4")
     while guest(s, "busybox ps | busybox grep -c '[s]leep 1000' || :") == "0\n":
