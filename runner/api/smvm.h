@@ -320,8 +320,9 @@ struct smvm_pool_options {
 	 */
 	const char *const *publish;
 	/*
-	 * A program of the image that is run, without arguments, in each machine that nobody waits
-	 * for, so that what is run in it after it is claimed starts faster. NULL: true; "": none.
+	 * A program of the image that is run twice, without arguments, in each machine that nobody
+	 * waits for, so that what is run in it after it is claimed starts faster. NULL: true; "":
+	 * none.
 	 */
 	const char *warm_up;
 };
