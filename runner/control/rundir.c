@@ -235,6 +235,11 @@ void rundir_release(struct rundir *d)
 	free(d);
 }
 
+void rundir_erase(const struct rundir *d)
+{
+	remove_files(d);
+}
+
 void rundir_remove(struct rundir *d)
 {
 	if (!d)

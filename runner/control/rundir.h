@@ -67,6 +67,8 @@ int rundir_create(const char *name, struct rundir **out, struct err *err);
 int rundir_publish(struct rundir *d, struct err *err);
 /* Remove the directory and its known files, drop the lock, free. */
 void rundir_remove(struct rundir *d);
+/* Only the directory and its files: of a process that ends while others of its threads use *d. */
+void rundir_erase(const struct rundir *d);
 /* Free the struct and close its lock descriptor, leave the directory to its owner. */
 void rundir_release(struct rundir *d);
 

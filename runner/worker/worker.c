@@ -28,7 +28,7 @@ static void abandon(void *arg, int exit_code, const struct err *why)
 {
 	log_err("worker: what is being done does not end; it is given up%s%s",
 		exit_code ? ": " : "", exit_code ? why->msg : "");
-	rundir_remove(arg);
+	rundir_erase(arg);
 	_exit(exit_code);
 }
 
