@@ -14,6 +14,36 @@
 #define GROUPS_MAX (64u << 10)
 #define STAT_MAX   (64u << 10)
 
+/* Above the root: the kernel puts "/.." in front, once for each step up. "/..x" is a name. */
+static bool is_outside(const char *group)
+{
+	return !strncmp(group, "/..", 3) && (group[3] == '/' || !group[3]);
+}
+
+int cgroup_parse(const char *text, char **out, struct err *err)
+{
+	const char *p = text;
+
+	while (*p && strncmp(p, "0::/", 4) != 0) {
+		p += strcspn(p, "\n");
+		p += *p == '\n';
+	}
+	if (!*p)
+		return err_set(err, ENOTSUP, "no cgroup v2 at " CGROUP_ROOT);
+	p += 3;
+	cleanup_free char *group = strndup(p, strcspn(p, "\n"));
+	if (!group)
+		return err_set(err, ENOMEM, "control group: out of memory");
+	if (is_outside(group))
+		return err_set(
+			err, EXDEV,
+			"this process's group is outside of what is mounted on " CGROUP_ROOT);
+	if (!group[1])
+		group[0] = '\0';
+	*out = steal_ptr(&group);
+	return 0;
+}
+
 int cgroup_own(char **out, struct err *err)
 {
 	cleanup_free char *text = NULL;
@@ -22,18 +52,7 @@ int cgroup_own(char **out, struct err *err)
 	if (statfs(CGROUP_ROOT, &st) < 0 || st.f_type != CGROUP2_SUPER_MAGIC ||
 	    read_file(AT_FDCWD, "/proc/self/cgroup", GROUPS_MAX, &text, NULL, NULL) < 0)
 		return err_set(err, ENOTSUP, "no cgroup v2 at " CGROUP_ROOT);
-	for (char *p = text; *p; p += strcspn(p, "\n"), p += *p == '\n') {
-		if (strncmp(p, "0::/", 4) != 0)
-			continue;
-		p[strcspn(p, "\n")] = '\0';
-		if (!strncmp(p + 3, "/..", 3))
-			return err_set(err, EXDEV,
-				       "this process's group is outside of what is mounted "
-				       "on " CGROUP_ROOT);
-		*out = strdup(p[4] ? p + 3 : "");
-		return *out ? 0 : err_set(err, ENOMEM, "control group: out of memory");
-	}
-	return err_set(err, ENOTSUP, "no cgroup v2 at " CGROUP_ROOT);
+	return cgroup_parse(text, out, err);
 }
 
 /* The text of a file of the group `at`, malloc'd; NULL when it is not there. */

@@ -18,6 +18,8 @@
  * v2 hierarchy; EXDEV: what is mounted there is of other groups than this process's.
  */
 int cgroup_own(char **out, struct err *err);
+/* The same of what /proc/<pid>/cgroup says. */
+int cgroup_parse(const char *text, char **out, struct err *err);
 /* The lowest that `file` ("memory.max") says of `group` below `root`; UINT64_MAX: no limit. */
 uint64_t cgroup_lowest(const char *root, const char *group, const char *file);
 /*

@@ -91,12 +91,48 @@ static void room_is_what_is_not_taken_or_would_be_given_back(void **state)
 	assert_int_equal(cgroup_room(root, "/a/b"), 5000);
 }
 
+static const char *group_of(const char *text)
+{
+	static char group[64];
+	struct err err = ERR_INIT;
+	char *out = NULL;
+
+	if (cgroup_parse(text, &out, &err) < 0) {
+		snprintf(group, sizeof(group), "E%d", err.code);
+		return group;
+	}
+	snprintf(group, sizeof(group), "%s", out);
+	free(out);
+	return group;
+}
+
+static void a_group_above_the_root_is_told_from_one_whose_name_begins_with_dots(void **state)
+{
+	char outside[8];
+
+	snprintf(outside, sizeof(outside), "E%d", EXDEV);
+	assert_string_equal(group_of("1:cpu:/x\n0::/system.slice/a\n"), "/system.slice/a");
+	assert_string_equal(group_of("0::/a"), "/a");
+	assert_string_equal(group_of("0::/\n"), "");
+	assert_string_equal(group_of("0::/..\n"), outside);
+	assert_string_equal(group_of("0::/../..\n"), outside);
+	assert_string_equal(group_of("0::/../x\n"), outside);
+	assert_string_equal(group_of("0::/..foo\n"), "/..foo");
+	assert_string_equal(group_of("0::/.../x\n"), "/.../x");
+	assert_string_equal(group_of("0::/x/..foo\n"), "/x/..foo");
+	snprintf(outside, sizeof(outside), "E%d", ENOTSUP);
+	assert_string_equal(group_of("1:cpu:/x\n"), outside);
+	assert_string_equal(group_of(""), outside);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(the_lowest_of_all_above_counts, setup, teardown),
 		cmocka_unit_test_setup_teardown(room_is_what_is_not_taken_or_would_be_given_back,
 						setup, teardown),
+		cmocka_unit_test(
+			a_group_above_the_root_is_told_from_one_whose_name_begins_with_dots),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
