@@ -13,6 +13,7 @@
 
 #define LOOK_US	  50000 /* a look at the groups is several files, and claims take microseconds */
 #define STATM_MAX 256
+#define PAGE	  4096u
 
 void room_open(struct room *r)
 {
@@ -48,5 +49,5 @@ uint64_t room_taken(pid_t pid)
 	/* "size resident shared ..." in pages */
 	strtoull(text, &p, 10);
 	const unsigned long long resident = strtoull(p, &p, 10), shared = strtoull(p, &p, 10);
-	return shared > resident ? 0 : (resident - shared) * 4096;
+	return shared > resident ? 0 : (resident - shared) * PAGE;
 }
