@@ -153,17 +153,13 @@ bool child_ended(const struct child *c)
 	return c->joined || (c->pidfd >= 0 && poll(&p, 1, 0) == 1);
 }
 
-int child_join(struct child *c, int timeout_ms, int *status, struct err *err)
+/* Until it has ended, whatever signals the program gets meanwhile; false: it has not. */
+static bool await_end(const struct child *c, int timeout_ms)
 {
 	const uint64_t until = monotonic_us() + (uint64_t)MAX(timeout_ms, 0) * 1000;
 	struct pollfd p = {.fd = c->pidfd, .events = POLLIN};
-	siginfo_t info = {0};
 	int n;
 
-	if (!c->pid)
-		return err_set(err, ENOTSUP, "join: this handle has started no process");
-	if (c->joined)
-		return err_set(err, EALREADY, "already joined");
 	do {
 		uint64_t now = monotonic_us();
 
@@ -172,7 +168,18 @@ int child_join(struct child *c, int timeout_ms, int *status, struct err *err)
 			 : now < until	? (int)((until - now) / 1000) + 1
 					: 0);
 	} while (n < 0 && errno == EINTR);
-	if (n == 0)
+	return n != 0;
+}
+
+int child_join(struct child *c, int timeout_ms, int *status, struct err *err)
+{
+	siginfo_t info = {0};
+
+	if (!c->pid)
+		return err_set(err, ENOTSUP, "join: this handle has started no process");
+	if (c->joined)
+		return err_set(err, EALREADY, "already joined");
+	if (!await_end(c, timeout_ms))
 		return err_set(err, ETIMEDOUT, "process %d has not ended within %d ms", (int)c->pid,
 			       timeout_ms);
 	if (waitid(P_PID, (id_t)c->pid, &info, WEXITED) < 0)
@@ -207,12 +214,12 @@ static int exit_errno(const struct child *c)
 
 int child_last_words(struct child *c, int r, struct err *err)
 {
-	struct pollfd end = {.fd = c->pidfd, .events = POLLIN};
 	char text[CHILD_TAIL_MAX + 1];
 	int code;
 
 	/* It may have closed what it was known by before it says why; its status tells the kind. */
-	poll(&end, 1, LAST_WORDS_MS);
+	if (c->pidfd >= 0)
+		await_end(c, LAST_WORDS_MS);
 	child_listen(c);
 	size_t n = c->ntail;
 	while (n > 0 && c->tail[n - 1] == '\n')
