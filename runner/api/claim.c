@@ -7,6 +7,7 @@
 #include "smfs/base/num.h"
 
 #include <inttypes.h>
+#include <limits.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -101,7 +102,8 @@ static int begin(struct smvm_pool *pool, unsigned timeout_ms, struct smvm_vm **o
 	if (!vm)
 		return err_set(err, ENOMEM, "claim: out of memory");
 	vm->is_claim = vm->claiming = true;
-	int r = vm->fd = pool_connection(pool, err);
+	int r = vm->fd =
+		pool_connection(pool, MIN(timeout_ms, UINT_MAX - ANSWER_MS) + ANSWER_MS, err);
 	if (r >= 0) {
 		snprintf(line, sizeof(line), "CLAIM deadline_ms=%u",
 			 MIN(MAX(timeout_ms, 1u), (unsigned)LINE_DEADLINE_MAX));
@@ -123,10 +125,8 @@ int smvm_pool_claim_begin(struct smvm_pool *pool, unsigned timeout_ms, struct sm
 	return api_error(err, &e, begin(pool, timeout_ms, out, &e));
 }
 
-static int await_claimed(struct smvm_vm *vm, unsigned timeout_ms, struct err *err)
+static int await_claimed(struct smvm_vm *vm, uint64_t until, struct err *err)
 {
-	/* The pool's own time-out has the reason, so it is waited for. */
-	const uint64_t until = monotonic_us() + (timeout_ms + (uint64_t)ANSWER_MS) * 1000;
 	struct smvm_event e;
 	int r = 0;
 
@@ -150,12 +150,14 @@ static int await_claimed(struct smvm_vm *vm, unsigned timeout_ms, struct err *er
 int smvm_pool_claim(struct smvm_pool *pool, unsigned timeout_ms, struct smvm_vm **out,
 		    struct smvm_error *err)
 {
+	/* The pool's own time-out has the reason, so it is waited for. */
+	const uint64_t until = monotonic_us() + (timeout_ms + (uint64_t)ANSWER_MS) * 1000;
 	struct smvm_vm *vm = NULL;
 	struct err e = ERR_INIT;
 	int r = begin(pool, timeout_ms, &vm, &e);
 
 	if (r == 0) {
-		r = await_claimed(vm, timeout_ms, &e);
+		r = await_claimed(vm, until, &e);
 		if (r < 0) {
 			err_wrap(&e, r, "pool %s", smvm_pool_name(pool));
 			smvm_vm_free(vm);

@@ -17,6 +17,7 @@
 #include <sys/random.h>
 
 #define START_MS 20000
+#define OPEN_MS	 10000
 #define STOP_MS	 15000 /* longer than it gives its workers */
 
 struct smvm_pool {
@@ -49,7 +50,7 @@ static int open_pool(const char *name, struct smvm_pool **out, struct err *err)
 
 	if (!pool)
 		return err_set(err, ENOMEM, "open pool: out of memory");
-	int r = pool->spare = pool_dial(name, err);
+	int r = pool->spare = pool_dial(name, OPEN_MS, err);
 	if (r < 0) {
 		smvm_pool_free(pool);
 		return r;
@@ -74,7 +75,7 @@ const char *smvm_pool_name(const struct smvm_pool *pool)
 
 /* ---- connections ---- */
 
-int pool_connection(struct smvm_pool *pool, struct err *err)
+int pool_connection(struct smvm_pool *pool, unsigned timeout_ms, struct err *err)
 {
 	struct pollfd p = {.fd = pool->spare, .events = POLLIN};
 
@@ -85,7 +86,7 @@ int pool_connection(struct smvm_pool *pool, struct err *err)
 		close(steal_fd(&pool->spare));
 	if (pool->ours && !pool->child.pid)
 		return err_set(err, ENOENT, "it has not been started");
-	return pool_dial(pool->name, err);
+	return pool_dial(pool->name, timeout_ms, err);
 }
 
 void pool_keep_connection(struct smvm_pool *pool, int fd)

@@ -5,8 +5,8 @@
 #include "runner/api/smvm.h"
 #include "smfs/base/err.h"
 
-/* A connection without a claim on it; the caller's. */
-int pool_connection(struct smvm_pool *pool, struct err *err);
+/* A connection without a claim on it, within `timeout_ms`; the caller's. */
+int pool_connection(struct smvm_pool *pool, unsigned timeout_ms, struct err *err);
 /* One that was released is taken over, for the next claim. */
 void pool_keep_connection(struct smvm_pool *pool, int fd);
 

@@ -11,20 +11,17 @@
 #include <sys/socket.h>
 #include <sys/syscall.h>
 
-#define CHUNK  65536u
-#define SEND_S 10
+#define CHUNK	   65536u
+#define REQUEST_MS 10000 /* to be heard at all, however long the answer may take */
 
 /*
  * Exactly one line, malloc'd: what follows it (console bytes) belongs to whoever takes the
  * descriptor next, so it is looked at before it is taken.
  */
-static int read_line(int fd, int timeout_ms, char **line, struct err *err)
+static int read_line(int fd, int timeout_ms, uint64_t until, char **line, struct err *err)
 {
 	cleanup_free char *buf = NULL;
 	size_t len = 0, cap = 0;
-
-	/* In all: a VM's process may be its guest's, and say a byte now and then for ever. */
-	const uint64_t until = monotonic_us() + (uint64_t)MAX(timeout_ms, 0) * 1000;
 
 	for (;;) {
 		struct pollfd p = {.fd = fd, .events = POLLIN};
@@ -71,12 +68,18 @@ int control_call(const char *path, json_t *request, int timeout_ms, json_t **rep
 {
 	cleanup_free char *text = json_dumps(request, JSON_COMPACT);
 	cleanup_free char *line = NULL;
+	/* In all: a VM's process may be its guest's, and say a byte now and then for ever. */
+	const uint64_t until = monotonic_us() + (uint64_t)MAX(timeout_ms, 0) * 1000;
+	const int patience = timeout_ms < 0 ? REQUEST_MS : MIN(timeout_ms, REQUEST_MS);
 	int r;
 
 	json_decref(request);
 	if (!text)
 		return err_set(err, ENOMEM, "control request: out of memory");
-	cleanup_fd int fd = unix_connect(path, SEND_S, err);
+	cleanup_fd int fd = unix_connect(path, (unsigned)MAX(patience, 1), err);
+	if (fd == -EAGAIN)
+		return err_set(err, ETIMEDOUT, "no answer within %d ms: it takes no requests",
+			       patience);
 	if (fd < 0)
 		return fd;
 	r = write_full(fd, text, strlen(text));
@@ -86,7 +89,7 @@ int control_call(const char *path, json_t *request, int timeout_ms, json_t **rep
 		errno = -r;
 		return err_errno(err, "send request to %s", path);
 	}
-	r = read_line(fd, timeout_ms, &line, err);
+	r = read_line(fd, timeout_ms, until, &line, err);
 	if (r < 0)
 		return r;
 	json_t *j = json_loads(line, 0, NULL);

@@ -15,7 +15,6 @@
 #include <sys/socket.h>
 #include <time.h>
 
-#define CONNECT_S      5
 #define ANSWER_MS      10000 /* beyond a deadline that the agent keeps itself */
 #define RETRY_FIRST_MS 5
 #define RETRY_MAX_MS   100
@@ -119,8 +118,7 @@ static int attach(int fd, int end_fd, int64_t end, struct agent **out, struct er
 static int attempt(const char *path, int end_fd, int64_t end, struct agent **out, struct err *err)
 {
 	cleanup_writer struct writer hello = WRITER_INIT;
-	/* Of connect(2); what is asked over it has its own time. */
-	cleanup_fd int fd = unix_connect(path, CONNECT_S, err);
+	cleanup_fd int fd = unix_connect(path, (unsigned)MAX(left_ms(end), 1), err);
 	char line[32];
 	int r;
 

@@ -18,7 +18,7 @@
 #define CLAIM_MS   (LINE_DEADLINE_MAX + ANSWER_MS) /* the pool has its own limit below */
 #define ANSWER_MAX (256u << 10)
 
-int pool_dial(const char *name, struct err *err)
+int pool_dial(const char *name, unsigned timeout_ms, struct err *err)
 {
 	struct err why = ERR_INIT;
 	char path[108];
@@ -26,7 +26,7 @@ int pool_dial(const char *name, struct err *err)
 
 	if (r < 0)
 		return r;
-	r = unix_connect(strchr(name, '/') ? name : path, ANSWER_MS / 1000, &why);
+	r = unix_connect(strchr(name, '/') ? name : path, MAX(timeout_ms, 1u), &why);
 	if (r >= 0)
 		return r;
 	return r == -EAGAIN ? err_set(err, ETIMEDOUT, "pool %s does not answer", name)
@@ -38,9 +38,8 @@ int pool_dial(const char *name, struct err *err)
 }
 
 /* One line of an answer, without its LF. */
-static int hear(int fd, int timeout_ms, char **out, struct err *err)
+static int hear(int fd, uint64_t until, char **out, struct err *err)
 {
-	const uint64_t until = monotonic_us() + (uint64_t)timeout_ms * 1000;
 	cleanup_free char *line = malloc(ANSWER_MAX);
 	size_t n = 0;
 
@@ -85,7 +84,8 @@ int pool_refusal(const char *line, struct err *err)
 static int request(const char *name, const char *line, const char *word, int timeout_ms, char **out,
 		   struct err *err)
 {
-	cleanup_fd int fd = pool_dial(name, err);
+	const uint64_t until = monotonic_us() + (uint64_t)timeout_ms * 1000;
+	cleanup_fd int fd = pool_dial(name, MIN(timeout_ms, ANSWER_MS), err);
 	cleanup_free char *answer = NULL;
 	int r;
 
@@ -93,7 +93,7 @@ static int request(const char *name, const char *line, const char *word, int tim
 		return fd;
 	if (send(fd, line, strlen(line), MSG_NOSIGNAL) != (ssize_t)strlen(line))
 		return err_errno(err, "ask pool %s", name);
-	r = hear(fd, timeout_ms, &answer, err);
+	r = hear(fd, until, &answer, err);
 	if (r < 0)
 		return err_wrap(err, r, "pool %s", name);
 	const size_t n = strlen(word);

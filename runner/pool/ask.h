@@ -26,8 +26,8 @@ int pool_ask_claim(const char *name, unsigned timeout_ms, struct pool_claimed *o
 		   struct err *err);
 int pool_ask_release(const char *name, const char *vm, struct err *err);
 
-/* Connect; the descriptor. ENOENT as above. */
-int pool_dial(const char *name, struct err *err);
+/* Connect within `timeout_ms` (ETIMEDOUT); the descriptor. ENOENT as above. */
+int pool_dial(const char *name, unsigned timeout_ms, struct err *err);
 /* What follows CLAIMED in its line. EPROTO: no machine is told there. */
 int pool_claimed_parse(const char *words, struct pool_claimed *out, struct err *err);
 /* "ERR_<what> [id=<id> ]code=<name> <text>", or "LOST ...": its code (EIO for unknown ones), and

@@ -14,11 +14,11 @@
 #include "smfs/base/signals.h"
 #include "smfs/base/unix_socket.h"
 
-#define CONNECT_S 60
+#define CONNECT_MS 60000
 
 static int dial(const char *path, struct err *err)
 {
-	const int fd = unix_connect(path, CONNECT_S, err);
+	const int fd = unix_connect(path, CONNECT_MS, err);
 
 	return fd < 0 ? err_wrap(err, fd, "connect to the supervisor") : fd;
 }

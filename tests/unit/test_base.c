@@ -7,16 +7,19 @@
 #include <cmocka.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/time.h>
 #include <sys/un.h>
 #include <unistd.h>
 
 #include "smfs/base/bytes.h"
 #include "smfs/base/cleanup.h"
+#include "smfs/base/clock.h"
 #include "smfs/base/err.h"
 #include "smfs/base/hex.h"
 #include "smfs/base/io.h"
@@ -191,9 +194,15 @@ static void count(void *arg)
 	atomic_fetch_add((atomic_int *)arg, 1);
 }
 
+static void on_alarm(int sig)
+{
+}
+
 /* Whoever listens and takes nobody is waited for as long as was said. */
 static void a_full_queue_is_not_waited_for_without_end(void **state)
 {
+	const struct itimerval often = {.it_interval.tv_usec = 20000, .it_value.tv_usec = 20000};
+	const struct sigaction act = {.sa_handler = on_alarm};
 	struct sockaddr_un a = {.sun_family = AF_UNIX};
 	char dir[] = "/tmp/base-test.XXXXXX", path[64], longer[200];
 	struct err err = ERR_INIT;
@@ -201,11 +210,11 @@ static void a_full_queue_is_not_waited_for_without_end(void **state)
 
 	assert_non_null(mkdtemp(dir));
 	snprintf(path, sizeof(path), "%s/s", dir);
-	assert_int_equal(unix_connect(path, 1, &err), -ENOENT);
+	assert_int_equal(unix_connect(path, 100, &err), -ENOENT);
 	strcpy(a.sun_path, path);
 	cleanup_fd int listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
 	assert_int_equal(bind(listener, (struct sockaddr *)&a, sizeof(a)), 0);
-	assert_int_equal(unix_connect(path, 1, &err), -ECONNREFUSED);
+	assert_int_equal(unix_connect(path, 100, &err), -ECONNREFUSED);
 	assert_int_equal(listen(listener, 1), 0);
 	while ((fd = unix_connect(path, 0, &err)) >= 0) {
 		assert_true(fcntl(fd, F_GETFL) & O_NONBLOCK);
@@ -213,9 +222,18 @@ static void a_full_queue_is_not_waited_for_without_end(void **state)
 		queued[n++] = fd;
 	}
 	assert_int_equal(fd, -EAGAIN);
-	assert_int_equal(unix_connect(path, 1, &err), -EAGAIN);
+	const int64_t began = monotonic_ms();
+	assert_int_equal(unix_connect(path, 100, &err), -EAGAIN);
+	assert_in_range(monotonic_ms() - began, 99, 900);
+	assert_int_equal(sigaction(SIGALRM, &act, NULL), 0);
+	/* Nor is it by one that is disturbed all along, nor given up for that. */
+	assert_int_equal(setitimer(ITIMER_REAL, &often, NULL), 0);
+	const int64_t again = monotonic_ms();
+	assert_int_equal(unix_connect(path, 300, &err), -EAGAIN);
+	assert_in_range(monotonic_ms() - again, 299, 2000);
+	setitimer(ITIMER_REAL, &(struct itimerval){0}, NULL);
 	close(accept(listener, NULL, NULL));
-	fd = unix_connect(path, 1, &err);
+	fd = unix_connect(path, 100, &err);
 	assert_true(fd >= 0);
 	assert_false(fcntl(fd, F_GETFL) & O_NONBLOCK);
 	close(fd);
@@ -223,7 +241,7 @@ static void a_full_queue_is_not_waited_for_without_end(void **state)
 		close(queued[--n]);
 	memset(longer, 'x', sizeof(longer) - 1);
 	longer[sizeof(longer) - 1] = '\0';
-	assert_int_equal(unix_connect(longer, 1, &err), -ENAMETOOLONG);
+	assert_int_equal(unix_connect(longer, 100, &err), -ENAMETOOLONG);
 	unlink(path);
 	rmdir(dir);
 }

@@ -24,8 +24,11 @@
 #include "runner/control/rundir.h"
 #include "runner/control/spawn.h"
 #include "runner/control/where.h"
+#include "runner/guest/agent_client.h"
 #include "smfs/base/cleanup.h"
+#include "smfs/base/clock.h"
 #include "smfs/base/io.h"
+#include "smfs/base/unix_socket.h"
 
 static char base[] = "/tmp/smvm-control.XXXXXX";
 
@@ -392,6 +395,36 @@ static void an_answer_that_never_ends_is_not_waited_for(void **state)
 	unlink(a.sun_path);
 }
 
+/* Its queue is full: not even connecting takes longer than the caller has. */
+static void a_process_that_takes_nobody_is_given_up_in_time(void **state)
+{
+	struct sockaddr_un a = {.sun_family = AF_UNIX};
+	struct err err = ERR_INIT;
+	struct agent *agent;
+	int queued[8], n = 0, fd;
+
+	snprintf(a.sun_path, sizeof(a.sun_path), "%s/full.sock", base);
+	int listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	assert_int_equal(bind(listener, (struct sockaddr *)&a, sizeof(a)), 0);
+	assert_int_equal(listen(listener, 1), 0);
+	while ((fd = unix_connect(a.sun_path, 0, &err)) >= 0) {
+		assert_true(n < 8);
+		queued[n++] = fd;
+	}
+	int64_t began = monotonic_ms();
+	assert_int_equal(
+		control_call(a.sun_path, json_pack("{s:s}", "op", "x"), 300, NULL, NULL, &err),
+		-ETIMEDOUT);
+	assert_in_range(monotonic_ms() - began, 299, 3000);
+	began = monotonic_ms();
+	assert_int_equal(agent_connect(a.sun_path, 300, &agent, &err), -ETIMEDOUT);
+	assert_in_range(monotonic_ms() - began, 299, 3000);
+	while (n)
+		close(queued[--n]);
+	close(listener);
+	unlink(a.sun_path);
+}
+
 static int body_ok(struct spawn_child *c, struct rundir *d, void *arg, struct err *err)
 {
 	spawn_ready(c, json_pack("{s:i}", "x", 7));
@@ -564,6 +597,7 @@ int main(void)
 		cmocka_unit_test(a_connection_can_become_raw),
 		cmocka_unit_test(garbage_and_endless_lines_harm_nobody),
 		cmocka_unit_test(an_answer_that_never_ends_is_not_waited_for),
+		cmocka_unit_test(a_process_that_takes_nobody_is_given_up_in_time),
 		cmocka_unit_test(a_vm_process_reports_its_start),
 		cmocka_unit_test(images_and_snapshots_are_found_in_the_mount),
 		cmocka_unit_test(identities_are_well_formed_and_differ),
