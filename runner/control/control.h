@@ -23,7 +23,8 @@
 
 #include "smfs/base/err.h"
 
-#define CONTROL_LINE_MAX 65536
+#define CONTROL_LINE_MAX    65536
+#define CONTROL_CLIENTS_MAX 32
 /* A thousand children (fork.h), each with the results of as many hooks as there may be. */
 #define CONTROL_REPLY_MAX (64u << 20)
 
@@ -47,8 +48,13 @@ int control_listen(const char *path, const struct control_op *ops, void *arg, st
 		   struct err *err);
 /* Serve until `end_fd` is readable (checked between requests). */
 int control_serve(struct control *c, int end_fd, struct err *err);
-/* Readable when somebody wants to ask: what keeps control_serve() from being called may end. */
-int control_fd(const struct control *c);
+/*
+ * Those of which one is readable when somebody wants to ask, be it by a new connection or by one
+ * that is there: what keeps control_serve() from being called may end. How many; they are the
+ * server's, and stay what they are until it is called.
+ */
+#define CONTROL_FDS_MAX (1 + CONTROL_CLIENTS_MAX)
+size_t control_fds(const struct control *c, int fds[CONTROL_FDS_MAX]);
 void control_free(struct control *c);
 
 /* Inside a handler: the connection's descriptor becomes the caller's once the answer is sent. */

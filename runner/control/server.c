@@ -14,7 +14,6 @@
 #include <sys/stat.h>
 #include <sys/un.h>
 
-#define CLIENTS_MAX    32
 #define CLIENT_IDLE_MS 10000
 #define REPLY_WAIT_MS  5000
 
@@ -32,7 +31,7 @@ struct control {
 	char path[108];
 	const struct control_op *ops;
 	void *arg;
-	struct client *clients[CLIENTS_MAX];
+	struct client *clients[CONTROL_CLIENTS_MAX];
 	uint64_t last_deferred;
 	struct {
 		int fd; /* -1: none */
@@ -97,7 +96,7 @@ void control_free(struct control *c)
 {
 	if (!c)
 		return;
-	for (size_t i = 0; i < CLIENTS_MAX; i++)
+	for (size_t i = 0; i < CONTROL_CLIENTS_MAX; i++)
 		if (c->clients[i])
 			drop(&c->clients[i]);
 	close(c->listen_fd);
@@ -111,7 +110,7 @@ static void accept_client(struct control *c)
 
 	if (fd < 0)
 		return;
-	for (size_t i = 0; i < CLIENTS_MAX; i++) {
+	for (size_t i = 0; i < CONTROL_CLIENTS_MAX; i++) {
 		if (c->clients[i])
 			continue;
 		c->clients[i] = calloc(1, sizeof(struct client));
@@ -121,7 +120,7 @@ static void accept_client(struct control *c)
 		c->clients[i]->deadline_ms = monotonic_ms() + CLIENT_IDLE_MS;
 		return;
 	}
-	log_warn("control: %d connections open, one more refused", CLIENTS_MAX);
+	log_warn("control: %d connections open, one more refused", CONTROL_CLIENTS_MAX);
 }
 
 static int send_line(int fd, const json_t *obj)
@@ -194,7 +193,7 @@ uint64_t control_defer(struct control_request *rq)
 
 void control_answer(struct control *c, uint64_t who, int r, json_t *reply, const struct err *err)
 {
-	for (size_t i = 0; who && i < CLIENTS_MAX; i++) {
+	for (size_t i = 0; who && i < CONTROL_CLIENTS_MAX; i++) {
 		if (!c->clients[i] || c->clients[i]->deferred != who)
 			continue;
 		send_answer(c->clients[i]->fd, r, reply ? reply : json_object(), err);
@@ -285,23 +284,30 @@ static void run_watch(struct control *c, bool readable)
 	c->watch.fn(c->watch.arg, readable);
 }
 
-int control_fd(const struct control *c)
+size_t control_fds(const struct control *c, int fds[CONTROL_FDS_MAX])
 {
-	return c->listen_fd;
+	size_t n = 0;
+
+	fds[n++] = c->listen_fd;
+	/* One that awaits its answer has nothing more to ask. */
+	for (size_t i = 0; i < CONTROL_CLIENTS_MAX; i++)
+		if (c->clients[i] && !c->clients[i]->deferred)
+			fds[n++] = c->clients[i]->fd;
+	return n;
 }
 
 int control_serve(struct control *c, int end_fd, struct err *err)
 {
 	for (;;) {
-		struct pollfd p[3 + CLIENTS_MAX];
-		struct client **who[3 + CLIENTS_MAX];
+		struct pollfd p[3 + CONTROL_CLIENTS_MAX];
+		struct client **who[3 + CONTROL_CLIENTS_MAX];
 		int64_t now = monotonic_ms(), wait = watch_wait(c, now);
 		nfds_t n = 3;
 
 		p[0] = (struct pollfd){.fd = end_fd, .events = POLLIN};
 		p[1] = (struct pollfd){.fd = c->listen_fd, .events = POLLIN};
 		p[2] = (struct pollfd){.fd = c->watch.fd, .events = POLLIN};
-		for (size_t i = 0; i < CLIENTS_MAX; i++) {
+		for (size_t i = 0; i < CONTROL_CLIENTS_MAX; i++) {
 			struct client *cl = c->clients[i];
 
 			if (!cl)

@@ -6,7 +6,6 @@
 #include "runner/worker/give_up.h"
 #include "smfs/base/cleanup.h"
 #include "smfs/base/clock.h"
-#include "smfs/base/num.h"
 
 /* More is no program to warm up by. */
 #define OUTPUT_MAX 65536
@@ -59,13 +58,14 @@ static int connect_and_run(struct vmm *v, const char *program, uint64_t until, i
 
 int warm_up(struct vmm *v, const char *program, int timeout_ms, int give_up_fd, struct err *err)
 {
-	const int fds[] = {give_up_fd, v->control ? control_fd(v->control) : -1};
+	int fds[1 + CONTROL_FDS_MAX] = {give_up_fd};
+	const size_t n = 1 + (v->control ? control_fds(v->control, fds + 1) : 0);
 	const uint64_t until = monotonic_us() + (uint64_t)timeout_ms * 1000;
 	int r = 0;
 
 	if (!v->has_agent)
 		return err_set(err, ENOTSUP, "this guest has no agent");
-	cleanup_fd int stop_fd = give_up_new(v, fds, ARRAY_SIZE(fds), err);
+	cleanup_fd int stop_fd = give_up_new(v, fds, n, err);
 	if (stop_fd < 0)
 		return stop_fd;
 	for (int i = 0; r == 0 && i < RUNS; i++)
