@@ -5,6 +5,7 @@
 #include "runner/control/publish.h"
 #include "runner/pool/ask.h"
 #include "runner/pool/pool.h"
+#include "runner/worker/line.h"
 #include "smfs/base/cleanup.h"
 #include "smfs/base/clock.h"
 #include "smfs/base/num.h"
@@ -128,6 +129,8 @@ static int take_options(const struct smvm_pool_options *in, struct smvm_pool *po
 			       POOL_MEMBERS_MAX);
 	r = copy("snapshot", o->snapshot, pool->snapshot, sizeof(pool->snapshot), err);
 	if (r == 0)
+		r = line_check_word("pool's snapshot", o->snapshot, err);
+	if (r == 0)
 		r = copy("mount", o->mount, pool->mount, sizeof(pool->mount), err);
 	if (r == 0 && o->name) {
 		r = pool_name_check(o->name, err);
@@ -148,6 +151,8 @@ static int take_options(const struct smvm_pool_options *in, struct smvm_pool *po
 	if (r == 0)
 		r = copy("warm_up", o->warm_up ? o->warm_up : POOL_WARM_UP, pool->warm_up,
 			 sizeof(pool->warm_up), err);
+	if (r == 0)
+		r = line_check_word("pool's warm_up", pool->warm_up, err);
 	o->name = o->snapshot = o->mount = o->warm_up = NULL;
 	o->publish = NULL;
 	return r;

@@ -124,10 +124,7 @@ static int take(struct args *a, int o, struct err *err)
 		return forward_add(optarg, a->forward, &p->nforwards, err);
 	case OPT_WARM_UP:
 		p->warm_up = optarg;
-		return strlen(optarg) < LINE_PATH_MAX
-			       ? 0
-			       : err_set(err, EINVAL, "--warm-up: at most %d bytes",
-					 LINE_PATH_MAX - 1);
+		return line_check_word("--warm-up", optarg, err);
 	case OPT_PREFAULT:
 		return prefault_policy_of(optarg, &p->prefault)
 			       ? 0

@@ -95,10 +95,13 @@ int where_snapshot(const char *mount, const char *what, char dir[PATH_MAX], stru
 {
 	const char *name = !strncmp(what, "snapshots/", 10) ? what + 10 : what;
 
-	if (strchr(name, '/') || name[0] == '.')
-		snprintf(dir, PATH_MAX, "%s", what);
-	else
-		snprintf(dir, PATH_MAX, "%s/snapshots/%s", mount, name);
+	const int n = strchr(name, '/') || name[0] == '.'
+			      ? snprintf(dir, PATH_MAX, "%s", what)
+			      : snprintf(dir, PATH_MAX, "%s/snapshots/%s", mount, name);
+
+	/* Cut short it could be another's. */
+	if (n >= PATH_MAX)
+		return err_set(err, ENAMETOOLONG, "snapshot %.64s...: a path of %d bytes", what, n);
 	if (is_dir(dir))
 		return 0;
 	if (dir[0] && !strchr(name, '/') && !has_file(mount, ".smfs/store"))

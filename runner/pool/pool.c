@@ -461,6 +461,8 @@ static int begin(struct pool *p, struct pool_config *cfg, struct err *err)
 
 	if (r == 0)
 		r = where_snapshot(cfg->mount, cfg->snapshot, p->snapshot, err);
+	if (r == 0)
+		r = line_check_word("--snapshot", p->snapshot, err);
 	if (r < 0)
 		return r;
 	snprintf(ram, sizeof(ram), "%s/ram", p->snapshot);

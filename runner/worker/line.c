@@ -5,7 +5,8 @@
 #include "smfs/base/hex.h"
 #include "smfs/base/num.h"
 
-#define ERRNO_END 134 /* Linux's names end there */
+#define ERRNO_END  134 /* Linux's names end there */
+#define OTHERS_MAX 256 /* bytes of a request beside its path */
 
 struct cursor {
 	const char *p, *end;
@@ -336,6 +337,23 @@ int line_error_code(const char *name, size_t n)
 			return code;
 	}
 	return EIO;
+}
+
+int line_check_word(const char *what, const char *text, struct err *err)
+{
+	char word[4 * LINE_PATH_MAX + 3];
+	const size_t n = strlen(text);
+
+	if (n >= LINE_PATH_MAX)
+		return err_set(err, EINVAL, "%s: %zu bytes, at most %d fit a request", what, n,
+			       LINE_PATH_MAX - 1);
+	line_quote(text, word);
+	if (strlen(word) > LINE_LEN_MAX - OTHERS_MAX)
+		return err_set(err, EINVAL,
+			       "%s: %zu bytes once what is no text in it is quoted, at most %d fit "
+			       "a request",
+			       what, strlen(word), LINE_LEN_MAX - OTHERS_MAX);
+	return 0;
 }
 
 void line_quote(const char *text, char *out)

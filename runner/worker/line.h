@@ -68,5 +68,10 @@ int line_error_code(const char *name, size_t n);
 /* `text` as a word: as it is, or quoted where the grammar needs it. `out` has room for 4 * len + 3.
  */
 void line_quote(const char *text, char *out);
+/*
+ * Whether a request has room for `text` as a word: of LINE_PATH_MAX with its NUL, and, quoted, of a
+ * line with its verb, an id and numbers. EINVAL, saying that it is of `what`.
+ */
+int line_check_word(const char *what, const char *text, struct err *err);
 
 #endif

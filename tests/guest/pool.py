@@ -415,6 +415,21 @@ def _():
     same(cli("pool", "--snapshot", "s1", "--name", "../x").returncode, 2)
 
 
+@case("what would not fit a request to a worker is refused at once")
+def _():
+    for warm_up in ("\1" * 4050, "x" * 4096):
+        got = cli("pool", "--snapshot", "s1", "--warm-up", warm_up)
+        assert got.returncode == 2 and re.fullmatch("smvm-runner pool: --warm-up: [0-9]+ bytes.* fit a request.*", got.stderr.strip()), got
+    base = tempfile.mkdtemp()
+    try:
+        deep = base + ("/" + "\1" * 253) * 16
+        os.makedirs(deep)
+        got = cli("pool", "--snapshot", deep)
+        assert got.returncode == 2 and re.fullmatch("smvm-runner: --snapshot: [0-9]+ bytes.* fit a request.*", got.stderr.strip()), got
+    finally:
+        shutil.rmtree(base)
+
+
 def left():
     return [d for d in os.listdir(RUN) if not d.endswith(".lock")]
 

@@ -574,6 +574,29 @@ static void test_chatty(void **state)
 	unlink(flag);
 }
 
+/* Quoted it would be longer than a request to a worker may be. */
+static void test_no_text(void **state)
+{
+	struct smvm_pool_options o = {.size = sizeof(o), .snapshot = "s", .max = 2};
+	struct smvm_error err;
+	struct smvm_pool *pool;
+	char text[4096];
+
+	memset(text, 1, sizeof(text) - 1);
+	text[sizeof(text) - 1] = '\0';
+	o.warm_up = text;
+	assert_int_equal(smvm_pool_new(&o, &pool, &err), -EINVAL);
+	assert_non_null(strstr(err.message, "pool's warm_up: 16382 bytes once"));
+	o.warm_up = NULL;
+	o.snapshot = text;
+	assert_int_equal(smvm_pool_new(&o, &pool, &err), -EINVAL);
+	assert_non_null(strstr(err.message, "pool's snapshot: 16382 bytes once"));
+	memset(text, 'a', sizeof(text) - 1);
+	o.warm_up = text;
+	assert_int_equal(smvm_pool_new(&o, &pool, &err), 0);
+	smvm_pool_free(pool);
+}
+
 static void test_misuse(void **state)
 {
 	struct smvm_pool_options o = {0};
@@ -634,7 +657,7 @@ int main(void)
 		cmocka_unit_test(test_babble),	cmocka_unit_test(test_silent),
 		cmocka_unit_test(test_status),	cmocka_unit_test(test_start),
 		cmocka_unit_test(test_publish), cmocka_unit_test(test_chatty),
-		cmocka_unit_test(test_misuse),
+		cmocka_unit_test(test_no_text), cmocka_unit_test(test_misuse),
 	};
 
 	return cmocka_run_group_tests(tests, make_dir, remove_dir);

@@ -533,6 +533,7 @@ static void make(const char *fmt, const char *dir)
 static void images_and_snapshots_are_found_in_the_mount(void **state)
 {
 	char m[] = "/tmp/smvm-where.XXXXXX", dir[PATH_MAX], ref[512], store[PATH_MAX], cmd[128];
+	char longer[PATH_MAX + 16];
 	struct err err = ERR_INIT;
 
 	assert_non_null(mkdtemp(m));
@@ -565,6 +566,11 @@ static void images_and_snapshots_are_found_in_the_mount(void **state)
 	assert_int_equal(where_snapshot(m, "snapshots/x", dir, &err), 0);
 	assert_int_equal(where_snapshot(m, dir, store, &err), 0);
 	assert_int_equal(where_snapshot(m, "y", dir, &err), -ENOENT);
+	/* One that is too long is not another that it begins with. */
+	memset(longer, '/', sizeof(longer));
+	memcpy(longer, m, strlen(m));
+	strcpy(longer + PATH_MAX, "/other");
+	assert_int_equal(where_snapshot(m, longer, dir, &err), -ENAMETOOLONG);
 	snprintf(cmd, sizeof(cmd), "rm -r %s", m);
 	assert_int_equal(system(cmd), 0);
 }

@@ -221,6 +221,35 @@ static void test_errors(void **state)
 	assert_int_equal(line_error_code("", 0), EIO);
 }
 
+/* What is said to have room fits the longest requests, and parses as what it was. */
+static void test_check_word(void **state)
+{
+	char text[LINE_PATH_MAX + 1], word[4 * LINE_PATH_MAX + 3], line[LINE_LEN_MAX + 1];
+	size_t room = 0;
+
+	assert_int_equal(line_check_word("x", "", &err), 0);
+	memset(text, 'a', LINE_PATH_MAX);
+	text[LINE_PATH_MAX] = '\0';
+	assert_int_equal(line_check_word("x", text, &err), -EINVAL);
+	assert_string_equal(err.msg, "x: 4096 bytes, at most 4095 fit a request");
+	text[LINE_PATH_MAX - 1] = '\0';
+	assert_int_equal(line_check_word("x", text, &err), 0);
+	memset(text, 1, LINE_PATH_MAX - 1);
+	assert_int_equal(line_check_word("x", text, &err), -EINVAL);
+	assert_string_equal(err.msg, "x: 16382 bytes once what is no text in it is quoted, at most "
+				     "16128 fit a request");
+	while (line_check_word("x", text, &err) < 0)
+		text[LINE_PATH_MAX - 2 - room++] = '\0';
+	line_quote(text, word);
+	const int n = snprintf(line, sizeof(line),
+			       "SNAPSHOT_ASYNC %s id=abcdefghijklmnopqrstuvwxyz012345 "
+			       "deadline_ms=3600000 idle_ms=60000",
+			       word);
+	assert_in_range(n, LINE_LEN_MAX - 256, LINE_LEN_MAX);
+	assert_int_equal(parse(line, true), 0);
+	assert_string_equal(q.path, text);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -228,7 +257,8 @@ int main(void)
 		cmocka_unit_test(test_defaults), cmocka_unit_test(test_seed_ignores),
 		cmocka_unit_test(test_extended), cmocka_unit_test(test_extended_refuses),
 		cmocka_unit_test(test_limits),	 cmocka_unit_test(test_not_text),
-		cmocka_unit_test(test_quote),	 cmocka_unit_test(test_errors)};
+		cmocka_unit_test(test_quote),	 cmocka_unit_test(test_check_word),
+		cmocka_unit_test(test_errors)};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
