@@ -16,7 +16,7 @@ import threading
 import time
 
 sys.path.insert(0, "tests/lib")
-from cases import Skip, case, children, cli, done, same, until  # noqa: E402
+from cases import HeldWriter, Skip, case, cli, done, process, same, until  # noqa: E402
 from poolclient import LOG, RUN, Client, Pool  # noqa: E402
 
 
@@ -29,11 +29,7 @@ def generation(claimed):
 
 
 def alive(pid):
-    try:
-        with open("/proc/%d/stat" % pid) as f:
-            return f.read().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
+    return process(pid)[0] not in ("Z", "gone")
 
 
 @case("machines are kept warm, and a claim has one at once")
@@ -464,27 +460,20 @@ class Writing:
         self.pool = Pool("--min", "1", "--max", "1", warm=1)
         with Client() as c:
             a = c.ask("CLAIM keep=1")
+            self.writer = HeldWriter(int(a.keys["pid"]))
             self.asker = subprocess.Popen(["smvm-runner", "snapshot", a.keys["vm"], name], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-            end, found = time.monotonic() + 10, None
-            # It does not take long: looked for without a pause.
-            while not found and time.monotonic() < end:
-                found = children(int(a.keys["pid"]))
-        self.writer, = found
-        os.kill(self.writer, signal.SIGSTOP)
 
     def __enter__(self):
+        self.writer.held()
         return self
 
-    def go_on(self):
-        if alive(self.writer):
-            os.kill(self.writer, signal.SIGCONT)
-
     def __exit__(self, *_):
-        self.go_on()
+        with self.writer:
+            self.writer.go_on()
         self.pool.process.kill()
         self.pool.process.wait()
         self.asker.wait(20)
-        until(lambda: not alive(self.writer))
+        until(lambda: not alive(self.writer.pid))
 
 
 def is_ending():
@@ -503,7 +492,7 @@ def _():
             w.pool.process.wait(6)
             raise AssertionError("it did not wait")
         except subprocess.TimeoutExpired:
-            w.go_on()
+            w.writer.go_on()
         same(w.pool.process.wait(20), 0)
         until(lambda: "kept" in os.listdir(os.environ["SMFS_MOUNT"] + "/snapshots"))
     with Writing("late") as w:

@@ -3,7 +3,7 @@ import os
 import signal
 import subprocess
 
-from cases import Stuck, case, children, cli, own_memory, same, until
+from cases import HeldWriter, Stuck, case, cli, own_memory, same, until
 from supervisor import Gone
 from worker_util import BUILD, MOUNT, generation, log, ps, worker
 
@@ -36,11 +36,10 @@ def _():
     with worker(hello=True) as s:
         s.ask("RESTORE writer")
         until(lambda: "whole" in log(s.vm), 90)
-        same(cli("snapshot", "--live", "--no-wait", s.vm, "in-hand").returncode, 0)
-        child, = children(s.process.pid)
-        os.kill(child, signal.SIGSTOP)
-        same(s.ask("WARM_UP true id=1").text, "ERR_WARM_UP id=1 code=EBUSY a snapshot is being written")
-        os.kill(child, signal.SIGCONT)
+        with HeldWriter(s.process.pid) as writer:
+            same(cli("snapshot", "--live", "--no-wait", s.vm, "in-hand").returncode, 0)
+            writer.held()
+            same(s.ask("WARM_UP true id=1").text, "ERR_WARM_UP id=1 code=EBUSY a snapshot is being written")
         until(lambda: "in-hand" in os.listdir(MOUNT + "/snapshots"))
         until(lambda: s.ask("WARM_UP true").keys["code"] == "EOPNOTSUPP")
         s.quit()
@@ -191,14 +190,13 @@ def _():
     with worker(hello=True) as s:
         s.ask("RESTORE writer")
         until(lambda: "whole" in log(s.vm), 90)
-        s.send("SNAPSHOT z1 id=1 deadline_ms=3000")
-        child, = until(lambda: children(s.process.pid))
-        os.kill(child, signal.SIGSTOP)
-        got = s.line()
-        same((got.word, got.keys["id"], got.keys["code"]), ("ERR_SNAPSHOT", 1, "ETIMEDOUT"))
-        got = s.ask("SNAPSHOT z2 id=2")
-        same((got.keys["code"], got.rest), ("EBUSY", "snapshot in flight"))
-        os.kill(child, signal.SIGCONT)
+        with HeldWriter(s.process.pid) as writer:
+            s.send("SNAPSHOT z1 id=1 deadline_ms=3000")
+            writer.held()
+            got = s.line()
+            same((got.word, got.keys["id"], got.keys["code"]), ("ERR_SNAPSHOT", 1, "ETIMEDOUT"))
+            got = s.ask("SNAPSHOT z2 id=2")
+            same((got.keys["code"], got.rest), ("EBUSY", "snapshot in flight"))
         same(s.line().text, "SETTLED id=1 ok")
         assert "z1" in os.listdir(MOUNT + "/snapshots")
         s.quit()
@@ -209,19 +207,18 @@ def _():
     with worker(hello=True) as s:
         s.ask("RESTORE writer")
         until(lambda: "whole" in log(s.vm), 90)
-        s.send("SNAPSHOT_ASYNC p1 id=1")
-        got = s.line()
-        same((got.word, got.keys["id"]), ("ACCEPTED", 1))
-        child, = children(s.process.pid)
-        os.kill(child, signal.SIGSTOP)
-        progress = s.answer("PROGRESS")
-        assert progress.keys["elapsed_ms"] >= 900 and progress.keys["id"] == 1
-        got = s.ask("SNAPSHOT_ASYNC p2 id=2", "ERR_SNAPSHOT")
-        same((got.keys["id"], got.keys["code"]), (2, "EBUSY"))
-        same(s.ask("RESTORE writer id=3", "DONE").keys["how"], "warm")
-        same(s.ask("RESTORE s1 id=4", "ERR_RESTORE").keys["code"], "EBUSY")
-        s.send("SNAPSHOT p3 id=5")
-        os.kill(child, signal.SIGCONT)
+        with HeldWriter(s.process.pid) as writer:
+            s.send("SNAPSHOT_ASYNC p1 id=1")
+            got = s.line()
+            same((got.word, got.keys["id"]), ("ACCEPTED", 1))
+            writer.held()
+            progress = s.answer("PROGRESS")
+            assert progress.keys["elapsed_ms"] >= 900 and progress.keys["id"] == 1
+            got = s.ask("SNAPSHOT_ASYNC p2 id=2", "ERR_SNAPSHOT")
+            same((got.keys["id"], got.keys["code"]), (2, "EBUSY"))
+            same(s.ask("RESTORE writer id=3", "DONE").keys["how"], "warm")
+            same(s.ask("RESTORE s1 id=4", "ERR_RESTORE").keys["code"], "EBUSY")
+            s.send("SNAPSHOT p3 id=5")
         got = s.answer("DONE_SNAPSHOT_ASYNC")
         same(got.keys["id"], 1)
         got = s.answer("DONE_SNAPSHOT")
@@ -232,28 +229,18 @@ def _():
 
 @case("a snapshot asked for by the command: SNAPSHOT waits for it, and so does QUIT")
 def _():
-    def begin(s, name):
-        asker = subprocess.Popen(["smvm-runner", "snapshot", s.vm, name], stdout=subprocess.DEVNULL)
-        child, = until(lambda: children(s.process.pid))
-        os.kill(child, signal.SIGSTOP)
-        return asker, child
-
-    def end(asker, child):
-        os.kill(child, signal.SIGCONT)
-        same(asker.wait(20), 0)
-
     with worker(hello=True) as s:
         s.ask("RESTORE writer")
         until(lambda: "whole" in log(s.vm), 90)
-        asker, child = begin(s, "c1")
-        s.send("SNAPSHOT c2 id=1")
-        s.quiet()
-        end(asker, child)
-        same(s.answer("DONE_SNAPSHOT").keys["id"], 1)
-        asker, child = begin(s, "c3")
-        s.send("QUIT id=2")
-        s.quiet()
-        end(asker, child)
+        for name, line in (("c1", "SNAPSHOT c2 id=1"), ("c3", "QUIT id=2")):
+            with HeldWriter(s.process.pid) as writer:
+                asker = subprocess.Popen(["smvm-runner", "snapshot", s.vm, name], stdout=subprocess.DEVNULL)
+                writer.held()
+                s.send(line)
+                s.quiet()
+            same(asker.wait(20), 0)
+            if name == "c1":
+                same(s.answer("DONE_SNAPSHOT").keys["id"], 1)
         same(s.line().text, "BYE id=2")
         same(s.gone(), 0)
     assert {"c1", "c2", "c3"} <= set(os.listdir(MOUNT + "/snapshots"))
@@ -264,10 +251,10 @@ def _():
     with worker(hello=True) as s:
         s.ask("RESTORE writer")
         until(lambda: "whole" in log(s.vm), 90)
-        s.ask("SNAPSHOT_ASYNC k2 id=1", "ACCEPTED")
-        child, = children(s.process.pid)
-        os.kill(child, signal.SIGKILL)
-        got = s.answer("ERR_SNAPSHOT")
+        with HeldWriter(s.process.pid) as writer:
+            s.ask("SNAPSHOT_ASYNC k2 id=1", "ACCEPTED")
+            os.kill(writer.held(), signal.SIGKILL)
+            got = s.answer("ERR_SNAPSHOT")
         same(got.keys["id"], 1)
         assert "k2" not in os.listdir(MOUNT + "/snapshots")
         same(s.ask("SNAPSHOT k3").word, "DONE_SNAPSHOT")

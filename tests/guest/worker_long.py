@@ -1,12 +1,11 @@
 """The cases of test_worker-long.sh: TAP on standard output."""
 import os
 import re
-import signal
 import sys
 import time
 
 sys.path.insert(0, "tests/lib")
-from cases import Stuck, case, children, done, own_memory  # noqa: E402
+from cases import HeldWriter, Stuck, case, done, own_memory  # noqa: E402
 from supervisor import Supervisor  # noqa: E402
 
 resets = int(sys.argv[1])
@@ -74,15 +73,6 @@ def _():
         assert s.quit() == 0
 
 
-def hold_writer(s):
-    end = time.monotonic() + 10
-    while not children(s.process.pid):
-        assert time.monotonic() < end
-    child = children(s.process.pid)[0]
-    os.kill(child, signal.SIGSTOP)
-    return child
-
-
 @case("seed: a snapshot is answered within 60 s, with an error; the next is refused until it is over")
 def _():
     with Supervisor(["smvm-runner", "worker"]) as s:
@@ -90,12 +80,12 @@ def _():
         s.ask("RESTORE writer")
         time.sleep(1)
         began = time.monotonic()
-        s.send("SNAPSHOT t1")
-        child = hold_writer(s)
-        got = s.line(70)
-        assert got.word == "ERR_SNAPSHOT" and 59 < time.monotonic() - began < 65, got
-        assert s.ask("SNAPSHOT t2").text == "ERR_SNAPSHOT snapshot in flight"
-        os.kill(child, signal.SIGCONT)
+        with HeldWriter(s.process.pid) as writer:
+            s.send("SNAPSHOT t1")
+            writer.held()
+            got = s.line(70)
+            assert got.word == "ERR_SNAPSHOT" and 59 < time.monotonic() - began < 65, got
+            assert s.ask("SNAPSHOT t2").text == "ERR_SNAPSHOT snapshot in flight"
         # Of the late one nothing is heard.
         end = time.monotonic() + 20
         while True:
@@ -113,13 +103,13 @@ def _():
         s.expect("READY")
         s.ask("RESTORE writer")
         time.sleep(1)
-        s.send("SNAPSHOT_ASYNC u1")
-        child = hold_writer(s)
-        began = time.monotonic()
-        s.send("QUIT")
-        assert s.gone(70) == 0
-        assert 58 < time.monotonic() - began < 65
-        os.kill(child, signal.SIGCONT)
+        with HeldWriter(s.process.pid) as writer:
+            s.send("SNAPSHOT_ASYNC u1")
+            writer.held()
+            began = time.monotonic()
+            s.send("QUIT")
+            assert s.gone(70) == 0
+            assert 58 < time.monotonic() - began < 65
     end = time.monotonic() + 20
     while "u1" not in os.listdir(os.environ["SMFS_MOUNT"] + "/snapshots"):
         assert time.monotonic() < end

@@ -7,7 +7,7 @@ import signal
 import socket
 import time
 
-from cases import Skip, Stuck, case, children, cli, same, until
+from cases import HeldWriter, Skip, Stuck, case, cli, same, until
 from supervisor import Gone
 from worker_util import BUILD, MOUNT, generation, log, ps, worker
 
@@ -162,14 +162,13 @@ def _():
 def _():
     with worker("--kernel", BUILD + "/guest/churn256", "-m", "512M", "--ready", "log:^up ") as s:
         s.expect("BAKE_READY")
-        s.send("SNAPSHOT_ASYNC b1")
-        # Here the warm-up would run. In flight it is only until it has been captured.
-        child, = until(lambda: children(s.process.pid))
-        os.kill(child, signal.SIGSTOP)
-        while s.ask("SNAPSHOT_ASYNC b3").text == "ERR_SNAPSHOT snapshot in flight":
-            pass
-        s.send("SNAPSHOT b2 base=b1")
-        os.kill(child, signal.SIGCONT)
+        with HeldWriter(s.process.pid) as writer:
+            s.send("SNAPSHOT_ASYNC b1")
+            # Here the warm-up would run. In flight it is only until it has been captured.
+            writer.held()
+            while s.ask("SNAPSHOT_ASYNC b3").text == "ERR_SNAPSHOT snapshot in flight":
+                pass
+            s.send("SNAPSHOT b2 base=b1")
         same(s.line().word, "DONE_SNAPSHOT_ASYNC")
         same(s.line().word, "DONE_SNAPSHOT")
         same(s.ask("RESTORE b2").word, "DONE")
@@ -264,12 +263,11 @@ def _():
     for i, end in enumerate((lambda s: s.sock.shutdown(socket.SHUT_WR), lambda s: s.process.send_signal(signal.SIGTERM))):
         with worker() as s:
             s.ask("RESTORE s1")
-            s.send("SNAPSHOT half%d" % i)
-            child, = until(lambda: children(s.process.pid))
-            os.kill(child, signal.SIGSTOP)
-            end(s)
-            s.quiet()
-            os.kill(child, signal.SIGCONT)
+            with HeldWriter(s.process.pid) as writer:
+                s.send("SNAPSHOT half%d" % i)
+                writer.held()
+                end(s)
+                s.quiet()
             same(s.line().word, "DONE_SNAPSHOT")
             same(s.gone(), 0)
 

@@ -1,9 +1,13 @@
 """Cases of a suite written in Python, as TAP on standard output; tests/lib/tap.sh is the shell's."""
+import ctypes
 import os
 import re
+import select
 import signal
+import struct
 import subprocess
 import sys
+import threading
 import time
 
 count = failed = 0
@@ -47,7 +51,7 @@ def same(got, want):
     assert got == want, "%r, not %r" % (got, want)
 
 
-def until(what, seconds=10):
+def until(what, seconds=60):
     """What `what` gives once that is true."""
     end = time.monotonic() + seconds
     while True:
@@ -74,12 +78,75 @@ def own_memory(pid):
     return kib, mappings
 
 
-def children(pid):
-    out = []
-    for t in os.listdir("/proc/%d/task" % pid):
-        with open("/proc/%d/task/%s/children" % (pid, t)) as f:
-            out += [int(c) for c in f.read().split()]
-    return out
+def process(pid):
+    """(state, parent) of a process, as proc(5) has them; ("gone", 0)."""
+    try:
+        with open("/proc/%d/stat" % pid) as f:
+            state, parent = f.read().rpartition(")")[2].split()[:2]
+    except (FileNotFoundError, ProcessLookupError):
+        return "gone", 0
+    return state, int(parent)
+
+
+class HeldWriter:
+    """The next process that `parent`, a machine's, makes to write a snapshot stands still, before it has written anything: it
+    opens the store itself, and the kernel asks here first (fanotify(7)). Whatever this machine's speed, it cannot be missed.
+
+        with HeldWriter(s.process.pid) as writer:
+            s.send("SNAPSHOT x")
+            writer.held()       # its process, which stands still now
+            ...
+            writer.go_on()      # at the end of the block at the latest
+    """
+
+    CLOEXEC, CLASS_CONTENT, MARK_ADD, OPEN_PERM, ALLOW, AT_FDCWD = 0x1, 0x4, 0x1, 0x10000, 0x1, -100  # <linux/fanotify.h>
+    EVENT, ANSWER = struct.Struct("=IBBHQii"), struct.Struct("=iI")  # struct fanotify_event_metadata, fanotify_response
+
+    def __init__(self, parent):
+        self.parent, self.pid, self.met = parent, None, threading.Event()
+        libc = ctypes.CDLL(None, use_errno=True)
+        self.asked = libc.fanotify_init(self.CLASS_CONTENT | self.CLOEXEC, os.O_RDONLY | os.O_CLOEXEC)
+        path = os.environ["SMFS_STORE"] + "/format"
+        if self.asked < 0 or libc.fanotify_mark(self.asked, self.MARK_ADD, ctypes.c_uint64(self.OPEN_PERM), self.AT_FDCWD,
+                                                path.encode()) < 0:
+            raise OSError(ctypes.get_errno(), "be asked before %s is opened: %s" % (path, os.strerror(ctypes.get_errno())))
+        self.end, self.ends = os.pipe()
+        self.answers = threading.Thread(target=self.answer_all, daemon=True)
+        self.answers.start()
+
+    def answer_all(self):
+        while self.asked in select.select([self.asked, self.end], [], [])[0]:
+            for _, _, _, _, _, fd, pid in self.EVENT.iter_unpack(os.read(self.asked, 100 * self.EVENT.size)):
+                found = not self.pid and process(pid)[1] == self.parent
+                if found:
+                    # It waits within its open(2), and will stop in place of returning from that.
+                    os.kill(pid, signal.SIGSTOP)
+                    self.pid = pid
+                os.write(self.asked, self.ANSWER.pack(fd, self.ALLOW))
+                os.close(fd)
+                if found:
+                    self.met.set()
+
+    def held(self, seconds=30):
+        assert self.met.wait(seconds), "process %d has had no snapshot written for %d s" % (self.parent, seconds)
+        until(lambda: process(self.pid)[0] not in "RSD", seconds)
+        same(process(self.pid), ("T", self.parent))
+        return self.pid
+
+    def go_on(self):
+        # Until it is awaited, the number is its own; who awaits it has stood still with it.
+        if self.pid and process(self.pid)[0] == "T":
+            os.kill(self.pid, signal.SIGCONT)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        os.write(self.ends, b"x")
+        self.answers.join()
+        for fd in self.asked, self.end, self.ends:
+            os.close(fd)
+        self.go_on()
 
 
 def smfs_processes():
