@@ -435,6 +435,7 @@ static void test_status(void **state)
 	memset(big, 0, sizeof(big));
 	big[100] = '\n';
 	assert_int_equal(ANSWERED(&f, big, smvm_pool_status(f.pool, &s, &f.err)), -EPROTO);
+	f.len = 0;
 	s.size = 8;
 	assert_int_equal(smvm_pool_status(f.pool, &s, &f.err), -EINVAL);
 	/* Of an earlier header: what that did not have is not written. */
