@@ -117,21 +117,28 @@ static int attach(int fd, int end_fd, int64_t end, struct agent **out, struct er
 
 static int attempt(const char *path, int end_fd, int64_t end, struct agent **out, struct err *err)
 {
-	cleanup_writer struct writer hello = WRITER_INIT;
+	cleanup_writer struct writer hello = WRITER_INIT, first = WRITER_INIT;
 	cleanup_fd int fd = unix_connect(path, (unsigned)MAX(left_ms(end), 1), err);
+	uint8_t hdr[AGENT_FRAME_HDR];
 	char line[32];
 	int r;
 
 	if (fd < 0)
 		return fd;
-	snprintf(line, sizeof(line), "CONNECT %u\n", AGENT_PORT);
 	agent_put_hello(&hello);
-	/* HELLO waits in the socket for the stream to begin: the guest has it a trip earlier. */
-	if (send(fd, line, strlen(line), MSG_NOSIGNAL) != (ssize_t)strlen(line))
+	agent_header_put(hdr, AGENT_HELLO, (uint32_t)hello.len);
+	put_bytes(&first, line, (size_t)snprintf(line, sizeof(line), "CONNECT %u\n", AGENT_PORT));
+	put_bytes(&first, hdr, sizeof(hdr));
+	put_bytes(&first, hello.p, hello.len);
+	if (hello.failed || first.failed)
+		return err_set(err, ENOMEM, "vsock: CONNECT: out of memory");
+	/*
+	 * HELLO waits in the socket for the stream to begin: the guest has it a trip earlier. In
+	 * one piece: one whose guest does not listen may be closed as soon as the line is there.
+	 */
+	if (send(fd, first.p, first.len, MSG_NOSIGNAL) != (ssize_t)first.len)
 		return err_set(err, ECONNRESET, "vsock: CONNECT: %s", strerror(errno));
-	r = agent_frame_send(fd, AGENT_HELLO, &hello, left_ms(end), err);
-	if (r == 0)
-		r = read_ok(fd, end_fd, end, err);
+	r = read_ok(fd, end_fd, end, err);
 	return r < 0 ? r : attach(steal_fd(&fd), end_fd, end, out, err);
 }
 
