@@ -3,6 +3,7 @@
 
 #include "runner/control/forward_serve.h"
 #include "runner/control/privs.h"
+#include "runner/control/sanitizer.h"
 #include "smfs/base/cleanup.h"
 #include "smfs/base/io.h"
 #include "smfs/base/log.h"
@@ -220,6 +221,7 @@ static _Noreturn void serve(struct forwarder *f, const char *vsock_path, int end
 		r = forwarder_run(f, vsock_path, end_fd, &err);
 	if (r < 0)
 		log_err("%s", err.msg);
+	sanitizer_end();
 	_exit(r < 0 ? EXIT_FAILED : EXIT_OK);
 }
 

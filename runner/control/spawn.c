@@ -1,4 +1,5 @@
 #include "runner/control/spawn.h"
+#include "runner/control/sanitizer.h"
 
 #include "runner/control/control.h"
 #include "runner/control/jsontext.h"
@@ -88,6 +89,7 @@ _Noreturn void spawn_become(struct rundir *d, int report_fd, const int *keep, si
 	if (c.fd >= 0)
 		report_failure(&c, &err);
 	rundir_remove(d);
+	sanitizer_end();
 	/* Not exit(): the parent's stdio buffers and handlers are not ours to run. */
 	_exit(r < 0 ? EXIT_FAILED : code);
 }

@@ -4,6 +4,7 @@
  * call there is, and libseccomp's costs as much again to compile. A restore pays for it.
  */
 #include "runner/control/syscalls.h"
+#include "runner/control/sanitizer.h"
 #include "runner/vm/pagemap.h"
 
 #include <linux/audit.h>
@@ -61,7 +62,7 @@ static const uint16_t allowed[] = {
 	/* Unix sockets */
 	SYS_bind, SYS_listen, SYS_connect, SYS_accept, SYS_accept4, SYS_getsockname,
 	SYS_getpeername, SYS_getsockopt, SYS_setsockopt, SYS_shutdown, SYS_sendto, SYS_recvfrom,
-	SYS_sendmsg, SYS_recvmsg};
+	SYS_sendmsg, SYS_recvmsg, SANITIZER_CALLS};
 
 /* Let through by an argument: see by_argument(). */
 static const uint16_t examined[] = {SYS_ioctl, SYS_socket, SYS_socketpair, SYS_clone, SYS_clone3};

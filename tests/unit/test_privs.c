@@ -27,6 +27,11 @@
 
 #include "runner/control/privs.h"
 
+#ifdef __SANITIZE_ADDRESS__
+#include <sanitizer/common_interface_defs.h>
+#include <sanitizer/lsan_interface.h>
+#endif
+
 /* In a child that has dropped its privileges: what `body` returns. */
 static int confined(int (*body)(void))
 {
@@ -112,6 +117,19 @@ static int controls_no_devices(void)
 	return ioctl(null, 0xae00, 0) == -1 && errno == ENOTTY ? 0 : 3;
 }
 
+#ifdef __SANITIZE_ADDRESS__
+static int finds_its_leaks(void)
+{
+	void *volatile lost = malloc(100);
+
+	__sanitizer_set_report_fd((void *)(intptr_t)open("/dev/null", O_WRONLY));
+	if (!lost || __lsan_do_recoverable_leak_check())
+		return 1;
+	lost = NULL;
+	return __lsan_do_recoverable_leak_check() ? 0 : 2;
+}
+#endif
+
 static void *add_one(void *arg)
 {
 	++*(int *)arg;
@@ -172,6 +190,14 @@ static void only_kvm_and_a_terminal_take_ioctls(void **state)
 	assert_int_equal(confined(controls_no_devices), 0);
 }
 
+#ifdef __SANITIZE_ADDRESS__
+static void a_sanitizer_finds_what_is_lost(void **state)
+{
+	(void)state;
+	assert_int_equal(confined(finds_its_leaks), 0);
+}
+#endif
+
 static void threads_children_memory_and_files_go_on(void **state)
 {
 	(void)state;
@@ -186,6 +212,9 @@ int main(void)
 		cmocka_unit_test(nothing_of_the_system_can_be_changed),
 		cmocka_unit_test(only_unix_sockets_can_be_made),
 		cmocka_unit_test(only_kvm_and_a_terminal_take_ioctls),
+#ifdef __SANITIZE_ADDRESS__
+		cmocka_unit_test(a_sanitizer_finds_what_is_lost),
+#endif
 		cmocka_unit_test(threads_children_memory_and_files_go_on),
 	};
 
