@@ -10,7 +10,7 @@
 # tests/unit/test_*.c are cmocka programs; tests/{lint,fs,registry,guest,vm}/*.sh are shell programs on
 # tests/lib/tap.sh; a name ending in -long.sh belongs to `long`. A suite that dies, or prints no
 # test at all, counts as a failure. So does one in which a sanitizer had something to say, in whatever
-# process. Logs: $BUILD/test-logs.
+# process: a suite that makes folders read-only leaves $REPORTS writable. Logs: $BUILD/test-logs.
 set -u
 cd "$(dirname "$0")/.." || exit 1
 BUILD=${BUILD:-build}
@@ -27,7 +27,9 @@ case $mode in
 san | tsan)
 	reports=$(cd "$logs" && pwd)/reports
 	rm -rf "$reports"
-	mkdir "$reports"
+	mkdir -m 1777 "$reports" # whoever the process runs as
+	REPORTS=$reports
+	export REPORTS
 	ASAN_OPTIONS=log_path=$reports/asan${ASAN_OPTIONS:+:$ASAN_OPTIONS}
 	UBSAN_OPTIONS=print_stacktrace=1:log_path=$reports/ubsan${UBSAN_OPTIONS:+:$UBSAN_OPTIONS}
 	# The process that writes a live snapshot is forked of one with threads and makes some itself: the
@@ -113,6 +115,12 @@ for d in $folders; do
 		wanted "$b" "$@" && run "$b" sh "$t"
 	done
 done
+# Of what ends later than the suite that has begun it.
+if [ -n "$reports" ] && [ -n "$(ls "$reports")" ]; then
+	echo "not ok - a sanitizer had something to say after the last suite"
+	cat "$reports"/*
+	failed=$((failed + 1))
+fi
 [ $died -eq 0 ] || echo "the emulated machine of a test died $died times; what it ran was run again"
 echo "$passed passed, $failed failed, $skipped skipped"
 [ "$failed" -eq 0 ]

@@ -39,6 +39,7 @@ for d in null zero full random urandom tty kvm; do
 done
 # CacheDirectory=: what a machine writes to its disk.
 [ -z "$CACHED" ] || mount --bind "$SMVM_CACHE_DIR" "$SMVM_CACHE_DIR" || exit 1
+[ -z "${REPORTS:-}" ] || mount --bind "$REPORTS" "$REPORTS" || exit 1
 mount --move "$SMVM_RUN_DIR/dev" /dev && rmdir "$SMVM_RUN_DIR/dev" && mount -o remount,bind,ro / || exit 1
 mountpoint -q /tmp && { mount -o remount,bind,ro /tmp || exit 1; }
 umask 077
