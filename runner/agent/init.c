@@ -107,8 +107,7 @@ static int entry_start(struct guest *g, pid_t *pid, struct err *err)
 		return err_set(err, ENOMEM, "out of memory");
 	s.env = env;
 	/* Without a journal the console has it all the same; only log: conditions are refused. */
-	if (journal_new(&g->journal, &e) < 0 ||
-	    journal_start(g->journal, con, &tty, &journal, &e) < 0)
+	if (journal_start(&g->journal, con, &tty, &journal, &e) < 0)
 		log_warn("%s", e.msg);
 	else
 		s.fd[1] = s.fd[2] = tty;

@@ -19,7 +19,7 @@ struct journal {
 	char data[JOURNAL_SIZE];
 };
 
-int journal_new(struct journal **out, struct err *err)
+static int map(struct journal **out, struct err *err)
 {
 	void *p = mmap(NULL, sizeof(struct journal), PROT_READ | PROT_WRITE,
 		       MAP_SHARED | MAP_ANONYMOUS, -1, 0);
@@ -38,7 +38,7 @@ static void copy_in(struct journal *j, uint64_t at, const char *p, size_t n)
 	memcpy(j->data, p + first, n - first);
 }
 
-void journal_add(struct journal *j, const void *data, size_t len)
+static void add(struct journal *j, const void *data, size_t len)
 {
 	uint64_t at = atomic_load(&j->written);
 
@@ -87,7 +87,7 @@ static _Noreturn void copy(struct journal *j, int master, int console)
 		/* A terminal whose last user is gone reads as EIO. */
 		if (n <= 0)
 			_exit(0);
-		journal_add(j, buf, (size_t)n);
+		add(j, buf, (size_t)n);
 		if (console >= 0)
 			(void)write_full(console, buf, (size_t)n);
 	}
@@ -112,16 +112,22 @@ static int open_pair(int *master, int *slave, struct err *err)
 	return 0;
 }
 
-int journal_start(struct journal *j, int console, int *tty, pid_t *pid, struct err *err)
+int journal_start(struct journal **out, int console, int *tty, pid_t *pid, struct err *err)
 {
 	cleanup_fd int master = -1, slave = -1;
+	struct journal *j = NULL;
 	int r = open_pair(&master, &slave, err);
 
+	if (r == 0)
+		r = map(&j, err);
 	if (r < 0)
 		return r;
 	*pid = fork();
-	if (*pid < 0)
-		return err_errno(err, "start the journal");
+	if (*pid < 0) {
+		r = err_errno(err, "start the journal");
+		munmap(j, sizeof(*j));
+		return r;
+	}
 	if (*pid == 0) {
 		const int keep[] = {master, console};
 
@@ -131,6 +137,7 @@ int journal_start(struct journal *j, int console, int *tty, pid_t *pid, struct e
 		close_fds_except(keep, 2);
 		copy(j, master, console);
 	}
+	*out = j;
 	*tty = steal_fd(&slave);
 	return 0;
 }

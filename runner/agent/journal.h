@@ -4,7 +4,7 @@
  *
  * The entrypoint's output is a terminal, as the console itself would be, so that programs write
  * line by line. A process of its own passes it on: a slow console holds up the entrypoint alone.
- * The memory is shared with every child forked after journal_new(); there is one writer, and a
+ * The memory is shared with every child forked after journal_start(); there is one writer, and a
  * reader sees at once when it was overtaken.
  */
 #ifndef RUNNER_AGENT_JOURNAL_H
@@ -20,13 +20,12 @@
 
 struct journal;
 
-int journal_new(struct journal **out, struct err *err);
 /*
- * Start the process that copies to `console` (-1: nowhere). *tty, close-on-exec, is the
- * entrypoint's output; the caller closes it once that has it. The process ends with its last user.
+ * Make one, and start the process that copies to `console` (-1: nowhere), too. *tty, close-on-exec,
+ * is the entrypoint's output; the caller closes it once that has it. The process ends with its last
+ * user. On failure *out is as it was: a journal that nobody writes would be waited for.
  */
-int journal_start(struct journal *j, int console, int *tty, pid_t *pid, struct err *err);
-void journal_add(struct journal *j, const void *data, size_t len);
+int journal_start(struct journal **out, int console, int *tty, pid_t *pid, struct err *err);
 /*
  * Copy from the byte numbered *pos, counted from the first there was, up to `cap` bytes; *pos is
  * moved to the oldest that is left if that one is gone. Returns the count, and does not move *pos

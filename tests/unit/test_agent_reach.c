@@ -12,6 +12,7 @@
 
 #include <netinet/in.h>
 #include <sys/eventfd.h>
+#include <sys/resource.h>
 #include <sys/un.h>
 
 /* ---- readiness ------------------------------------------------------------------------------- */
@@ -108,8 +109,7 @@ static void a_line_of_the_log(void **state)
 	pid_t pid;
 	int tty;
 
-	assert_int_equal(journal_new(&x->g.journal, &e), 0);
-	assert_int_equal(journal_start(x->g.journal, -1, &tty, &pid, &e), 0);
+	assert_int_equal(journal_start(&x->g.journal, -1, &tty, &pid, &e), 0);
 	assert_int_equal(isatty(tty), 1);
 	assert_int_equal(write(tty, "starting\nlistening on 8080\r\nmore", 32), 32);
 	assert_int_equal(ready(x, want, MS, &e), 0);
@@ -123,6 +123,26 @@ static void a_line_of_the_log(void **state)
 	assert_int_equal(ready(x, want, MS, &e), 0);
 	close(tty);
 	assert_int_equal(waitpid(pid, NULL, 0), pid);
+}
+
+/* One that nothing would ever come into: its conditions are refused, and not waited for. */
+static void a_log_that_cannot_be_kept_is_none(void **state)
+{
+	struct fixture *x = *state;
+	char *want[] = {"log:^listening", NULL};
+	struct rlimit limit, none;
+	struct err e = ERR_INIT;
+	int tty = -1, r;
+	pid_t pid;
+
+	assert_int_equal(getrlimit(RLIMIT_NOFILE, &limit), 0);
+	none = (struct rlimit){0, limit.rlim_max};
+	assert_int_equal(setrlimit(RLIMIT_NOFILE, &none), 0);
+	r = journal_start(&x->g.journal, -1, &tty, &pid, &e);
+	assert_int_equal(setrlimit(RLIMIT_NOFILE, &limit), 0);
+	assert_int_equal(r, -EMFILE);
+	assert_null(x->g.journal);
+	assert_int_equal(ready(x, want, MS, &e), -ENOTSUP);
 }
 
 static void an_entrypoint_that_failed_is_not_waited_for(void **state)
@@ -593,6 +613,7 @@ int main(void)
 		T(nonsense_is_refused_before_it_is_sent),
 		T(a_port_and_a_command),
 		T(a_line_of_the_log),
+		T(a_log_that_cannot_be_kept_is_none),
 		T(an_entrypoint_that_failed_is_not_waited_for),
 		T(a_peer_that_leaves_ends_the_wait),
 		T(half_closes_pass_and_nothing_is_lost),
