@@ -24,6 +24,7 @@
 
 #define GRACE_MAX_MS   3600000u
 #define SPARE_AFTER_US 50000
+#define SPARE_AGAIN_US 1000000 /* after a fork that failed */
 #define REST_MS	       1000u /* what is left for the others when the entrypoint has used it all up */
 
 struct init {
@@ -277,10 +278,12 @@ static void spare_make(struct init *in)
 	p = session_fork(in, slot);
 	if (p == 0)
 		spare_run(in);
-	if (p < 0)
+	if (p < 0) {
 		log_warn("a spare session: fork: %s", strerror(errno));
-	else
+		in->spare_us = monotonic_us() + SPARE_AGAIN_US;
+	} else {
 		in->spare = p;
+	}
 }
 
 static void spare_gone(struct init *in)
@@ -305,6 +308,9 @@ static void reap_all(struct init *in)
 			if (in->session[i] != p)
 				continue;
 			in->session[i] = 0;
+			/* There may have been no room for a spare one. */
+			if (!in->spare && !in->spare_us)
+				in->spare_us = monotonic_us() + SPARE_AFTER_US;
 			/* The spare one is a session, and counted, from its connection on. */
 			if (p != in->spare || in->g->shared->spare_taken)
 				count_sessions(in, -1);
