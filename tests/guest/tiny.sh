@@ -20,17 +20,6 @@ smfs init "$SMFS_STORE" >/dev/null && smfs mount "$SMFS_STORE" "$SMFS_MOUNT" || 
 at_exit 'smfs unmount "$SMFS_MOUNT"'
 at_exit 'for v in $(smvm-runner ps -q); do smvm-runner stop -f "$v"; done'
 
-# until_true SECONDS COMMAND...
-until_true() {
-	left=$(($1 * 20))
-	shift
-	until "$@"; do
-		left=$((left - 1))
-		[ $left -gt 0 ] || return 1
-		sleep 0.05
-	done
-}
-
 log() { smvm-runner console -l "$1"; }
 said() { log "$1" 2>/dev/null | grep -q "$2"; }
 boot() { smvm-runner boot --kernel "$B/guest/$2" -m "$3" --name "$1" >/dev/null; }

@@ -8,6 +8,7 @@
 #   says N pattern command args...                 # and its standard error has the pattern
 #   prints pattern command args...                 # it succeeds, and its standard output has the pattern
 #   json_has filter command args...                # it succeeds, and its output is JSON of which jq's filter holds
+#   until_true SECONDS command args...             # it succeeds, tried until then
 #   at_exit 'umount ...'                           # run in reverse order at the end
 #   tap_done
 #
@@ -88,6 +89,16 @@ json_has() {
 	tap_filter=$1
 	shift
 	"$@" >"$T/json" </dev/null && [ -s "$T/json" ] && jq -e "$tap_filter" "$T/json" >"$T/jq"
+}
+
+until_true() {
+	left=$(($1 * 20))
+	shift
+	until "$@"; do
+		left=$((left - 1))
+		[ $left -gt 0 ] || return 1
+		sleep 0.05
+	done
 }
 
 skip() {
