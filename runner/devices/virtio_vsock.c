@@ -16,7 +16,7 @@
 
 #include "smfs/base/log.h"
 
-#define TAKEN_MS    30
+#define TAKEN_MS    100
 #define TAKEN_SMALL 1024 /* bytes of payload */
 
 enum { QUEUE_RX, QUEUE_TX, QUEUE_EVENT, QUEUES };
@@ -528,6 +528,7 @@ int virtio_vsock_new(struct vm *vm, const char *id, uint64_t guest_cid, const ch
 		return err_set(err, ENOMEM, "%s: out of memory", id);
 	s->listen_fd = s->work_fd = s->timer_fd = s->taken_fd = -1;
 	s->config.guest_cid = htole64(guest_cid);
+	s->early_port = VSOCK_PORT_ANY;
 	LIST_INIT(&s->all);
 	TAILQ_INIT(&s->ready);
 	ret = virtio_device_init(&s->v, vm, id, &device_ops, &vsock_ops, err);
@@ -541,6 +542,11 @@ int virtio_vsock_new(struct vm *vm, const char *id, uint64_t guest_cid, const ch
 		return ret;
 	}
 	return virtio_device_add(&s->v, err);
+}
+
+void virtio_vsock_early(struct device *d, uint32_t port)
+{
+	((struct vsock *)d)->early_port = port;
 }
 
 /* ---- becoming another machine's -------------------------------------------------------------- */

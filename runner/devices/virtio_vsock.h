@@ -10,6 +10,9 @@
  * STREAM sockets only. Memory is bounded: VSOCK_MAX_CONNS connections, VSOCK_BUF bytes each from
  * the guest (its credit), nothing buffered towards it (the Unix socket is not read without credit).
  *
+ * What a client sends right behind its line waits for the guest to accept, and so costs the guest
+ * an interrupt and a wake-up of its own; unless it is for the early port, see virtio_vsock_early().
+ *
  * SNAPSHOT. Connections belong to the machine that has them: nothing of them is saved, and a
  * snapshot does not touch those of the running machine. A restored guest is told by a
  * TRANSPORT_RESET event: it drops its connections and keeps its listeners. Clients of the restored
@@ -29,9 +32,19 @@
 
 #define VSOCK_MAX_CONNS 1024
 #define VSOCK_BUF	(128u << 10)
+#define VSOCK_EARLY	(16u << 10)
 
 int virtio_vsock_new(struct vm *vm, const char *id, uint64_t guest_cid, const char *uds_path,
 		     struct err *err);
+/*
+ * A client's first VSOCK_EARLY bytes to guest port `port` go along with the request for the
+ * connection, in one interrupt. What room a listener has is known only from its answer, so virtio
+ * leaves that to who knows it beforehand: `port` is to be one whose listener takes as much. Linux's
+ * gives a socket 256 KiB unless it asks for less, and connects it when it takes in the request, so
+ * that bytes right behind find it; where it refuses, each of the two is answered by a reset, and
+ * the client is hung up on as ever. `d` is one of these. None by default.
+ */
+void virtio_vsock_early(struct device *d, uint32_t port);
 /*
  * For a machine that becomes another in place, its devices quiet and the device lock held. `d` is
  * one of these. First every connection is closed, and the listener with what waits there: nobody

@@ -335,6 +335,7 @@ void conn_receive(struct vsock_conn *c, const struct virtio_vsock_hdr *h, struct
 		}
 		c->state = CONN_OPEN;
 		c->deadline = 0;
+		settle(c); /* its client may have said all it had to say */
 		conn_ready(c, 0);
 		conn_watch(c);
 	} else if (c->state == CONN_OPEN) {
@@ -395,7 +396,8 @@ static uint16_t next_op(struct vsock_conn *c, struct virtio_vsock_hdr *h, struct
 		told(c, TODO_RESPONSE);
 		return VIRTIO_VSOCK_OP_RESPONSE;
 	}
-	if (c->state == CONN_OPEN && c->readable && !c->eof && !c->read_shut && credit(c)) {
+	if ((c->state == CONN_OPEN || c->state == CONN_REQUESTED) && c->readable && !c->eof &&
+	    !c->read_shut && credit(c)) {
 		len = read_socket(c, data, n);
 		h->len = htole32(len);
 		if (len)

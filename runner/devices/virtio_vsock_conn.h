@@ -18,8 +18,8 @@
  *
  * CREDIT. From the guest: it may have VSOCK_BUF bytes with us that the Unix socket has not taken
  * (received - forwarded); more is a violation and resets the connection. To the guest: sent -
- * peer_forwarded never passes peer_alloc; without credit the Unix socket is left unread. All
- * counters are 32 bits and wrap.
+ * peer_forwarded never passes peer_alloc; without credit the Unix socket is left unread. To the
+ * early port there is some before the guest has told any. All counters are 32 bits and wrap.
  *
  * `gone`: conn_free() takes a connection out of everything at once. A function that may do so
  * says so; the caller then must not touch it.
@@ -100,6 +100,7 @@ struct vsock {
 	TAILQ_HEAD(, vsock_conn) ready;
 	unsigned nconns;
 	uint32_t next_port;
+	uint32_t early_port; /* VSOCK_PORT_ANY: none */
 
 	/* Resets owed to what has no connection. */
 	struct vsock_rst {

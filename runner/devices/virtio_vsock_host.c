@@ -178,6 +178,8 @@ void host_greeting(struct vsock_conn *c)
 	}
 	conn_name(c, free_port(s, (uint32_t)port), (uint32_t)port);
 	c->state = CONN_REQUESTED;
+	/* Until the guest tells what it has. */
+	c->peer_alloc = port == s->early_port ? VSOCK_EARLY : 0;
 	vsock_deadline(s, &c->deadline, VSOCK_GREETING_SEC);
 	conn_ready(c, TODO_REQUEST);
 	conn_watch(c);

@@ -14,6 +14,7 @@
 #include "runner/devices/virtio_rng.h"
 #include "runner/devices/virtio_vsock.h"
 #include "runner/devices/vmgenid.h"
+#include "runner/proto/agent.h"
 #include "smfs/base/cleanup.h"
 
 static int check(const struct machine_config *cfg, struct err *err)
@@ -77,8 +78,12 @@ static int add_devices(struct machine *m, const struct machine_config *cfg, stru
 		return ret;
 	if ((ret = add_disks(m, cfg, err)) < 0 || (ret = virtio_rng_new(vm, "rng0", err)) < 0)
 		return ret;
-	if (cfg->vsock_path)
-		ret = virtio_vsock_new(vm, "vsock0", MACHINE_GUEST_CID, cfg->vsock_path, err);
+	if (!cfg->vsock_path)
+		return 0;
+	ret = virtio_vsock_new(vm, "vsock0", MACHINE_GUEST_CID, cfg->vsock_path, err);
+	/* The agent's listener has what room Linux gives. */
+	if (ret == 0)
+		virtio_vsock_early(vm_find_device(vm, "vsock0"), AGENT_PORT);
 	return ret;
 }
 

@@ -251,6 +251,7 @@ static void set_up(struct fuzz *f)
 	unlink(f->guest_path);
 	must(virtio_vsock_new(f->vm, "vsock0", GUEST_CID, f->path, NULL) == 0);
 	f->d = f->vm->devices;
+	virtio_vsock_early(f->d, 1025);
 	f->listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	strcpy(a.sun_path, f->guest_path);
 	must(bind(f->listener, (struct sockaddr *)&a, sizeof(a)) == 0 &&

@@ -55,6 +55,156 @@ static void bytes_sent_with_the_greeting_follow_it(void **state)
 	close(fd);
 }
 
+static void to_the_early_port_first_bytes_go_along_with_the_request(void **state)
+{
+	struct fixture *f = *state;
+	struct packet *p;
+	uint32_t port;
+	int fd;
+
+	virtio_vsock_early(f->d, PORT);
+	guest_up(f, 8);
+	fd = host_connect(f->path);
+	host_say(fd, "CONNECT 1024\nearly");
+	expect(f, VIRTIO_VSOCK_OP_REQUEST, &port);
+	p = guest_recv(f);
+	assert_int_equal(le16toh(p->h.op), VIRTIO_VSOCK_OP_RW);
+	assert_int_equal(le32toh(p->h.src_port), port);
+	assert_int_equal(p->len, 5);
+	assert_memory_equal(p->data, "early", 5);
+	free(p);
+	guest_send(f, PORT, port, VIRTIO_VSOCK_OP_RESPONSE, NULL, 0);
+	host_expect(fd, "OK ");
+	host_say(fd, "later");
+	p = guest_recv(f);
+	assert_int_equal(p->len, 5);
+	assert_memory_equal(p->data, "later", 5);
+	free(p);
+	close(fd);
+}
+
+static void to_another_port_bytes_wait_for_the_answer(void **state)
+{
+	struct fixture *f = *state;
+	uint32_t port;
+	int fd;
+
+	virtio_vsock_early(f->d, PORT + 1);
+	guest_up(f, 8);
+	fd = host_connect(f->path);
+	host_say(fd, "CONNECT 1024\nearly");
+	expect(f, VIRTIO_VSOCK_OP_REQUEST, &port);
+	/* The device has read on: a second client's request is there, and nothing before it. */
+	int second = host_connect(f->path);
+	host_say(second, "CONNECT 1024\n");
+	expect(f, VIRTIO_VSOCK_OP_REQUEST, NULL);
+	guest_send(f, PORT, port, VIRTIO_VSOCK_OP_RESPONSE, NULL, 0);
+	expect(f, VIRTIO_VSOCK_OP_RW, NULL);
+	close(fd);
+	close(second);
+}
+
+/* Of more than the guest is known to have room for the rest waits for what it says; and what it has
+ * been sent counts against that. */
+static void early_bytes_are_no_more_than_agreed(void **state)
+{
+	struct fixture *f = *state;
+	static char line[] = "CONNECT 1024\n";
+	static uint8_t much[3 * VSOCK_EARLY];
+	uint64_t got = 0;
+	uint32_t port;
+	int fd;
+
+	virtio_vsock_early(f->d, PORT);
+	guest_up(f, TEST_QUEUE_SIZE);
+	fd = host_connect(f->path);
+	struct iovec v[] = {{line, sizeof(line) - 1}, {much, sizeof(much)}};
+	assert_int_equal(writev(fd, v, 2), sizeof(line) - 1 + sizeof(much));
+	expect(f, VIRTIO_VSOCK_OP_REQUEST, &port);
+	while (got < VSOCK_EARLY) {
+		struct packet *p = guest_recv(f);
+
+		assert_int_equal(le16toh(p->h.op), VIRTIO_VSOCK_OP_RW);
+		got += p->len;
+		free(p);
+	}
+	assert_int_equal(got, VSOCK_EARLY);
+	/* The guest has room for 1000 more, then for everything. */
+	struct virtio_vsock_hdr h = header(f, PORT, port, VIRTIO_VSOCK_OP_RESPONSE, 0);
+	h.buf_alloc = htole32(VSOCK_EARLY + 1000);
+	send_raw(f, h, NULL, 0);
+	drv_take(&f->drv.q[TX], NULL);
+	for (bool asked = false; !asked;) {
+		struct packet *p = guest_recv(f);
+
+		asked = le16toh(p->h.op) == VIRTIO_VSOCK_OP_CREDIT_REQUEST;
+		got += p->len;
+		free(p);
+	}
+	assert_int_equal(got, VSOCK_EARLY + 1000);
+	guest_send(f, PORT, port, VIRTIO_VSOCK_OP_CREDIT_UPDATE, NULL, 0);
+	while (got < sizeof(much)) {
+		struct packet *p = guest_recv(f);
+
+		got += p->len;
+		free(p);
+	}
+	close(fd);
+}
+
+/* Linux answers each of the two by a reset when nobody listens, or when too many wait. */
+static void refused_by_the_guest_with_early_bytes(void **state)
+{
+	struct fixture *f = *state;
+	uint32_t port, next;
+	int fd;
+
+	virtio_vsock_early(f->d, PORT);
+	guest_up(f, 8);
+	fd = host_connect(f->path);
+	host_say(fd, "CONNECT 1024\nearly");
+	expect(f, VIRTIO_VSOCK_OP_REQUEST, &port);
+	expect(f, VIRTIO_VSOCK_OP_RW, NULL);
+	guest_send(f, PORT, port, VIRTIO_VSOCK_OP_RST, NULL, 0);
+	guest_send(f, PORT, port, VIRTIO_VSOCK_OP_RST, NULL, 0);
+	host_expect_eof(fd);
+	close(fd);
+	/* The second reset was nobody's. */
+	fd = opened(f, &next);
+	assert_int_not_equal(next, port);
+	host_say(fd, "x");
+	expect(f, VIRTIO_VSOCK_OP_RW, NULL);
+	close(fd);
+}
+
+/* All of a stream at once, its end too: the guest is told that when the stream has begun. */
+static void early_bytes_may_be_all_there_is(void **state)
+{
+	struct fixture *f = *state;
+	uint32_t port;
+	int fd;
+
+	virtio_vsock_early(f->d, PORT);
+	guest_up(f, 8);
+	fd = host_connect(f->path);
+	host_say(fd, "CONN");
+	host_say(fd, "ECT 1024");
+	/* The line's end, the bytes and their end at once: it is quiet in between. */
+	pause_device(f->d);
+	host_say(fd, "\nall");
+	shutdown(fd, SHUT_WR);
+	resume_device(f->d);
+	expect(f, VIRTIO_VSOCK_OP_REQUEST, &port);
+	expect(f, VIRTIO_VSOCK_OP_RW, NULL);
+	guest_send(f, PORT, port, VIRTIO_VSOCK_OP_RESPONSE, NULL, 0);
+	assert_int_equal(expect_shutdown(f), VIRTIO_VSOCK_SHUTDOWN_SEND);
+	host_expect(fd, "OK ");
+	guest_send(f, PORT, port, VIRTIO_VSOCK_OP_RW, "seen", 4);
+	guest_shutdown(f, PORT, port, SHUT_BOTH);
+	expect(f, VIRTIO_VSOCK_OP_RST, NULL);
+	close(fd);
+}
+
 static void bad_greetings_are_hung_up_on(void **state)
 {
 	static const char *const bad[] = {
@@ -373,6 +523,11 @@ int main(void)
 		TEST(says_its_cid),
 		TEST(host_connects_and_bytes_flow_both_ways),
 		TEST(bytes_sent_with_the_greeting_follow_it),
+		TEST(to_the_early_port_first_bytes_go_along_with_the_request),
+		TEST(to_another_port_bytes_wait_for_the_answer),
+		TEST(early_bytes_are_no_more_than_agreed),
+		TEST(refused_by_the_guest_with_early_bytes),
+		TEST(early_bytes_may_be_all_there_is),
 		TEST(bad_greetings_are_hung_up_on),
 		TEST(without_a_driver_clients_are_hung_up_on),
 		TEST(refused_by_the_guest),
