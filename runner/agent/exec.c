@@ -18,6 +18,8 @@
 #include <sys/wait.h>
 #include <termios.h>
 
+#define STARTED_WAITS_US 100000
+
 static int nonblock_pipe(int *ours, int *theirs, bool we_read)
 {
 	int p[2];
@@ -174,12 +176,31 @@ static struct exec *exec_new(struct guest *g, int fd)
 	return x;
 }
 
-int exec_serve(struct guest *g, int fd, const struct agent_frame *f, bool greet, struct err *err)
+/*
+ * Of a program that is sent no input nobody can make use of knowing that it runs: it is told
+ * together with what comes next, mostly all of its output and its end, unless that takes long.
+ */
+static void answer(struct exec *x, const struct agent_exec *req, bool greet)
 {
 	cleanup_writer struct writer hello = WRITER_INIT;
+	uint8_t pid[4];
+
+	if (greet) {
+		agent_put_hello(&hello);
+		exec_queue_frame(x, AGENT_HELLO, hello.p, hello.len);
+	}
+	for (int i = 0; i < 4; i++)
+		pid[i] = (uint8_t)((uint32_t)x->pid >> (8 * i));
+	exec_queue_frame(x, AGENT_STARTED, pid, sizeof(pid));
+	x->answer_len = x->to_peer.w.len;
+	x->answer_us = monotonic_us() + (req->tty || req->stdin_open ? 0 : STARTED_WAITS_US);
+}
+
+int exec_serve(struct guest *g, int fd, const struct agent_frame *f, bool greet, size_t *held,
+	       struct err *err)
+{
 	struct agent_exec req;
 	struct exec *x;
-	uint8_t pid[4];
 	int r;
 
 	r = agent_get_exec(f, &req, err);
@@ -190,8 +211,11 @@ int exec_serve(struct guest *g, int fd, const struct agent_frame *f, bool greet,
 		r = err_set(err, ENOMEM, "run %s: out of memory", req.argv[0]);
 	} else {
 		x->tty = req.tty;
+		x->held = held;
 		r = start(x, &req, err);
 	}
+	if (r == 0)
+		answer(x, &req, greet);
 	agent_exec_free(&req);
 	if (r < 0) {
 		if (x)
@@ -200,13 +224,6 @@ int exec_serve(struct guest *g, int fd, const struct agent_frame *f, bool greet,
 			return -ECONNRESET;
 		return session_refuse(fd, err);
 	}
-	if (greet) {
-		agent_put_hello(&hello);
-		exec_queue_frame(x, AGENT_HELLO, hello.p, hello.len);
-	}
-	for (int i = 0; i < 4; i++)
-		pid[i] = (uint8_t)((uint32_t)x->pid >> (8 * i));
-	exec_queue_frame(x, AGENT_STARTED, pid, sizeof(pid));
 	r = exec_carry(x);
 	if (r < 0 && x->pidfd >= 0)
 		kill_group(x);

@@ -32,6 +32,9 @@ struct exec {
 	int status;
 	bool timed_out;
 	bool end_awaited;     /* after the end of an output */
+	uint64_t answer_us;   /* 0: it is answered that it runs, else by when at the latest */
+	size_t answer_len;    /* bytes of that, if nothing else is queued */
+	size_t *held;	      /* of the request, still in the socket: see exec_serve() */
 	char group[PATH_MAX]; /* the cgroup of its own of a program that is measured, else "" */
 	uint64_t deadline_us; /* 0: none */
 	int in;		      /* the program's stdin, -1: closed */

@@ -91,6 +91,7 @@ static int peer_write(struct exec *x)
 			return errno == EAGAIN ? 0 : -ECONNRESET;
 		consume(&x->to_peer, (size_t)n);
 	}
+	agent_frame_take(x->conn, x->held);
 	return 0;
 }
 
@@ -215,19 +216,39 @@ void exec_kill(struct exec *x)
 	kill(-x->pid, SIGKILL);
 }
 
+static int ms_until(uint64_t when, uint64_t now)
+{
+	return (int)MIN((when - now) / 1000 + 1, (uint64_t)INT32_MAX);
+}
+
 static int timeout_of(struct exec *x)
 {
 	uint64_t now;
+	int ms = -1;
 
-	if (!x->deadline_us || x->pidfd < 0)
+	if (!x->deadline_us && !x->answer_us)
 		return -1;
 	now = monotonic_us();
-	if (now < x->deadline_us)
-		return (int)MIN((x->deadline_us - now) / 1000 + 1, (uint64_t)INT32_MAX);
-	x->timed_out = true;
-	x->deadline_us = 0;
-	exec_kill(x);
-	return -1;
+	if (x->deadline_us && now < x->deadline_us) {
+		ms = ms_until(x->deadline_us, now);
+	} else if (x->deadline_us) {
+		x->timed_out = true;
+		x->deadline_us = 0;
+		exec_kill(x);
+	}
+	if (x->answer_us && now < x->answer_us)
+		ms = MIN((unsigned)ms, (unsigned)ms_until(x->answer_us, now));
+	else
+		x->answer_us = 0;
+	return ms;
+}
+
+/* That it runs is told with what else there is. */
+static bool answer_waits(struct exec *x)
+{
+	if (queued(&x->to_peer) > x->answer_len)
+		x->answer_us = 0;
+	return x->answer_us != 0;
 }
 
 /*
@@ -258,9 +279,9 @@ int exec_carry(struct exec *x)
 		};
 		int r = 0, timeout = timeout_of(x);
 
-		if (queued(&x->to_program) < IN_HIGH)
+		if (queued(&x->to_program) < IN_HIGH && !*x->held)
 			p[0].events |= POLLIN;
-		if (queued(&x->to_peer))
+		if (queued(&x->to_peer) && !x->answer_us)
 			p[0].events |= POLLOUT;
 		if (poll(p, ARRAY_SIZE(p), timeout) < 0) {
 			if (errno == EINTR)
@@ -279,7 +300,7 @@ int exec_carry(struct exec *x)
 			r = -ECONNRESET;
 		const bool ended = p[1].revents || ends_too(x);
 		/* What is left is said together with the end. */
-		if (r == 0 && !ended)
+		if (r == 0 && !ended && !answer_waits(x))
 			r = peer_write(x);
 		if (r == 0 && (x->to_peer.w.failed || x->to_program.w.failed))
 			r = -ENOMEM;

@@ -174,14 +174,15 @@ static int reply_wait(struct guest *g, int fd)
 }
 
 /* 0: the connection takes another request. Negative: it is broken; EPROTO is the peer's doing. */
-static int serve_one(struct guest *g, int fd, struct agent_frame *f, bool *greet, struct err *err)
+static int serve_one(struct guest *g, int fd, struct agent_frame *f, bool *greet, size_t *held,
+		     struct err *err)
 {
 	const bool first = *greet;
 	int r = 0;
 
 	*greet = false;
 	if (f->type == AGENT_EXEC)
-		return exec_serve(g, fd, f, first, err);
+		return exec_serve(g, fd, f, first, held, err);
 	if (first && (r = session_hello(fd, err)) < 0)
 		return r;
 	switch (f->type) {
@@ -214,6 +215,7 @@ void session_serve(struct guest *g, int fd)
 	struct agent_frame f = {0};
 	struct err e = ERR_INIT;
 	bool greet = true;
+	size_t held = 0;
 	int r;
 
 	signal(SIGPIPE, SIG_IGN);
@@ -228,9 +230,10 @@ void session_serve(struct guest *g, int fd)
 	}
 	while (r == 0) {
 		err_clear(&e);
-		r = agent_frame_read(fd, &f, -1, &e);
+		r = agent_frame_read_holding(fd, AGENT_EXEC, &f, &held, -1, &e);
 		if (r == 0)
-			r = serve_one(g, fd, &f, &greet, &e);
+			r = serve_one(g, fd, &f, &greet, &held, &e);
+		agent_frame_take(fd, &held);
 	}
 	if (r == -EPROTO) {
 		log_warn("session: %s", e.msg);

@@ -19,9 +19,11 @@ void session_serve(struct guest *g, int fd);
  * The exec part: start the program of frame `f` and carry its bytes until it has ended. Returns 0
  * when the request was refused (the connection takes another), negative when the connection is
  * over: its session was (ECONNRESET), it is gone, or broken (the program's process group has been
- * killed; EPROTO fills *err). `greet`: our HELLO goes before the answer.
+ * killed; EPROTO fills *err). `greet`: our HELLO goes before the answer. *held: bytes of `f` that
+ * are still in the socket, taken out behind the answer.
  */
-int exec_serve(struct guest *g, int fd, const struct agent_frame *f, bool greet, struct err *err);
+int exec_serve(struct guest *g, int fd, const struct agent_frame *f, bool greet, size_t *held,
+	       struct err *err);
 
 /* The same of a forwarded stream. */
 int connect_serve(struct guest *g, int fd, const struct agent_frame *f, struct err *err);

@@ -98,6 +98,16 @@ int agent_frame_read(int fd, struct agent_frame *f, int timeout_ms, struct err *
 /* The same; ECANCELED when it is not there yet and `end_fd` (-1: none) is readable. */
 int agent_frame_read_unless(int fd, int end_fd, struct agent_frame *f, int timeout_ms,
 			    struct err *err);
+/*
+ * The same, but the payload of a frame of `type` stays in the socket where it is there whole: f has
+ * a copy of it, and *held how many bytes agent_frame_take() is still to take out; else 0. Linux
+ * tells a vsock's peer at once when all it has sent was taken out, in a packet of its own. Taken
+ * out behind the answer, it goes along with that.
+ */
+int agent_frame_read_holding(int fd, uint16_t type, struct agent_frame *f, size_t *held,
+			     int timeout_ms, struct err *err);
+/* Takes out *held bytes, which becomes 0. */
+void agent_frame_take(int fd, size_t *held);
 int agent_frame_write(int fd, uint16_t type, const void *data, size_t len, int timeout_ms,
 		      struct err *err);
 /* Writes `w` as the payload; an allocation failure recorded in `w` is reported. */

@@ -179,21 +179,62 @@ static int send_all(int fd, const void *hdr, size_t nh, const void *data, size_t
 	return 0;
 }
 
-int agent_frame_read_unless(int fd, int end_fd, struct agent_frame *f, int timeout_ms,
-			    struct err *err)
+static int read_header(int fd, int end_fd, struct agent_frame *f, int64_t end, struct err *err)
 {
-	int64_t end = timeout_ms < 0 ? -1 : monotonic_ms() + timeout_ms;
 	uint8_t hdr[AGENT_FRAME_HDR];
 	int r;
 
 	if (!f->data && !(f->data = malloc(AGENT_FRAME_MAX)))
 		return err_set(err, ENOMEM, "agent connection: out of memory");
 	r = recv_all(fd, hdr, sizeof(hdr), end_fd, end, err);
-	if (r == 0)
-		r = agent_header_parse(hdr, &f->type, &f->len, err);
-	if (r == 0)
-		r = recv_all(fd, f->data, f->len, end_fd, end, err);
-	return r;
+	return r < 0 ? r : agent_header_parse(hdr, &f->type, &f->len, err);
+}
+
+static int64_t end_of(int timeout_ms)
+{
+	return timeout_ms < 0 ? -1 : monotonic_ms() + timeout_ms;
+}
+
+int agent_frame_read_unless(int fd, int end_fd, struct agent_frame *f, int timeout_ms,
+			    struct err *err)
+{
+	const int64_t end = end_of(timeout_ms);
+	int r = read_header(fd, end_fd, f, end, err);
+
+	return r < 0 ? r : recv_all(fd, f->data, f->len, end_fd, end, err);
+}
+
+int agent_frame_read_holding(int fd, uint16_t type, struct agent_frame *f, size_t *held,
+			     int timeout_ms, struct err *err)
+{
+	const int64_t end = end_of(timeout_ms);
+	int r = read_header(fd, -1, f, end, err);
+
+	*held = 0;
+	if (r < 0)
+		return r;
+	if (f->type == type && f->len &&
+	    recv(fd, f->data, f->len, MSG_PEEK | MSG_DONTWAIT) == (ssize_t)f->len) {
+		*held = f->len;
+		return 0;
+	}
+	return recv_all(fd, f->data, f->len, -1, end, err);
+}
+
+void agent_frame_take(int fd, size_t *held)
+{
+	uint8_t sink[4096];
+
+	while (*held) {
+		ssize_t k = recv(fd, sink, MIN(*held, sizeof(sink)), MSG_DONTWAIT);
+
+		if (k < 0 && errno == EINTR)
+			continue;
+		if (k <= 0) /* it was there: the connection is gone */
+			break;
+		*held -= (size_t)k;
+	}
+	*held = 0;
 }
 
 int agent_frame_read(int fd, struct agent_frame *f, int timeout_ms, struct err *err)
@@ -204,7 +245,7 @@ int agent_frame_read(int fd, struct agent_frame *f, int timeout_ms, struct err *
 int agent_frame_write(int fd, uint16_t type, const void *data, size_t len, int timeout_ms,
 		      struct err *err)
 {
-	int64_t end = timeout_ms < 0 ? -1 : monotonic_ms() + timeout_ms;
+	int64_t end = end_of(timeout_ms);
 	uint8_t hdr[AGENT_FRAME_HDR];
 
 	if (type >= ARRAY_SIZE(types) || len > types[type].max)
