@@ -38,7 +38,6 @@ static void begin(struct child *c, const char *script)
 	args_begin(&a, "x");
 	child_init(c);
 	assert_int_equal(child_spawn(c, &a, -1, -1, &err), 0);
-	unlink(path);
 }
 
 static void of_no_process_nothing_is_awaited(void **state)
@@ -84,6 +83,10 @@ static int setup(void **state)
 
 static int teardown(void **state)
 {
+	char path[64];
+
+	snprintf(path, sizeof(path), "%s/runner", dir);
+	unlink(path);
 	return rmdir(dir);
 }
 
