@@ -11,13 +11,10 @@
 
 #define FORK_MS	 120000
 #define FORK_MAX 1000
-/* The agent's version that measures a program's memory. */
-#define EXEC_MEASURE_SINCE 2
-
 /* Measured where the agent and its kernel can; to run at all matters more. */
 static int exec_start(struct agent *a, struct agent_exec *x, struct err *err)
 {
-	x->measure = agent_version(a) >= EXEC_MEASURE_SINCE;
+	x->measure = x->measure_or_not = true;
 	int r = agent_exec_start(a, x, AGENT_TIMEOUT_MS, err);
 	if (r == -ENOTSUP && x->measure) {
 		err_clear(err);
@@ -73,7 +70,7 @@ static int exec_in(struct smvm_vm *vm, const struct smvm_exec *x, struct smvm_ex
 			"VM %s has no agent to run programs: it is a bare guest, or there is "
 			"no machine",
 			vm->id);
-	r = agent_connect(path, AGENT_TIMEOUT_MS, &a, err);
+	r = agent_connect_early(path, AGENT_TIMEOUT_MS, -1, &a, err);
 	if (r < 0)
 		return r;
 	r = exec_start(a, &ax, err);

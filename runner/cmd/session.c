@@ -31,7 +31,9 @@ int session_exec(const char *vsock_path, struct agent_exec *x, int connect_ms, i
 	char peak[SIZE_STR_MAX];
 	uint64_t began;
 	sigset_t old;
-	int r = agent_connect(vsock_path, connect_ms, &a, err);
+	/* What is measured is not the connection. */
+	int r = x->measure ? agent_connect(vsock_path, connect_ms, &a, err)
+			   : agent_connect_early(vsock_path, connect_ms, -1, &a, err);
 
 	if (r < 0)
 		return r;

@@ -88,8 +88,26 @@ static int read_ok(int fd, int end_fd, int64_t end, struct err *err)
 	return 0;
 }
 
-/* HELLO was said over `fd`, which is taken over in every case: its answer. */
-static int attach(int fd, int end_fd, int64_t end, struct agent **out, struct err *err)
+/* HELLO was said over it: its answer, unless that has come. */
+static int settle(struct agent *a, int64_t end, struct err *err)
+{
+	int r;
+
+	if (a->version)
+		return 0;
+	r = wait_answer(a->fd, a->end_fd, end, err);
+	if (r == 0)
+		r = agent_frame_read_unless(a->fd, a->end_fd, &a->frame, left_ms(end), err);
+	if (r == 0 && a->frame.type == AGENT_ERROR)
+		r = agent_get_error(&a->frame, err);
+	else if (r == 0)
+		r = agent_get_hello(&a->frame, &a->version, err);
+	return r;
+}
+
+/* HELLO was said over `fd`, which is taken over in every case. `early`: its answer is read later.
+ */
+static int attach(int fd, int end_fd, bool early, int64_t end, struct agent **out, struct err *err)
 {
 	struct agent *a = calloc(1, sizeof(*a));
 	int r;
@@ -100,13 +118,7 @@ static int attach(int fd, int end_fd, int64_t end, struct agent **out, struct er
 	}
 	a->fd = fd;
 	a->end_fd = end_fd;
-	r = wait_answer(fd, end_fd, end, err);
-	if (r == 0)
-		r = agent_frame_read_unless(fd, end_fd, &a->frame, left_ms(end), err);
-	if (r == 0 && a->frame.type == AGENT_ERROR)
-		r = agent_get_error(&a->frame, err);
-	else if (r == 0)
-		r = agent_get_hello(&a->frame, &a->version, err);
+	r = early ? 0 : settle(a, end, err);
 	if (r < 0) {
 		agent_close(a);
 		return r;
@@ -115,7 +127,8 @@ static int attach(int fd, int end_fd, int64_t end, struct agent **out, struct er
 	return 0;
 }
 
-static int attempt(const char *path, int end_fd, int64_t end, struct agent **out, struct err *err)
+static int attempt(const char *path, int end_fd, bool early, int64_t end, struct agent **out,
+		   struct err *err)
 {
 	cleanup_writer struct writer hello = WRITER_INIT, first = WRITER_INIT;
 	cleanup_fd int fd = unix_connect(path, (unsigned)MAX(left_ms(end), 1), err);
@@ -139,7 +152,7 @@ static int attempt(const char *path, int end_fd, int64_t end, struct agent **out
 	if (send(fd, first.p, first.len, MSG_NOSIGNAL) != (ssize_t)first.len)
 		return err_set(err, ECONNRESET, "vsock: CONNECT: %s", strerror(errno));
 	r = read_ok(fd, end_fd, end, err);
-	return r < 0 ? r : attach(steal_fd(&fd), end_fd, end, out, err);
+	return r < 0 ? r : attach(steal_fd(&fd), end_fd, early, end, out, err);
 }
 
 /* What may still come: a socket not yet there, a guest not yet listening, one that was reset. */
@@ -149,8 +162,8 @@ static bool worth_retrying(int r)
 	       r == -EAGAIN;
 }
 
-int agent_connect_unless(const char *vsock_path, int timeout_ms, int end_fd, struct agent **out,
-			 struct err *err)
+static int connect_to(const char *vsock_path, int timeout_ms, int end_fd, bool early,
+		      struct agent **out, struct err *err)
 {
 	int64_t end = timeout_ms < 0 ? INT64_MAX : monotonic_ms() + timeout_ms;
 	int64_t patience = ATTEMPT_FIRST_MS, wait = RETRY_FIRST_MS;
@@ -160,7 +173,7 @@ int agent_connect_unless(const char *vsock_path, int timeout_ms, int end_fd, str
 		struct pollfd p = {.fd = end_fd, .events = POLLIN};
 		struct err e = ERR_INIT;
 		int64_t now = monotonic_ms();
-		int r = attempt(vsock_path, end_fd, MIN(end, now + patience), out, &e);
+		int r = attempt(vsock_path, end_fd, early, MIN(end, now + patience), out, &e);
 
 		if (r == 0)
 			return 0;
@@ -185,7 +198,19 @@ int agent_connect_unless(const char *vsock_path, int timeout_ms, int end_fd, str
 
 int agent_connect(const char *vsock_path, int timeout_ms, struct agent **out, struct err *err)
 {
-	return agent_connect_unless(vsock_path, timeout_ms, -1, out, err);
+	return connect_to(vsock_path, timeout_ms, -1, false, out, err);
+}
+
+int agent_connect_unless(const char *vsock_path, int timeout_ms, int end_fd, struct agent **out,
+			 struct err *err)
+{
+	return connect_to(vsock_path, timeout_ms, end_fd, false, out, err);
+}
+
+int agent_connect_early(const char *vsock_path, int timeout_ms, int end_fd, struct agent **out,
+			struct err *err)
+{
+	return connect_to(vsock_path, timeout_ms, end_fd, true, out, err);
 }
 
 int agent_attach(int fd, int timeout_ms, struct agent **out, struct err *err)
@@ -200,7 +225,7 @@ int agent_attach(int fd, int timeout_ms, struct agent **out, struct err *err)
 		close(fd);
 		return r;
 	}
-	return attach(fd, -1, end, out, err);
+	return attach(fd, -1, false, end, out, err);
 }
 
 void agent_close(struct agent *a)
@@ -219,8 +244,12 @@ unsigned agent_version(const struct agent *a)
 	return a->version;
 }
 
-int agent_needs(const struct agent *a, unsigned since, const char *what, struct err *err)
+int agent_needs(struct agent *a, unsigned since, const char *what, struct err *err)
 {
+	int r = settle(a, monotonic_ms() + AGENT_TIMEOUT_MS, err);
+
+	if (r < 0)
+		return err_wrap(err, r, "connect to the guest's agent");
 	if (a->version >= since)
 		return 0;
 	return err_set(
@@ -237,6 +266,14 @@ int agent_call(struct agent *a, uint16_t type, const struct writer *w, uint16_t 
 	int64_t end = timeout_ms < 0 ? INT64_MAX : monotonic_ms() + timeout_ms;
 	int r = agent_frame_send(a->fd, type, w ? w : &none, timeout_ms, err);
 
+	/* One that has refused and closed meanwhile has said why. */
+	if (!a->version && (r == 0 || r == -ECONNRESET)) {
+		struct err why = ERR_INIT;
+		const int s = settle(a, end, &why);
+
+		if (s < 0)
+			return err_set(err, -s, "connect to the guest's agent: %s", why.msg);
+	}
 	if (r == 0 && a->end_fd >= 0)
 		r = wait_answer(a->fd, a->end_fd, end, err);
 	if (r == 0)

@@ -5,7 +5,7 @@
  *     agent_info(a, &info, AGENT_TIMEOUT_MS, err);    // any number of control calls ...
  *     agent_close(a);
  *
- *     agent_connect(...); agent_exec_start(a, &x, err);       // ... or one exec session
+ *     agent_connect_early(...); agent_exec_start(a, &x, err); // ... or one exec session
  *     agent_exec_run(a, &io, &exit, err); agent_close(a);
  *
  * Every call blocks, with a deadline in milliseconds where it takes one (-1: none; ETIMEDOUT). A
@@ -38,11 +38,20 @@ int agent_connect(const char *vsock_path, int timeout_ms, struct agent **out, st
  */
 int agent_connect_unless(const char *vsock_path, int timeout_ms, int end_fd, struct agent **out,
 			 struct err *err);
-/* The same over a connected stream socket, taken over also on failure: for tests. */
+/*
+ * The same for one exec session, without waiting for the agent's HELLO: agent_exec_start() hears it
+ * with its own answer, a trip to the guest less. Once the guest has taken the connection nothing is
+ * tried again, for a program may have been started by then: what would be, is the error of that
+ * call. `end_fd` may be -1.
+ */
+int agent_connect_early(const char *vsock_path, int timeout_ms, int end_fd, struct agent **out,
+			struct err *err);
+/* The same as agent_connect() over a connected stream socket, taken over also on failure: for
+ * tests. */
 int agent_attach(int fd, int timeout_ms, struct agent **out, struct err *err);
 /*
- * The version of the protocol that both speak. What an older agent lacks is refused with ENOTSUP
- * and a message that says so.
+ * The version of the protocol that both speak; 0 while that is not settled. What an older agent
+ * lacks is refused with ENOTSUP and a message that says so.
  */
 unsigned agent_version(const struct agent *a);
 /* Kills the exec session that still runs on it, if any. NULL is fine. */

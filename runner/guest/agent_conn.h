@@ -6,16 +6,17 @@
 
 struct agent {
 	int fd;
-	uint16_t version;	  /* of the protocol, what both speak */
+	uint16_t version;	  /* of the protocol, what both speak; 0: not settled yet */
 	int end_fd;		  /* borrowed: readable once the guest is no more; -1: none */
 	uint32_t exec_limit_ms;	  /* the time limit of what agent_exec_start() began; 0: none */
 	struct agent_frame frame; /* the last one received */
 };
 
 /*
- * ENOTSUP when the agent's version of the protocol is below `since`. `what` completes "cannot ...".
+ * ENOTSUP when the agent's version of the protocol, which is awaited if need be, is below `since`.
+ * `what` completes "cannot ...".
  */
-int agent_needs(const struct agent *a, unsigned since, const char *what, struct err *err);
+int agent_needs(struct agent *a, unsigned since, const char *what, struct err *err);
 
 /* Send a request and read its answer of type `want` into a->frame; an ERROR becomes the error. */
 int agent_call(struct agent *a, uint16_t type, const struct writer *w, uint16_t want,

@@ -20,8 +20,11 @@
 int agent_exec_start(struct agent *a, const struct agent_exec *x, int timeout_ms, struct err *err)
 {
 	cleanup_writer struct writer w = WRITER_INIT;
-	int r = x->measure ? agent_needs(a, 2, "measure a program's memory", err) : 0;
+	int r = 0;
 
+	/* All else means the same in every version, so that this need not be known yet. */
+	if (x->measure && !x->measure_or_not)
+		r = agent_needs(a, 2, "measure a program's memory", err);
 	if (r < 0)
 		return r;
 	agent_put_exec(&w, x);

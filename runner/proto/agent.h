@@ -142,6 +142,8 @@ struct agent_exec {
 	 * limit ends all it has started. What it leaves running then joins the workload.
 	 */
 	bool measure;
+	/* Not sent: an agent of version 1, which skips that, is asked all the same. */
+	bool measure_or_not;
 };
 /* put: pointers stay the caller's. get: all are owned, agent_exec_free(). */
 void agent_put_exec(struct writer *w, const struct agent_exec *x);

@@ -105,6 +105,61 @@ def _():
             same(f.read(), "abc")
 
 
+@case("exec: EXEC does not wait for the agent's HELLO; what depends on its version does")
+def _():
+    said = BEGUN + frame(STDOUT, b"out\n") + exited(3)
+    for version in 1, 2, 9:
+        def behave(c, version=version):
+            c.connect()
+            same(c.frame()[0], EXEC)
+            c.say(hello(version) + said)
+            c.rest()
+        with agent(behave):
+            got = run("exec", "vm1", "true")
+            same((got.returncode, got.stdout, got.stderr), (3, "out\n", ""))
+
+    def waits(c):
+        c.connect()
+        c.sock.settimeout(0.5)
+        try:
+            same(c.frame(), "nothing before HELLO")
+        except socket.timeout:
+            c.sock.settimeout(None)
+        c.say(hello(1))
+        c.rest()
+    with agent(waits) as a:
+        refused(run("exec", "--stats", "vm1", "true"), "(version 1) cannot measure")
+        same(set(a.types), {HELLO})
+
+
+@case("exec: once EXEC is said it is not said again, whatever becomes of the connection")
+def _():
+    def refuses(c):
+        c.connect()
+        c.say(error(16, "256 sessions are open"))
+
+    def drops(c):
+        c.connect()
+        same(c.frame()[0], EXEC)
+
+    def is_slow(c):
+        c.connect()
+        same(c.frame()[0], EXEC)
+        # Longer than the client's patience with a first attempt at a connection.
+        time.sleep(2.5)
+        c.say(hello(2) + BEGUN + exited(0))
+        c.rest()
+    with agent(refuses) as a:
+        refused(run("exec", "vm1", "true"), "connect to the guest's agent: ", "256 sessions are open")
+        assert a.types.count(HELLO) == 1, a.types
+    with agent(drops) as a:
+        refused(run("exec", "vm1", "true"), "connect to the guest's agent: ")
+        same(a.types, [HELLO, EXEC])
+    with agent(is_slow) as a:
+        same(run("exec", "vm1", "true").returncode, 0)
+        same(a.types[:2] + [t for t in a.types[2:] if t in (HELLO, EXEC)], [HELLO, EXEC])
+
+
 @case("what is no agent is refused at once")
 def _():
     for first in (hello(0), hello(2, magic=1), frame(HELLO, b"SMva"), exited(0), frame(HELLO, length=65), frame(99),

@@ -486,6 +486,26 @@ static void old_done(struct v1 *v, struct agent *a)
 	assert_false(v->asked_of_later);
 }
 
+/* libsmvm asks for the measure without knowing whether there will be one. */
+static void an_old_agent_skips_a_measure_that_need_not_be(void **state)
+{
+	char *argv[] = {"true", NULL};
+	const struct agent_exec must = {.argv = argv, .measure = true};
+	const struct agent_exec may = {.argv = argv, .measure = true, .measure_or_not = true};
+	struct agent_exec_io io = {.in = -1, .out = -1, .err = -1, .signal_fd = -1, .tty_fd = -1};
+	struct agent_exit exit;
+	struct err e = ERR_INIT;
+	struct v1 v;
+	struct agent *a = old_agent(&v);
+
+	assert_int_equal(agent_exec_start(a, &must, MS, &e), -ENOTSUP);
+	assert_int_equal(agent_exec_start(a, &may, MS, &e), 0);
+	assert_int_equal(agent_exec_run(a, &io, &exit, &e), 0);
+	assert_int_equal(exit.value, 3);
+	assert_int_equal(exit.peak, 0);
+	old_done(&v, a);
+}
+
 static void an_old_agent_does_what_it_could(void **state)
 {
 	char *argv[] = {"sh", "-c", "echo out; echo err >&2; exit 3", NULL};
@@ -621,6 +641,7 @@ int main(void)
 		T(a_unix_socket_and_who_speaks_first),
 		T(resets_are_seen_as_such),
 		T(forwards_as_text),
+		T(an_old_agent_skips_a_measure_that_need_not_be),
 		T(an_old_agent_does_what_it_could),
 		T(an_old_agent_takes_part_in_snapshots_and_restores),
 		T(what_an_old_agent_lacks_is_said),
