@@ -3,7 +3,8 @@
  *
  * One JSON object per line in each direction. Request: {"op": "snapshot", ...}. Answer:
  * {"ok": true, ...} or {"ok": false, "code": <errno>, "error": "<one line>"}. A request line is at
- * most 64 KiB, an answer 64 MiB; a client that sends none within 10 s is dropped. The socket is
+ * most 64 KiB, an answer 64 MiB; a client that sends none within 10 s, or does not take its
+ * answer within as long, is dropped. The socket is
  * 0600 root; a peer is trusted, but its bytes are still parsed with limits.
  *
  * "console" turns the connection, after its answer, into the raw byte stream of the serial

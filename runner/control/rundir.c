@@ -182,7 +182,8 @@ int rundir_create(const char *name, struct rundir **out, struct err *err)
 		return base;
 	struct rundir *other;
 	if (name && rundir_find(name, &other, NULL) == 0) {
-		bool taken = !strcmp(other->info.name, name);
+		/* Nor another's id: it is found by that as well. */
+		bool taken = !strcmp(other->info.name, name) || !strcmp(other->info.id, name);
 
 		rundir_release(other);
 		if (taken)

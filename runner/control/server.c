@@ -14,8 +14,9 @@
 #include <sys/stat.h>
 #include <sys/un.h>
 
-#define CLIENT_IDLE_MS 10000
-#define REPLY_WAIT_MS  5000
+#define CLIENT_IDLE_MS	10000
+#define REPLY_WAIT_MS	10000 /* for a client to take its answer, in all: others wait */
+#define ACCEPT_AGAIN_MS 100
 
 struct client {
 	int fd;
@@ -33,6 +34,7 @@ struct control {
 	void *arg;
 	struct client *clients[CONTROL_CLIENTS_MAX];
 	uint64_t last_deferred;
+	int64_t accept_again_ms; /* the listener is not looked at before */
 	struct {
 		int fd; /* -1: none */
 		int period_ms;
@@ -108,8 +110,12 @@ static void accept_client(struct control *c)
 {
 	cleanup_fd int fd = accept4(c->listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
 
-	if (fd < 0)
+	if (fd < 0) {
+		/* Whoever waits there stays, and would be seen again at once. */
+		if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM)
+			c->accept_again_ms = monotonic_ms() + ACCEPT_AGAIN_MS;
 		return;
+	}
 	for (size_t i = 0; i < CONTROL_CLIENTS_MAX; i++) {
 		if (c->clients[i])
 			continue;
@@ -126,6 +132,7 @@ static void accept_client(struct control *c)
 static int send_line(int fd, const json_t *obj)
 {
 	cleanup_free char *text = json_dumps(obj, JSON_COMPACT);
+	const int64_t until = monotonic_ms() + REPLY_WAIT_MS;
 	size_t len = text ? strlen(text) : 0, done = 0;
 
 	if (!text)
@@ -136,9 +143,11 @@ static int send_line(int fd, const json_t *obj)
 
 		if (n < 0 && errno == EAGAIN) {
 			struct pollfd p = {.fd = fd, .events = POLLOUT};
+			const int64_t left = until - monotonic_ms();
 
-			if (poll(&p, 1, REPLY_WAIT_MS) <= 0)
+			if (left <= 0)
 				return -ETIMEDOUT;
+			(void)poll(&p, 1, (int)left);
 			continue;
 		}
 		if (n < 0 && errno == EINTR)
@@ -305,7 +314,10 @@ int control_serve(struct control *c, int end_fd, struct err *err)
 		nfds_t n = 3;
 
 		p[0] = (struct pollfd){.fd = end_fd, .events = POLLIN};
-		p[1] = (struct pollfd){.fd = c->listen_fd, .events = POLLIN};
+		const bool looks = now >= c->accept_again_ms;
+		p[1] = (struct pollfd){.fd = looks ? c->listen_fd : -1, .events = POLLIN};
+		if (!looks && (wait < 0 || c->accept_again_ms - now < wait))
+			wait = c->accept_again_ms - now;
 		p[2] = (struct pollfd){.fd = c->watch.fd, .events = POLLIN};
 		for (size_t i = 0; i < CONTROL_CLIENTS_MAX; i++) {
 			struct client *cl = c->clients[i];
