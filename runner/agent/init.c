@@ -23,7 +23,8 @@
 #include <linux/vm_sockets.h>
 
 #define GRACE_MAX_MS   3600000u
-#define SPARE_AFTER_US 50000
+#define SPARE_BUSY_US  250000  /* from when it was taken, while what it was taken for runs */
+#define SPARE_AFTER_US 50000   /* from a session's end */
 #define SPARE_AGAIN_US 1000000 /* after a fork that failed */
 #define REST_MS	       1000u /* what is left for the others when the entrypoint has used it all up */
 
@@ -37,7 +38,7 @@ struct init {
 	/*
 	 * A session that awaits the next connection, in a slot of `session` (the same process, or
 	 * 0): a connection need not wait for a fork. The next one is made once that is not in
-	 * anybody's way.
+	 * anybody's way: a short program has ended by then, which a fork beside it would delay.
 	 */
 	pid_t spare;
 	int taken_rd, taken_wr; /* a byte when it has one */
@@ -293,7 +294,17 @@ static void spare_gone(struct init *in)
 	while (read(in->taken_rd, c, sizeof(c)) > 0)
 		;
 	in->spare = 0;
-	in->spare_us = monotonic_us() + SPARE_AFTER_US;
+	in->spare_us = monotonic_us() + SPARE_BUSY_US;
+}
+
+/* There may have been no room for one; and one that waits for a session's request to be done with
+ * need not wait on. */
+static void spare_soon(struct init *in)
+{
+	const uint64_t soon = monotonic_us() + SPARE_AFTER_US;
+
+	if (!in->spare && (!in->spare_us || in->spare_us > soon))
+		in->spare_us = soon;
 }
 
 /* ---- the dead ------------------------------------------------------------------------------ */
@@ -308,14 +319,12 @@ static void reap_all(struct init *in)
 			if (in->session[i] != p)
 				continue;
 			in->session[i] = 0;
-			/* There may have been no room for a spare one. */
-			if (!in->spare && !in->spare_us)
-				in->spare_us = monotonic_us() + SPARE_AFTER_US;
 			/* The spare one is a session, and counted, from its connection on. */
 			if (p != in->spare || in->g->shared->spare_taken)
 				count_sessions(in, -1);
 			if (p == in->spare)
 				spare_gone(in);
+			spare_soon(in);
 			control_release_dead(in->g, p);
 		}
 		if (p == in->entry) {

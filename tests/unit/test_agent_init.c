@@ -9,6 +9,7 @@
 
 #include "runner/agent/init.h"
 #include "smfs/base/cleanup.h"
+#include "smfs/base/clock.h"
 #include "smfs/base/unix_socket.h"
 
 #include <dirent.h>
@@ -231,6 +232,29 @@ static void one_is_there_before_the_connection(void **state)
 	assert_int_equal(server(a), third);
 }
 
+static void the_next_one_is_made_when_it_is_in_nobodys_way(void **state)
+{
+	struct one *o = *state;
+	pid_t p = spare(o);
+	uint64_t t = monotonic_us();
+	struct agent *a = dial(o);
+	bool soon = false;
+
+	/* While the session lasts, not at once. */
+	other(o, p);
+	assert_true(monotonic_us() - t > 200000);
+	agent_close(a);
+	p = next_spare(o, &p, 1);
+	/* After its end, soon; tried until nobody had to wait for a processor. */
+	for (int i = 0; i < 20 && !soon; i++) {
+		t = monotonic_us();
+		agent_close(dial(o));
+		p = next_spare(o, &p, 1);
+		soon = monotonic_us() - t < 200000;
+	}
+	assert_true(soon);
+}
+
 static void those_that_come_before_the_next_is_there_are_served(void **state)
 {
 	struct one *o = *state;
@@ -389,6 +413,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		T(one_is_there_before_the_connection),
+		T(the_next_one_is_made_when_it_is_in_nobodys_way),
 		T(those_that_come_before_the_next_is_there_are_served),
 		T(its_death_is_healed),
 		T(one_that_dies_of_its_connection_is_counted_no_more),
