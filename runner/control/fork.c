@@ -201,8 +201,10 @@ static unsigned collect(struct forking *f, json_t *children, struct err *err)
 static int run(struct forking *f, bool use_agent, json_t *reply, struct err *err)
 {
 	struct vmm *v = f->v;
-	int r;
+	int r = saves_check(v, err);
 
+	if (r < 0)
+		return r;
 	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, f->report) < 0)
 		return err_errno(err, "create socket pair");
 	r = use_agent ? frozen_do(v, fork_machine, f, err) : fork_machine(f, err);

@@ -34,8 +34,10 @@ static json_t *agent_json(struct vmm *v)
 	struct err err = ERR_INIT;
 	struct agent_info i = {0};
 	struct agent *a;
-	int r = vmm_agent(v, INFO_WAIT_MS, &a, &err);
+	int r = saves_check(v, &err);
 
+	if (r == 0)
+		r = vmm_agent(v, INFO_WAIT_MS, &a, &err);
 	if (r == 0) {
 		r = agent_info(a, &i, INFO_WAIT_MS, &err);
 		agent_close(a);
@@ -107,6 +109,7 @@ static int op_stop(void *arg, struct control_request *rq, const json_t *body, js
 
 	grace = grace < 0 ? 0 : MIN(grace, 3600 * 1000);
 	if (!force && v->has_agent) {
+		saves_resume(v);
 		r = vmm_agent(v, (int)grace + INFO_WAIT_MS, &a, err);
 		if (r == 0)
 			r = agent_stop(a, (unsigned)grace, (int)grace + STOP_EXTRA_MS, err);

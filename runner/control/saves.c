@@ -250,6 +250,24 @@ int saves_request(void *arg, struct control_request *crq, const json_t *body, js
 	return r;
 }
 
+int saves_check(const struct vmm *v, struct err *err)
+{
+	if (!v->save.throttled)
+		return 0;
+	return err_set(err, EBUSY, "the guest waits until snapshot %s of it is written",
+		       json_string_value(json_object_get(v->save.last, "name")));
+}
+
+void saves_resume(struct vmm *v)
+{
+	const bool waits = v->save.throttled;
+	struct err err = ERR_INIT;
+
+	saves_let_go(&v->save);
+	if (waits && vm_resume(v->machine.vm, &err) < 0)
+		log_err("resume the guest before its snapshot is done: %s", err.msg);
+}
+
 void saves_let_go(struct saves *s)
 {
 	s->limit_bytes = UINT64_MAX;

@@ -11,7 +11,8 @@
  * THE COPY LIMIT. While the child writes, each page the guest changes is copied. The process's
  * count of minor faults since the fork bounds those copies from above, at no cost. Past the limit
  * the guest is paused until the child is done: it then waits as for one with "still", and the
- * snapshot is as right.
+ * snapshot is as right. Meanwhile a fork is refused (EBUSY), since it would wait for the guest on
+ * the thread that lets it go on, and a request to stop lifts the limit.
  */
 #ifndef RUNNER_CONTROL_SAVES_H
 #define RUNNER_CONTROL_SAVES_H
@@ -48,6 +49,10 @@ int saves_request(void *arg, struct control_request *rq, const json_t *body, jso
  */
 int saves_take(struct vmm *v, const json_t *body, saves_done done, void *arg, json_t *reply,
 	       struct err *err);
+/* EBUSY: the guest waits until one is written, and nobody on the serving thread may wait for it. */
+int saves_check(const struct vmm *v, struct err *err);
+/* The VM is to end: its guest waits for none any more. */
+void saves_resume(struct vmm *v);
 /* The machine becomes another while one may be being written: that costs no more copies. */
 void saves_let_go(struct saves *s);
 /* The VM ends: a child goes on by itself. */

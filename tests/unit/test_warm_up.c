@@ -1,139 +1,22 @@
 /* runner/worker/warm_up.h, of a machine that is no more than its directory, its control socket and
  * an agent of the test's own: what ends the program that runs in it. */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
+#include "tests/unit/fake_vmm.h"
 
-#include <cmocka.h>
-
-#include <pthread.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/eventfd.h>
-#include <sys/socket.h>
-#include <sys/un.h>
-#include <unistd.h>
-
-#include "runner/control/vmm_internal.h"
-#include "runner/guest/agent_client.h"
 #include "runner/worker/warm_up.h"
-#include "smfs/base/cleanup.h"
-#include "smfs/base/clock.h"
-#include "smfs/base/unix_socket.h"
-
-#define LONG_MS 30000
-
-static char base[] = "/tmp/test_warm_up.XXXXXX";
-
-struct machine_of_ours {
-	struct vmm v;
-	struct vm *vm;
-	char control[RUNDIR_PATH_MAX], vsock[RUNDIR_PATH_MAX];
-	int agent_fd;	/* listens */
-	int served_fd;	/* an eventfd: control_serve() has served the last of whom it was to */
-	int running_fd; /* an eventfd: the program runs */
-	bool ends;	/* the program does, at once */
-	unsigned runs;
-	pthread_t agent;
-};
 
 static int op_served(void *arg, struct control_request *rq, const json_t *body, json_t *reply,
 		     struct err *err)
 {
-	struct machine_of_ours *m = arg;
+	struct fake_vmm *m = arg;
 
 	return eventfd_write(m->served_fd, 1);
 }
 
 static const struct control_op ops[] = {{"served", op_served}, {0}};
 
-/* Sessions, one after the other, until the listener is shut: HELLO, STARTED, and EXIT if it ends.
- */
-static void session(struct machine_of_ours *m, int fd)
-{
-	static const uint8_t pid[4] = {1}, hello[] = {0x53, 0x4d, 0x76, 0x61, 2, 0};
-	cleanup_writer struct writer w = WRITER_INIT;
-	const struct agent_exit exited = {.kind = AGENT_EXIT_CODE};
-	struct agent_frame f = {0};
-	char c = 0;
-
-	while (c != '\n')
-		if (recv(fd, &c, 1, 0) != 1)
-			return;
-	(void)!send(fd, "OK 1\n", 5, MSG_NOSIGNAL);
-	while (agent_frame_read(fd, &f, LONG_MS, NULL) == 0) {
-		if (f.type == AGENT_HELLO)
-			agent_frame_write(fd, AGENT_HELLO, hello, sizeof(hello), LONG_MS, NULL);
-		if (f.type != AGENT_EXEC)
-			continue;
-		m->runs++;
-		agent_frame_write(fd, AGENT_STARTED, pid, sizeof(pid), LONG_MS, NULL);
-		eventfd_write(m->running_fd, 1);
-		if (!m->ends)
-			continue;
-		agent_put_exit(&w, &exited);
-		agent_frame_write(fd, AGENT_EXIT, w.p, w.len, LONG_MS, NULL);
-	}
-	agent_frame_free(&f);
-}
-
-static void *agent_main(void *arg)
-{
-	struct machine_of_ours *m = arg;
-	int fd;
-
-	while ((fd = accept4(m->agent_fd, NULL, NULL, SOCK_CLOEXEC)) >= 0) {
-		session(m, fd);
-		close(fd);
-	}
-	return NULL;
-}
-
 static int begin(void **state)
 {
-	struct machine_of_ours *m = calloc(1, sizeof(*m));
-	struct sockaddr_un a = {.sun_family = AF_UNIX};
-	struct err err = ERR_INIT;
-
-	assert_non_null(m);
-	m->vm = calloc(1, sizeof(*m->vm));
-	assert_non_null(m->vm);
-	m->v.machine.vm = m->vm;
-	m->v.has_agent = true;
-	m->vm->end = VM_RUNNING;
-	m->vm->end_fd = eventfd(0, EFD_CLOEXEC);
-	m->served_fd = eventfd(0, EFD_CLOEXEC);
-	m->running_fd = eventfd(0, EFD_CLOEXEC);
-	assert_int_equal(rundir_create("w", &m->v.dir, &err), 0);
-	rundir_file(m->v.dir, "control.sock", m->control);
-	rundir_file(m->v.dir, "vsock.sock", m->vsock);
-	assert_int_equal(control_listen(m->control, ops, m, &m->v.control, &err), 0);
-	snprintf(a.sun_path, sizeof(a.sun_path), "%s", m->vsock);
-	m->agent_fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-	assert_int_equal(bind(m->agent_fd, (struct sockaddr *)&a, sizeof(a)), 0);
-	assert_int_equal(listen(m->agent_fd, 8), 0);
-	assert_int_equal(pthread_create(&m->agent, NULL, agent_main, m), 0);
-	*state = m;
-	return 0;
-}
-
-static int end(void **state)
-{
-	struct machine_of_ours *m = *state;
-
-	shutdown(m->agent_fd, SHUT_RDWR);
-	pthread_join(m->agent, NULL);
-	close(m->agent_fd);
-	unlink(m->vsock);
-	control_free(m->v.control);
-	rundir_remove(m->v.dir);
-	close(m->vm->end_fd);
-	close(m->served_fd);
-	close(m->running_fd);
-	free(m->vm);
-	free(m);
-	return 0;
+	return fake_begin(state, ops);
 }
 
 static void say(int fd, const char *text)
@@ -142,7 +25,7 @@ static void say(int fd, const char *text)
 }
 
 /* A connection that the server has taken, and that has asked nothing yet. */
-static int a_connected_client(struct machine_of_ours *m)
+static int a_connected_client(struct fake_vmm *m)
 {
 	struct err err = ERR_INIT;
 	int fd = unix_connect(m->control, LONG_MS, &err);
@@ -158,7 +41,7 @@ static int a_connected_client(struct machine_of_ours *m)
 }
 
 struct asker {
-	struct machine_of_ours *m;
+	struct fake_vmm *m;
 	int fd; /* whom it speaks by; -1: it connects */
 };
 
@@ -175,7 +58,7 @@ static void *ask(void *arg)
 	return NULL;
 }
 
-static void is_ended_by(struct machine_of_ours *m, int fd)
+static void is_ended_by(struct fake_vmm *m, int fd)
 {
 	struct asker a = {.m = m, .fd = fd};
 	const int64_t began = monotonic_ms();
@@ -207,7 +90,7 @@ static void whoever_is_connected_and_asks_ends_it(void **state)
 
 static void who_is_connected_and_asks_nothing_does_not(void **state)
 {
-	struct machine_of_ours *m = *state;
+	struct fake_vmm *m = *state;
 	int fd = a_connected_client(m);
 	struct err err = ERR_INIT;
 
@@ -217,24 +100,15 @@ static void who_is_connected_and_asks_nothing_does_not(void **state)
 	close(fd);
 }
 
-static int setup(void **state)
-{
-	return mkdtemp(base) ? setenv("SMVM_RUN_DIR", base, 1) : -1;
-}
-
-static int teardown(void **state)
-{
-	return rmdir(base);
-}
-
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test_setup_teardown(whoever_connects_and_asks_ends_it, begin, end),
-		cmocka_unit_test_setup_teardown(whoever_is_connected_and_asks_ends_it, begin, end),
+		cmocka_unit_test_setup_teardown(whoever_connects_and_asks_ends_it, begin, fake_end),
+		cmocka_unit_test_setup_teardown(whoever_is_connected_and_asks_ends_it, begin,
+						fake_end),
 		cmocka_unit_test_setup_teardown(who_is_connected_and_asks_nothing_does_not, begin,
-						end),
+						fake_end),
 	};
 
-	return cmocka_run_group_tests(tests, setup, teardown);
+	return cmocka_run_group_tests(tests, fake_setup, fake_teardown);
 }
