@@ -32,6 +32,7 @@ struct forking {
 	struct machine_disks disks;
 	int report[2]; /* the parent reads [0]; children send one message each on [1] */
 	uint64_t began_us, pause_us, capture_us, fork_us;
+	bool forked; /* there are children, whatever failed later */
 };
 
 /* One child's part of the whole. */
@@ -137,6 +138,7 @@ static int fork_paused(struct forking *f, struct err *err)
 		first_child(f);
 	if (pid < 0)
 		r = err_errno(err, "fork the VM's process");
+	f->forked = pid > 0;
 	pthread_mutex_unlock(&vm->dev_lock);
 	pthread_sigmask(SIG_SETMASK, &old, NULL);
 	f->fork_us = monotonic_us() - start;
@@ -209,12 +211,15 @@ static int run(struct forking *f, bool use_agent, json_t *reply, struct err *err
 		return err_errno(err, "create socket pair");
 	r = use_agent ? frozen_do(v, fork_machine, f, err) : fork_machine(f, err);
 	close(f->report[1]);
-	if (r < 0) {
+	if (r < 0 && !f->forked) {
 		close(f->report[0]);
 		return r;
 	}
 	json_t *children = json_array();
 	struct err failed = ERR_INIT;
+	/* That the guest did not go on, or does not thaw: they run all the same, and are told of. */
+	if (r < 0)
+		failed = *err;
 	unsigned up = collect(f, children, &failed);
 	close(f->report[0]);
 	if (up == 0) {
