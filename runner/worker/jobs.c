@@ -246,8 +246,10 @@ static void do_start(struct jobs *j, const struct job *job)
 /* <mount>/snapshots/NAME or NAME to NAME. */
 static const char *name_of(const struct jobs *j, const char *path)
 {
-	const size_t n = strlen(j->mount);
+	size_t n = strlen(j->mount);
 
+	while (n > 0 && j->mount[n - 1] == '/')
+		n--;
 	if (strncmp(path, j->mount, n) == 0 && strncmp(path + n, "/snapshots/", 11) == 0)
 		return path + n + 11;
 	return strncmp(path, "snapshots/", 10) == 0 ? path + 10 : path;
@@ -333,15 +335,17 @@ static void do_snapshot(struct jobs *j, const struct job *job)
 		json_object_set_new(body, "base", json_stringn_nocheck(base, strlen(base)));
 	r = saves_take(j->v, body, async ? async_done : sync_done, j, reply, &err);
 	atomic_store(&j->desk->faults, j->v->save.faults);
-	if (r < 0 && !j->v->save.active) {
+	if (r < 0) {
+		/* One that is being written all the same, of a guest that does not thaw. */
+		j->v->save.done = NULL;
 		tell_failed(j, true, &err);
 	} else if (async) {
 		e = saved_event(EVENT_ACCEPTED, reply);
 		desk_tell(j->desk, &e);
 		if (!j->v->save.active)
-			async_done(j, r, reply, &err);
+			async_done(j, 0, reply, &err);
 	} else if (!j->v->save.active) {
-		sync_done(j, r, reply, &err);
+		sync_done(j, 0, reply, &err);
 	}
 	json_decref(body);
 	json_decref(reply);

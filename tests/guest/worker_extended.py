@@ -45,6 +45,16 @@ def _():
         s.quit()
 
 
+@case("a snapshot is named by its path in the mount, however that was written")
+def _():
+    with worker("--mount", MOUNT + "/", hello=True) as s:
+        same(s.ask("RESTORE s1").word, "DONE")
+        same(s.ask("SNAPSHOT %s/snapshots/slashed" % MOUNT).word, "DONE_SNAPSHOT")
+        same(s.ask("RESTORE %s/snapshots/slashed" % MOUNT).word, "DONE")
+        same(s.ask("SNAPSHOT %s/snapshots/slashed2 base=%s/snapshots/slashed" % (MOUNT, MOUNT)).word, "DONE_SNAPSHOT")
+        s.quit()
+
+
 @case("extended: DONE says how: new, warm, rebuilt and why")
 def _():
     with worker(hello=True) as s:
