@@ -277,6 +277,9 @@ static int get_entry(struct reader *r, struct smfs_entry *e, struct xattr_vec *x
 	e->nxattrs = get_u16(r);
 	if (e->nxattrs > XATTRS_MAX || e->nxattrs > r->left / 6)
 		return -EBADMSG;
+	/* There may be no array at all yet, which has no place to be counted from. */
+	if (!e->nxattrs)
+		return 0;
 	if (!xattrs_room(x, e->nxattrs))
 		return -ENOMEM;
 	if (!get_xattrs(r, x->v + x->n, e->nxattrs))
