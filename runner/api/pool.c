@@ -298,8 +298,9 @@ static int status(struct smvm_pool *pool, struct smvm_pool_status *out, struct e
 
 	int r = api_check_size("a status", size, offsetof(struct smvm_pool_status, claims),
 			       sizeof(*out), err);
-	if (r == 0)
-		r = pool_ask_status(pool->name, &j, err);
+	if (r < 0)
+		return r;
+	r = pool_ask_status(pool->name, &j, err);
 	if (r < 0)
 		return r;
 	struct smvm_pool_status s = {.size = size,
