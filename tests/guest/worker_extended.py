@@ -248,7 +248,7 @@ def _():
                 writer.held()
                 s.send(line)
                 s.quiet()
-            same(asker.wait(20), 0)
+            same(asker.wait(70), 0)
             if name == "c1":
                 same(s.answer("DONE_SNAPSHOT").keys["id"], 1)
         same(s.line().text, "BYE id=2")

@@ -64,7 +64,8 @@ class Line:
 
 
 class Supervisor:
-    def __init__(self, command, timeout=20, accept=True):
+    def __init__(self, command, timeout=70, accept=True):
+        # An answer comes within 60 s, by the protocol; who waits less tests how busy the host is.
         self.timeout = timeout
         self.seed = True
         self.dir = tempfile.mkdtemp(prefix="supervisor.")
@@ -116,7 +117,8 @@ class Supervisor:
         self.raw(line.encode() + b"\n")
 
     def line(self, timeout=None):
-        end = time.monotonic() + (self.timeout if timeout is None else timeout)
+        timeout = self.timeout if timeout is None else timeout
+        end = time.monotonic() + timeout
         while b"\n" not in self.buffer:
             left = end - time.monotonic()
             if left <= 0 or not select.select([self.sock], [], [], left)[0]:
