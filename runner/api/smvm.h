@@ -326,7 +326,11 @@ struct smvm_pool_options {
 	 */
 	const char *warm_up;
 };
-/* One that does not run yet. */
+/*
+ * One that does not run yet. EINVAL: options that contradict each other, or a `snapshot` or
+ * `warm_up` that does not fit a request to a worker: 4,095 bytes, and 16,128 once what is no text
+ * in it is quoted.
+ */
 SMVM_API int smvm_pool_new(const struct smvm_pool_options *options, struct smvm_pool **out,
 			   struct smvm_error *err);
 /*
