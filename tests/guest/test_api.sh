@@ -67,15 +67,18 @@ check "the first of them made the machine" grep -q '^new: ' "$T/out"
 check "nothing of it is left" quiet
 check "an unknown snapshot is refused, in the worker's words" says 1 "snapshot nothing: no such directory" "$X/vm_restore" nothing
 check "vm_restore_timeout is in time" prints "^in time: " "$X/vm_restore_timeout" snap 20000
-# The mount's server stands still for a second: a restore waits for it.
+# The mount's server stands still until both have been told: a restore waits for it.
 late() {
 	pid=$(cat "$SMFS_MOUNT/.smfs/pid")
 	kill -STOP "$pid"
-	(sleep 1 && kill -CONT "$pid") &
-	prints "$2" "$X/vm_restore_timeout" "$1" 200
-	set -- $?
-	wait $!
-	return "$1"
+	# On a terminal each line is written as it is said.
+	script -qfec "$X/vm_restore_timeout $1 200" "$T/typescript" >/dev/null </dev/null &
+	until_true 6 grep -q '^refused: ' "$T/typescript"
+	kill -CONT "$pid"
+	wait $! || return 1
+	tr -d '\r' <"$T/typescript" >"$T/out"
+	cat "$T/out"
+	grep -q "$2" "$T/out"
 }
 smvm-runner restore --name again snap >/dev/null && smvm-runner snapshot again unread >/dev/null && smvm-runner stop -f again
 check "a restore that takes longer is in flight after its time, and ends well" late unread "^restored after all"

@@ -28,7 +28,7 @@ for i in 1 2 3 4; do
 	check "live snapshot $i" take origin live$i
 done
 stop origin
-check "stopped, its disk is free" flock -n "$T/disk" true
+check "stopped, its disk is free" until_true 5 flock -n "$T/disk" true
 cp "$T/disk" "$T/left"
 
 for s in full live live1 live2 live3 live4; do

@@ -70,7 +70,7 @@ check "one for two children is refused, with the reason" says 2 'only one machin
 check "as it is of two restored ones" says 2 'only one machine can have port 80' smvm-runner restore -n 2 -p 80:80 s
 check "whose own ports are told" json_has 'map(.host_port) | unique | length == 2' smvm-runner restore -n 2 --name pair -p 0:80 --json s
 check "what is no forward" says 2 'is no forward' smvm-runner fork -p '0:/run/a b' kid
-check "whoever reads the ids is not kept waiting" timeout 10 sh -c '[ "$(smvm-runner fork --name quick -p 0:80 kid | wc -l)" -eq 1 ]'
+check "whoever reads the ids is not kept waiting" timeout 60 sh -c '[ "$(smvm-runner fork --name quick -p 0:80 kid | wc -l)" -eq 1 ]'
 smvm-runner stop -f fixed quick pair-1 pair-2
 
 check "a name that is taken is refused" sh -c '! smvm-runner fork --name kid grandkid 2>"$1" && grep -q "is running already" "$1"' sh "$T/err"

@@ -51,15 +51,21 @@ import os, socket, subprocess, sys
 ready, pid, command = sys.argv[1], sys.argv[2], sys.argv[3:]
 s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
 s.bind(ready + ".sock")
-s.settimeout(20)
+s.settimeout(0.1)
 p = subprocess.Popen(command, env=dict(os.environ, NOTIFY_SOCKET=ready + ".sock"))
 with open(pid, "w") as f:
     f.write(str(p.pid))
-said = s.recv(100).decode()
+while True:
+    try:
+        said = s.recv(100).decode()
+        break
+    except TimeoutError:
+        if p.poll() is not None:
+            sys.exit(p.returncode)
 with open(ready + ".part", "w") as f:
     f.write(said)
 os.rename(ready + ".part", ready)
-sys.exit(p.wait(60))
+sys.exit(p.wait(500))
 END
 start() { # start INSTANCE [WRAPPER...]
 	i=$1
@@ -74,8 +80,9 @@ start() { # start INSTANCE [WRAPPER...]
 		exec python3 "$T/manager.py" "$T/ready" "$T/pid" unshare -mni sh "$T/confined" "$@"
 	) >"$T/service.log" 2>&1 &
 	manager=$!
-	until_true 20 [ -f "$T/ready" ]
+	until_true 20 told_or_over && [ -f "$T/ready" ]
 }
+told_or_over() { [ -f "$T/ready" ] || ! kill -0 $manager 2>/dev/null; }
 stop() {
 	kill -TERM "$(cat "$T/pid")"
 	wait $manager

@@ -8,7 +8,7 @@
 	boot origin counter 256M && until_true 10 said origin '^up ' && ask origin '?' '^now ' && smvm-runner snapshot origin s1 &&
 		ask origin '?' '^now ' && smvm-runner snapshot origin s2 &&
 		smvm-runner boot --kernel "$B/guest/quad" -m 128M -c 4 --name four && until_true 10 said four '^up ' &&
-		smvm-runner snapshot four four && boot writer churn256 512M && until_true 10 said writer '^up ' &&
+		smvm-runner snapshot four four && boot writer churn16 128M && until_true 10 said writer '^up ' &&
 		smvm-runner snapshot --still writer writer
 } >/dev/null || {
 	check "snapshots to begin with" false

@@ -12,7 +12,7 @@ up() { boot "$1" "$2" "$3" && until_true 10 said "$1" "$4"; }
 		smvm-runner boot --kernel "$B/guest/quad" -m 128M -c 4 --name four >/dev/null &&
 		until_true 10 said four '^up ' && smvm-runner snapshot four four &&
 		up once once 64M '^up ' && smvm-runner snapshot once once &&
-		up writer churn256 512M '^up ' && smvm-runner snapshot --still writer writer &&
+		up writer churn16 128M '^up ' && smvm-runner snapshot --still writer writer &&
 		up adder memory 128M '^filled' && smvm-runner snapshot --still adder sums
 } >/dev/null || {
 	check "snapshots to begin with" false

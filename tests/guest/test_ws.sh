@@ -28,7 +28,7 @@ check_not "nor can it be stored of one" smvm-runner ws base x
 
 # ---- recorded
 check "it is restored" restore base one
-check "there is nothing to replay" state_is one missing
+check "there is nothing to replay" until_true 5 state_is one missing
 check "it runs through its memory" whole one
 without=$(faults one)
 check "its working set is stored on demand" sh -c 'smvm-runner ws --json one base-ws >"$1"' sh "$T/json"
@@ -61,7 +61,7 @@ check "most faults are gone" [ "$replayed" -lt $((without / 4)) ]
 check "a snapshot of it stores what the guest wrote" sh -c 'smvm-runner snapshot --json with four >"$1"' sh "$T/json"
 check "as a diff" jq -e .diff "$T/json"
 check "it restores without a replay" smvm-runner restore --prefault none --name still four
-check "which was not begun" state_is still off
+check "which was not begun" until_true 5 state_is still off
 check "whole" whole still
 check "or with all of its data" smvm-runner restore --prefault all --name all four
 check "whole" whole all
@@ -117,5 +117,5 @@ done
 check "a pipe in its place keeps nobody waiting" spoil pipe 'rm "$1"; mkfifo "$1"'
 check "it is refused" until_true 5 state_is pipe refused
 check "a link in its place is not followed" spoil link 'rm "$1"; ln -s /etc/passwd "$1"'
-check "it is as if there were none" state_is link missing
+check "it is as if there were none" until_true 5 state_is link missing
 tap_done

@@ -20,6 +20,16 @@ smfs init "$SMFS_STORE" >/dev/null && smfs mount "$SMFS_STORE" "$SMFS_MOUNT" || 
 at_exit 'smfs unmount "$SMFS_MOUNT"'
 at_exit 'for v in $(smvm-runner ps -q); do smvm-runner stop -f "$v"; done'
 
+# hold_writer VM COMMAND...: the process that writes the snapshot COMMAND asks for stands still, $writer, before it has written
+# anything (HeldWriter in tests/lib/cases.py). kill -CONT lets it go on.
+hold_writer() {
+	rm -f "$T/held" # of the last time
+	python3 tests/lib/held.py "$(smvm-runner info "$1" | jq .pid)" >"$T/held" &
+	holder=$!
+	shift
+	until_true 10 grep -qsx asked "$T/held" && "$@" && wait $holder && writer=$(sed -n 2p "$T/held")
+}
+
 log() { smvm-runner console -l "$1"; }
 said() { log "$1" 2>/dev/null | grep -q "$2"; }
 boot() { smvm-runner boot --kernel "$B/guest/$2" -m "$3" --name "$1" >/dev/null; }

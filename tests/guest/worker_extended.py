@@ -192,7 +192,7 @@ def _():
             same(s.line().text, "BYE id=2")
             s.closed()
         # It is only rid of a thread that waits for the mount when that lets it go.
-        same(s.process.wait(20), 0)
+        same(s.process.wait(60), 0)
 
 
 @case("extended: a snapshot in time or ETIMEDOUT, SETTLED when it is written")
@@ -306,17 +306,17 @@ def _():
 
 @case("extended: baking fails: ERR_BAKE with its code, no machine, and the worker is there for another")
 def _():
-    for guest, ready, code, words in (("counter", "log:^never", "ETIMEDOUT", "not ready within 1000 ms"),
-                                      ("counter", "port:80", "EOPNOTSUPP", "no agent to ask"),
-                                      ("brief", "log:^never", "ECONNRESET", "powered off before it was ready")):
-        # Before it is heard of, an answer to HELLO or the seed's end: the wait is longer than that takes.
-        with worker("--kernel", BUILD + "/guest/" + guest, "-m", "64M", "--ready", "log:^up", "--ready", ready, "--ready-timeout", "1") as s:
+    # Before it is heard of, an answer to HELLO or the seed's end: the wait is longer than that takes.
+    for guest, ready, wait, code, words in (("counter", "log:^never", "5", "ETIMEDOUT", "not ready within 5000 ms"),
+                                            ("counter", "port:80", "60", "EOPNOTSUPP", "no agent to ask"),
+                                            ("brief", "log:^never", "60", "ECONNRESET", "powered off before it was ready")):
+        with worker("--kernel", BUILD + "/guest/" + guest, "-m", "64M", "--ready", "log:^up", "--ready", ready, "--ready-timeout", wait) as s:
             s.seed = False
             s.send("HELLO 1")
             try:
                 got = s.line(), s.line()
             except Gone:
-                same(s.process.wait(20), 1)
+                same(s.process.wait(60), 1)
                 assert guest == "brief" or code == "EOPNOTSUPP"
                 continue
             by = {line.word: line for line in got}
@@ -348,7 +348,7 @@ def _():
                 words[line.word] = line
         except Gone:
             # It failed before it had read HELLO: that is the seed's end.
-            same(s.process.wait(20), 1)
+            same(s.process.wait(60), 1)
             return
         same(words["ERR_RESTORE"].keys["code"], "ENOENT")
         same(s.ask("RESTORE s1").word, "DONE")
@@ -371,8 +371,9 @@ def _():
             if i == 20:
                 before = state(s.process.pid)
         after = state(s.process.pid)
-        first, last = sorted(times[20:120])[50], sorted(times[200:])[50]
-        print("# own KiB, mappings, descriptors: %s, then %s; median %d us, then %d us" % (before, after, first, last))
+        # What others do on this host is in most of them, and in the least ones hardly.
+        first, last = sorted(times[20:120])[5], sorted(times[200:])[5]
+        print("# own KiB, mappings, descriptors: %s, then %s; p5 %d us, then %d us" % (before, after, first, last))
         same(after[1:], before[1:])
         # A sanitizer keeps what is freed.
         assert os.environ.get("SAN") or after[0] <= before[0] + 512, "own memory grew"

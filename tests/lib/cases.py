@@ -173,6 +173,7 @@ class Stuck:
         self.pids = smfs_processes()
         for p in self.pids:
             os.kill(p, signal.SIGSTOP)
+        until(lambda: all(process(p)[0] == "T" for p in self.pids))
 
     def __exit__(self, *_):
         for p in self.pids:
@@ -180,4 +181,4 @@ class Stuck:
 
 
 def cli(*args):
-    return subprocess.run(["smvm-runner", *args], capture_output=True, text=True, timeout=60)
+    return subprocess.run(["smvm-runner", *args], capture_output=True, text=True, timeout=300)

@@ -122,7 +122,7 @@ registry_start() {
 	python3 - "$REGISTRY" "$!" <<-'PY' || { cat "$registry_dir/log" >&2; return 1; }
 		import os, socket, sys, time
 		host, port = sys.argv[1].split(":")
-		deadline = time.monotonic() + 20
+		deadline = time.monotonic() + 120
 		while time.monotonic() < deadline:
 		    try:
 		        socket.create_connection((host, int(port)), 1).close()

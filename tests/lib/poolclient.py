@@ -45,7 +45,7 @@ class Client:
     def send(self, line):
         self.sock.sendall(line.encode() + b"\n")
 
-    def line(self, timeout=20):
+    def line(self, timeout=60):
         end = time.monotonic() + timeout
         while b"\n" not in self.buffer:
             left = end - time.monotonic()
@@ -58,7 +58,7 @@ class Client:
         text, _, self.buffer = self.buffer.partition(b"\n")
         return Line(text.decode())
 
-    def ask(self, line, timeout=20):
+    def ask(self, line, timeout=60):
         self.send(line)
         return self.line(timeout)
 
@@ -80,7 +80,7 @@ class Pool:
                 until(lambda: self.status()["warm"] == warm, 60)
         except BaseException:
             self.process.terminate()
-            self.process.wait(20)
+            self.process.wait(60)
             raise
 
     def listens(self):
@@ -101,7 +101,7 @@ class Pool:
 
     def __exit__(self, *_):
         self.process.terminate()
-        same(self.process.wait(20), 0)
+        same(self.process.wait(60), 0)
 
     def status(self):
         with Client(self.name) as c:

@@ -8,7 +8,7 @@
 #   says N pattern command args...                 # and its standard error has the pattern
 #   prints pattern command args...                 # it succeeds, and its standard output has the pattern
 #   json_has filter command args...                # it succeeds, and its output is JSON of which jq's filter holds
-#   until_true SECONDS command args...             # it succeeds, tried until then
+#   until_true SECONDS command args...             # it succeeds, tried for long, where SECONDS are ample
 #   at_exit 'umount ...'                           # run in reverse order at the end
 #   tap_done
 #
@@ -91,8 +91,10 @@ json_has() {
 	"$@" >"$T/json" </dev/null && [ -s "$T/json" ] && jq -e "$tap_filter" "$T/json" >"$T/jq"
 }
 
+# Ample on a machine of one's own: others may be at work, so it is three times that, and no less than a minute, before it is
+# given up. What is to hold in a certain time is not for this.
 until_true() {
-	left=$(($1 * 20))
+	left=$(($1 > 20 ? $1 * 60 : 1200))
 	shift
 	until "$@"; do
 		left=$((left - 1))

@@ -1,3 +1,0 @@
-/* churn with 256 MiB: for the bench of live snapshots. */
-	.set	AREA_MIB, 256
-	.include "churn.S"
