@@ -22,7 +22,7 @@ stop_mount() {
 	server=$(cat "$M/.smfs/pid" 2>/dev/null)
 	keeper=$(cat "$M/.smfs/keeper" 2>/dev/null)
 	smfs unmount "$M" || return 1
-	for _ in $(seq 100); do
+	for _ in $(seq 600); do
 		[ -d "/proc/${server:-gone}" ] || [ -d "/proc/${keeper:-gone}" ] || return 0
 		sleep 0.1
 	done

@@ -76,7 +76,7 @@ exec 5>&- 6<&-
 wait $reader
 
 freed_at_last() { # the kernel lets go of a closed file in its own time
-	for _ in $(seq 50); do
+	for _ in $(seq 300); do
 		gc "$T/j" || return 1
 		[ "$(packs_bytes)" -lt "$between" ] && return 0
 		sleep 0.1

@@ -15,8 +15,8 @@ fails_with() { # fails_with STATUS PATTERN COMMAND...: exit status, and a messag
 	cat "$T/err"
 	[ "$got" = "$want" ] && grep -q -- "$pattern" "$T/err"
 }
-ends() { # ends PID: the process is gone within ten seconds
-	for _ in $(seq 100); do
+ends() { # ends PID: the process is gone soon
+	for _ in $(seq 600); do
 		kill -0 "$1" 2>/dev/null || return 0
 		sleep 0.1
 	done
@@ -77,7 +77,7 @@ pid=$(cat "$M/.smfs/pid")
 exec 5<"$M/snapshots/a/ram"
 kill -TERM "$pid"
 gone() {
-	for _ in $(seq 100); do
+	for _ in $(seq 600); do
 		grep -q " $M " /proc/self/mountinfo || return 0
 		sleep 0.1
 	done
@@ -96,7 +96,7 @@ check "unused, it ends at once" ends "$pid"
 check_not "and leaves no mount" grep -q " $M " /proc/self/mountinfo
 
 smfs mount -f "$S" "$M" 2>"$T/log" &
-for _ in $(seq 100); do [ -e "$M/.smfs/pid" ] && break; sleep 0.1; done
+for _ in $(seq 600); do [ -e "$M/.smfs/pid" ] && break; sleep 0.1; done
 check "in the foreground the command is the keeper" text_is "$M/.smfs/keeper" $!
 kill -INT $!
 wait $!

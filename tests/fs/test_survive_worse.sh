@@ -13,7 +13,7 @@ gone() { ! kill -0 "$1"; }
 fails_with() { # fails_with PATTERN COMMAND...: soon
 	pattern=$1
 	shift
-	timeout -k 1 60 "$@" >"$T/out" 2>"$T/err"
+	timeout -k 1 200 "$@" >"$T/out" 2>"$T/err"
 	got=$?
 	cat "$T/err"
 	[ "$got" != 0 ] && [ "$got" -lt 124 ] && grep -q -- "$pattern" "$T/err"
@@ -21,12 +21,12 @@ fails_with() { # fails_with PATTERN COMMAND...: soon
 score() { cat "/proc/$1/oom_score_adj"; }
 
 check "a store with things to read" survive_store
-check "mounts" survive_mount --watchdog 1
+check "mounts" survive_mount --watchdog 3
 keeper=$(cat "$M/.smfs/keeper") pid=$(worker)
 
 # ---- memory ------------------------------------------------------------------------------------
 kill -9 "$pid"
-check "another server takes over" within 100 changed_from "$pid"
+check "another server takes over" within changed_from "$pid"
 if sh -c 'echo -1000 >/proc/self/oom_score_adj' 2>/dev/null; then
 	check "the kernel does not take the keeper when memory runs out" test "$(score "$keeper")" = -1000
 	check "nor a server that took over" test "$(score "$(worker)")" = -1000
@@ -71,7 +71,7 @@ mount --bind "$T/mnt2/snapshots/pack/ram" "$pack"
 first=$(cksum <"$N/s01/vcpu")
 exec 5<"$N/deadly/ram"
 kill -STOP "$below"
-within 50 grep -q '^State:.T' "/proc/$below/status"
+within grep -q '^State:.T' "/proc/$below/status"
 # Readahead asks, and when that has failed the reader: two requests.
 check "a request that costs three servers is answered with an error" \
 	fails_with "Input/output error" dd bs=4096 count=1 of=/dev/null <&5
@@ -90,7 +90,7 @@ survive_mount
 exec 5<"$N/cold/ram"
 pid=$(worker)
 kill -9 "$(cat "$M/.smfs/keeper")" "$pid"
-check "the server has ended" within 100 gone "$pid"
+check "the server has ended" within gone "$pid"
 check "keeper and server gone at once: who reads gets an error" fails_with "" dd bs=4096 count=1 of=/dev/null <&5
 check "and who comes" fails_with "not connected" ls "$N"
 exec 5<&-
@@ -110,17 +110,17 @@ if truncate -s 200M "$T/img" && mkfs.ext4 -qF "$T/img" 2>/dev/null && mkdir "$T/
 		python3 tests/lib/survive.py make "$T/$n" 5 1
 		smfs import -q --store "$S" $n "$T/$n"
 	done
-	start_mount --watchdog 1
+	start_mount --watchdog 3
 	keeper=$(cat "$M/.smfs/keeper") pid=$(worker)
 	exec 5<"$N/two/ram"
 	fsfreeze -f "$T/disk"
 	check "a request that hangs with its server ends with an error" fails_with "" rm "$N/one/meta" "$N/one/ram" "$N/one/vcpu"
 	check "the log says why" grep -q "hangs in the kernel and cannot be killed: the connection is ended" "$T/log"
 	check "who has a file open is told" fails_with "" dd bs=4096 count=1 skip=7 of=/dev/null <&5
-	check "the keeper has ended" within 100 gone "$keeper"
+	check "the keeper has ended" within gone "$keeper"
 	exec 5<&-
 	fsfreeze -u "$T/disk"
-	check "the server ends as soon as it can" within 100 gone "$pid"
+	check "the server ends as soon as it can" within gone "$pid"
 	check "unmount clears the mount away" smfs unmount "$M"
 	check "and the store is whole" smfs fsck --read-data --store "$S"
 	check "it is mounted again" start_mount

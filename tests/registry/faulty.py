@@ -321,7 +321,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if fault == "stall" and not start:
             self.send(200, data[:half], kind="application/octet-stream", length=len(data))
             self.wfile.flush()
-            time.sleep(8)
+            time.sleep(20)
             return self.hang_up()
         if fault == "drip":
             self.send(200 if not start else 206, b"", [] if not start else [

@@ -94,7 +94,7 @@ check "resumed where ranges are ignored" pull norange
 check "resumed where ranges are refused" pull range416
 check "another range than asked for is refused" refuses wrongrange 'another range'
 check "a body that never comes is given up" refuses always 'ended after\|closed\|gave up\|transfer'
-check "a stall is resumed" pull stall --timeout 1
+check "a stall is resumed" pull stall --timeout 3
 check "a drip is given up" refuses drip 'stalled\|ended after\|closed' --timeout 1
 
 # Lies.
