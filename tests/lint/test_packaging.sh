@@ -109,12 +109,12 @@ if [ -c /dev/fuse ] && [ "$(id -u)" = 0 ]; then
 		path, command = sys.argv[1], sys.argv[2:]
 		s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
 		s.bind(path)
-		s.settimeout(20)
+		s.settimeout(120)
 		p = subprocess.Popen(command, env=dict(os.environ, NOTIFY_SOCKET=path))
 		said = s.recv(100)
 		ok = said == b"READY=1" and os.path.exists(command[-1] + "/.smfs/version")
 		p.send_signal(signal.SIGTERM)
-		sys.exit(0 if p.wait(20) == 0 and ok else 1)
+		sys.exit(0 if p.wait(120) == 0 and ok else 1)
 	END
 	mkdir "$T/mnt"
 	at_exit 'smfs unmount -q "$T/mnt" 2>/dev/null'

@@ -11,7 +11,7 @@
 #include "runner/api/reply.h"
 #include "smfs/base/io.h"
 
-#define MS 10000 /* how long anything may take */
+#define MS 60000 /* how long anything may take */
 
 static inline void peer_say(int fd, const char *text)
 {

@@ -355,7 +355,7 @@ static void a_slow_reader_costs_the_guest_no_time(void **state)
 {
 	struct fixture *x = *state;
 	char *argv[] = {"head", "-c", "300000", "/dev/zero", NULL}, buf[4096];
-	struct agent_exec req = {.argv = argv, .timeout_ms = 300};
+	struct agent_exec req = {.argv = argv, .timeout_ms = 2000};
 	struct agent *a = begin(x);
 	struct agent_exit exit;
 	struct err e = ERR_INIT;
@@ -367,7 +367,7 @@ static void a_slow_reader_costs_the_guest_no_time(void **state)
 	pid_t reader = fork();
 	if (reader == 0) {
 		close(out[1]);
-		poll(NULL, 0, 1000);
+		poll(NULL, 0, 3500);
 		for (ssize_t n; (n = read(out[0], buf, sizeof(buf))) > 0;)
 			total += (size_t)n;
 		_exit(total == 300000 ? 0 : 1);
@@ -413,15 +413,15 @@ static void a_dropped_connection_kills_the_group(void **state)
 	close(fd);
 	ended(x);
 	/* The grandchild has lost its parent and may wait for the host's init to reap it. */
-	for (int i = 0; alive(a) && i < 200; i++) {
+	for (int i = 0; alive(a) && i < 6000; i++) {
 		char path[64], text[128] = "";
 		snprintf(path, sizeof(path), "/proc/%d/stat", a);
 		int s = open(path, O_RDONLY);
 		if (s < 0 || (read(s, text, sizeof(text) - 1) > 0 && strstr(text, ") Z")))
-			i = 200;
+			i = 6000;
 		if (s >= 0)
 			close(s);
-		if (i == 199)
+		if (i == 5999)
 			fail_msg("%d lives on", a);
 		poll(NULL, 0, 10);
 	}

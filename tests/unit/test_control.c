@@ -424,10 +424,10 @@ static void a_process_that_takes_nobody_is_given_up_in_time(void **state)
 	assert_int_equal(
 		control_call(a.sun_path, json_pack("{s:s}", "op", "x"), 300, NULL, NULL, &err),
 		-ETIMEDOUT);
-	assert_in_range(monotonic_ms() - began, 299, 3000);
+	assert_in_range(monotonic_ms() - began, 299, 30000);
 	began = monotonic_ms();
 	assert_int_equal(agent_connect(a.sun_path, 300, &agent, &err), -ETIMEDOUT);
-	assert_in_range(monotonic_ms() - began, 299, 3000);
+	assert_in_range(monotonic_ms() - began, 299, 30000);
 	while (n)
 		close(queued[--n]);
 	close(listener);

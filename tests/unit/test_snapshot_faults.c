@@ -25,7 +25,7 @@
 #include "runner/x86/boot.h"
 
 #define RAM_BYTES  (16 * MIB)
-#define TIMEOUT_MS 20000
+#define TIMEOUT_MS 60000
 
 static const struct kind {
 	const char *word;

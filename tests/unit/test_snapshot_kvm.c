@@ -31,7 +31,7 @@
 #include "smfs/base/num.h"
 #include "smfs/store/store.h"
 
-#define TIMEOUT_MS 10000
+#define TIMEOUT_MS 60000
 
 /* A scratch directory with a store, a snapshot of a guest in it, and that snapshot's files. */
 struct fixture {

@@ -182,7 +182,7 @@ static void flipped_bytes_are_refused_or_harmless(void **state)
 		fflush(NULL);
 		pid_t pid = fork();
 		if (pid == 0) {
-			alarm(60);
+			alarm(300);
 			_exit(use_store(&copy));
 		}
 		assert_int_equal(waitpid(pid, &status, 0), pid);

@@ -165,7 +165,7 @@ static void test_death_is_failure(void **state)
 	/* The pipe's last writer is gone with it, and so are its other descriptors. */
 	close(up[1]);
 	assert_int_equal(read(up[0], &c, 1), 0);
-	for (int i = 0; i < 5000 && list(f, &p) == 1 && p.state == SMFS_PENDING_WRITING; i++)
+	for (int i = 0; i < 60000 && list(f, &p) == 1 && p.state == SMFS_PENDING_WRITING; i++)
 		usleep(1000);
 	assert_int_equal(p.state, SMFS_PENDING_FAILED);
 	assert_non_null(strstr(p.reason, "its writer ended"));

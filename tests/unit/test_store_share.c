@@ -134,7 +134,7 @@ static void a_long_ingest_keeps_no_other_waiting(void **state)
 	close(fd[1]);
 	assert_int_equal(read(fd[0], &byte, 1), 1);
 	/* were it to wait, it would for ever: the other one waits for this */
-	alarm(60);
+	alarm(300);
 	for (int i = 0; i < 5; i++) {
 		fill_mixed(buf, LEN, (uint64_t)i);
 		name_of(name, sizeof(name), 0, i);

@@ -427,7 +427,7 @@ static void flip_one(struct sweep *w, struct tally *t)
 	write_copy(w);
 	pid_t pid = fork();
 	if (pid == 0) {
-		alarm(60);
+		alarm(300);
 		_exit(flipped(w));
 	}
 	assert_int_equal(waitpid(pid, &status, 0), pid);

@@ -97,7 +97,7 @@ static inline double seconds(void)
 /* Poll for `condition`, which the loop's thread makes true. */
 #define wait_for(condition)                                                    \
 	do {                                                                   \
-		double end_ = seconds() + 10;                                  \
+		double end_ = seconds() + 60;                                  \
 		while (!(condition)) {                                         \
 			if (seconds() > end_)                                  \
 				fail_msg("waited in vain for %s", #condition); \

@@ -192,7 +192,7 @@ static inline void guest_shutdown(struct fixture *f, uint32_t guest_port, uint32
 static inline int host_connect(const char *path)
 {
 	struct sockaddr_un a = {.sun_family = AF_UNIX};
-	struct timeval limit = {.tv_sec = 10};
+	struct timeval limit = {.tv_sec = 60};
 	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
 
 	strcpy(a.sun_path, path);

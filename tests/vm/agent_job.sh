@@ -39,7 +39,12 @@ smvm-runner exec -u 0:www-data -w / -e FROM=mine origin -- sh -c '
 	echo "cgroup $(cat /proc/self/cgroup)"
 	(sleep 0.1 & sleep 0.1 &)
 	sleep 1
-	echo "zombies $(busybox ps -o stat | busybox grep -c Z)"
+	for i in $(busybox seq 60); do
+		z=$(busybox ps -o stat | busybox grep -c Z)
+		[ "$z" = 0 ] && break
+		sleep 1
+	done
+	echo "zombies $z"
 	mkdir -p /etc/smvm/pre-snapshot.d /etc/smvm/post-restore.d
 	printf "#!/bin/sh\nwc -l </tmp/who >/tmp/before\n" >/etc/smvm/pre-snapshot.d/10-count
 	printf "#!/bin/sh\nwc -l </tmp/who >/tmp/at-restore\necho generation \$SMVM_GENERATION of \$SMVM_HOSTNAME\n" >/etc/smvm/post-restore.d/10-count
@@ -100,7 +105,7 @@ client=$!
 until_true 60 grep -q ready "$T/drop"
 kill -KILL $client
 check 'a program dies with its client' smvm-runner exec -u 0 origin -- sh -c '
-	for i in 1 2 3 4 5 6 7 8 9 10; do
+	for i in $(busybox seq 60); do
 		kill -0 "$(cat /tmp/drop)" 2>/dev/null || exit 0
 		sleep 1
 	done
@@ -140,7 +145,7 @@ echo "id $(cat /etc/machine-id)"
 echo "before $(cat /tmp/before)"
 echo "open $(kill -0 "$(cat /tmp/open)" 2>/dev/null && echo yes)"
 n=$(cat /tmp/at-restore 2>/dev/null || cat /tmp/before)
-for i in 1 2 3 4 5 6 7 8 9 10; do [ "$(wc -l </tmp/who)" -gt "$n" ] && break; sleep 1; done
+for i in $(busybox seq 60); do [ "$(wc -l </tmp/who)" -gt "$n" ] && break; sleep 1; done
 echo "goes_on $([ "$(wc -l </tmp/who)" -gt "$n" ] && echo yes)"
 echo "old_names $(head -n "$n" /tmp/who | sort -u | tr "\n" " ")"
 echo "new_names $(tail -n +"$((n + 1))" /tmp/who | sort -u | tr "\n" " ")"'
