@@ -31,8 +31,12 @@ static int read_line(int fd, int timeout_ms, uint64_t until, char **line, struct
 			     : now < until  ? (int)((until - now) / 1000) + 1
 					    : 0);
 
+		/* What was asked for goes on: a signal that is handled is no reason not to hear of
+		 * it. */
 		if (r < 0 && errno == EINTR)
-			return err_set(err, EINTR, "interrupted");
+			continue;
+		if (r < 0)
+			return err_errno(err, "wait for the answer");
 		if (r == 0)
 			return err_set(err, ETIMEDOUT, "no answer within %d ms", timeout_ms);
 		if (cap - len < CHUNK) {
@@ -126,6 +130,7 @@ int control_stop(const char *path, pid_t pid, bool force, int grace_ms, struct e
 	/* Taken before the request: afterwards the number could already be somebody else's. */
 	cleanup_fd int pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
 	struct pollfd p = {.fd = pidfd, .events = POLLIN};
+	int64_t until;
 	int r, n;
 
 	if (pidfd < 0)
@@ -136,7 +141,9 @@ int control_stop(const char *path, pid_t pid, bool force, int grace_ms, struct e
 		grace_ms + STOP_MARGIN_MS, NULL, NULL, err);
 	if (r < 0)
 		return r;
-	while ((n = poll(&p, 1, STOP_MARGIN_MS)) < 0 && errno == EINTR)
+	until = monotonic_ms() + STOP_MARGIN_MS;
+	while ((n = poll(&p, 1, (int)MAX(until - monotonic_ms(), (int64_t)0))) < 0 &&
+	       errno == EINTR)
 		;
 	if (n != 1)
 		return err_set(err, ETIMEDOUT, "VM process %d does not end", (int)pid);
