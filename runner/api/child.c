@@ -68,6 +68,14 @@ void child_init(struct child *c)
 	c->pidfd = c->log_fd = -1;
 }
 
+/* It takes no time, but a signal may come. */
+static void end_now(pid_t pid)
+{
+	kill(pid, SIGKILL);
+	while (waitpid(pid, NULL, 0) < 0 && errno == EINTR)
+		;
+}
+
 static void place(posix_spawn_file_actions_t *files, int fd, int as, int mode)
 {
 	if (fd < 0)
@@ -116,8 +124,7 @@ int child_spawn(struct child *c, const struct args *a, int in, int out, struct e
 	if (c->pidfd >= 0)
 		return 0;
 	r = err_errno(err, "watch process %d", (int)c->pid);
-	kill(c->pid, SIGKILL);
-	waitpid(c->pid, NULL, 0);
+	end_now(c->pid);
 	c->pid = 0;
 	close(steal_fd(&c->log_fd));
 	return r;
@@ -240,10 +247,8 @@ int child_last_words(struct child *c, int r, struct err *err)
 
 void child_end(struct child *c, int grace_ms)
 {
-	if (c->pid && !c->joined && child_join(c, grace_ms, NULL, NULL) < 0) {
-		kill(c->pid, SIGKILL);
-		waitpid(c->pid, NULL, 0);
-	}
+	if (c->pid && !c->joined && child_join(c, grace_ms, NULL, NULL) < 0)
+		end_now(c->pid);
 	if (c->pidfd >= 0)
 		close(c->pidfd);
 	if (c->log_fd >= 0)

@@ -12,6 +12,7 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/time.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "runner/api/child.h"
@@ -76,6 +77,26 @@ static void its_last_words_are_awaited_whatever_signals_come(void **state)
 	assert_string_equal(err.msg, "snapshot x: not there");
 }
 
+static void nothing_is_left_of_it_whatever_signals_come(void **state)
+{
+	const struct itimerval often = {.it_interval.tv_usec = 50, .it_value.tv_usec = 50};
+	const struct sigaction act = {.sa_handler = on_alarm};
+	struct child c;
+
+	assert_int_equal(sigaction(SIGALRM, &act, NULL), 0);
+	for (int i = 0; i < 20; i++) {
+		begin(&c, "exec sleep 1000");
+		const pid_t pid = c.pid;
+		assert_int_equal(setitimer(ITIMER_REAL, &often, NULL), 0);
+		child_end(&c, 0);
+		setitimer(ITIMER_REAL, &(struct itimerval){0}, NULL);
+		errno = 0;
+		const pid_t left = waitpid(pid, NULL, 0);
+		assert_int_equal(left, -1);
+		assert_int_equal(errno, ECHILD);
+	}
+}
+
 static int setup(void **state)
 {
 	return mkdtemp(dir) ? 0 : -1;
@@ -95,6 +116,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(of_no_process_nothing_is_awaited),
 		cmocka_unit_test(its_last_words_are_awaited_whatever_signals_come),
+		cmocka_unit_test(nothing_is_left_of_it_whatever_signals_come),
 	};
 
 	return cmocka_run_group_tests(tests, setup, teardown);
