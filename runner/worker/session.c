@@ -370,6 +370,10 @@ static void job_failed(struct session *s, const struct event *e, uint64_t now_us
 			  : s->machine	   ? "machine=kept "
 					   : "machine=none ",
 			  e->err.msg);
+		/* A time-out of the job's own, as of an agent that cannot stop its guest, reads as
+		 * that of the answer, which leaves it in flight until it is settled. */
+		if (!bake && e->err.code == ETIMEDOUT)
+			say_settled(s, e);
 	}
 }
 

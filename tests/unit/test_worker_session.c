@@ -308,6 +308,31 @@ static void test_snapshot_deadline(void **state)
 	assert_string_equal(said, "SETTLED id=1 code=ENOSPC why not\n");
 }
 
+/* A time-out that is not the answer's is one all the same, and nothing is left in flight by it. */
+static void test_own_timeout(void **state)
+{
+	fresh(true, true);
+	line("SNAPSHOT a id=1");
+	event(EVENT_FAILED, ETIMEDOUT);
+	assert_string_equal(said, "ERR_SNAPSHOT id=1 code=ETIMEDOUT why not\n"
+				  "SETTLED id=1 code=ETIMEDOUT why not\n");
+	line("SNAPSHOT_ASYNC a");
+	event(EVENT_FAILED, ETIMEDOUT);
+	assert_string_equal(said, "ERR_SNAPSHOT code=ETIMEDOUT why not\n"
+				  "SETTLED code=ETIMEDOUT why not\n");
+	line("RESTORE a id=2");
+	event(EVENT_FAILED, ETIMEDOUT);
+	assert_string_equal(said, "ERR_RESTORE id=2 code=ETIMEDOUT machine=none why not\n"
+				  "SETTLED id=2 code=ETIMEDOUT why not\n");
+	line("RESTORE a");
+	assert_int_equal(jobs, 4);
+	/* The seed's error has no code, and is the end of it. */
+	fresh(false, true);
+	line("SNAPSHOT a");
+	event(EVENT_FAILED, ETIMEDOUT);
+	assert_string_equal(said, "ERR_SNAPSHOT why not\n");
+}
+
 static void test_async(void **state)
 {
 	fresh(true, true);
@@ -552,6 +577,7 @@ int main(void)
 					   cmocka_unit_test(test_failed_restore),
 					   cmocka_unit_test(test_restore_deadline),
 					   cmocka_unit_test(test_snapshot_deadline),
+					   cmocka_unit_test(test_own_timeout),
 					   cmocka_unit_test(test_async),
 					   cmocka_unit_test(test_async_late),
 					   cmocka_unit_test(test_quit),
