@@ -40,6 +40,7 @@ struct smvm_vm {
 	bool restoring, snapshotting;
 	bool restore_expired; /* told as ETIMEDOUT: by us, or by it */
 	bool snapshot_expired;
+	bool snapshot_async; /* settled it is only begun */
 	/* Requests are counted, whether the dialect has ids or not: an answer is its own's. */
 	unsigned serial, restore_serial, snapshot_serial;
 	char restore_id[REPLY_ID_MAX + 1], snapshot_id[REPLY_ID_MAX + 1];

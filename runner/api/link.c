@@ -138,6 +138,11 @@ static void snapshotted(struct smvm_vm *vm, const struct reply *r)
 		vm->snapshot_expired = true;
 		return;
 	}
+	/* Accepted late, it is still to be written. */
+	if (r->kind == REPLY_SETTLED && !r->err.code && vm->snapshot_async) {
+		vm->snapshot_expired = false;
+		return;
+	}
 	vm->snapshotting = vm->snapshot_expired = false;
 	link_push(vm, r->err.code ? SMVM_EVENT_SNAPSHOT_FAILED : SMVM_EVENT_SNAPSHOTTED,
 		  vm->snapshot_serial, r);

@@ -159,6 +159,7 @@ static int begin_snapshot(struct smvm_vm *vm, const char *verb, const char *name
 		vm->snapshotting = true;
 		vm->snapshot_serial = ++vm->serial;
 		vm->snapshot_expired = false;
+		vm->snapshot_async = !strcmp(verb, "SNAPSHOT_ASYNC");
 	}
 	return r;
 }

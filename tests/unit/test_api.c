@@ -317,6 +317,35 @@ static void test_async(void **state)
 	detach(&f);
 }
 
+/* The worker's time-out: in flight until it is settled, and written when that is told. */
+static void test_snapshot_timeout(void **state)
+{
+	struct smvm_event e = {.size = sizeof(e)};
+	struct fake f;
+
+	attach(&f, true);
+	assert_int_equal(ANSWERED(&f, "ERR_SNAPSHOT id=1 code=ETIMEDOUT no answer\n",
+				  smvm_vm_snapshot(f.vm, "n", NULL, NULL, &f.err)),
+			 -ETIMEDOUT);
+	assert_int_equal(smvm_vm_snapshot(f.vm, "n", NULL, NULL, &f.err), -EBUSY);
+	say(&f, "SETTLED id=1 code=ETIMEDOUT the guest cannot be stopped\n");
+	assert_int_equal(smvm_vm_next(f.vm, MS, &e, &f.err), 0);
+	assert_int_equal(e.kind, SMVM_EVENT_SNAPSHOT_FAILED);
+	assert_string_equal(e.error.message, "the guest cannot be stopped");
+	assert_int_equal(smvm_vm_snapshot_begin(f.vm, "n", NULL, &f.err), 0);
+	say(&f, "ERR_SNAPSHOT id=2 code=ETIMEDOUT no answer\nSETTLED id=2 ok\n");
+	assert_int_equal(smvm_vm_next(f.vm, MS, &e, &f.err), 0);
+	assert_int_equal(e.kind, SMVM_EVENT_SNAPSHOT_FAILED);
+	assert_int_equal(smvm_vm_next(f.vm, 100, &e, &f.err), 0);
+	assert_int_equal(e.kind, SMVM_EVENT_NONE);
+	assert_int_equal(smvm_vm_restore_begin(f.vm, "s", &f.err), -EBUSY);
+	say(&f, "DONE_SNAPSHOT_ASYNC bytes_written=1 capture_us=2 save_us=3 id=2\n");
+	assert_int_equal(smvm_vm_next(f.vm, MS, &e, &f.err), 0);
+	assert_int_equal(e.kind, SMVM_EVENT_SNAPSHOTTED);
+	assert_int_equal(e.snapshotted.save_us, 3);
+	detach(&f);
+}
+
 static void test_quit(void **state)
 {
 	struct fake f;
@@ -524,13 +553,14 @@ static void test_misuse(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_restored), cmocka_unit_test(test_seed),
-		cmocka_unit_test(test_dropped),	 cmocka_unit_test(test_died),
-		cmocka_unit_test(test_timeout),	 cmocka_unit_test(test_its_timeout),
-		cmocka_unit_test(test_failures), cmocka_unit_test(test_async),
-		cmocka_unit_test(test_quit),	 cmocka_unit_test(test_hostile),
-		cmocka_unit_test(test_exec),	 cmocka_unit_test(test_unheard),
-		cmocka_unit_test(test_chatter),	 cmocka_unit_test(test_misuse),
+		cmocka_unit_test(test_restored),	 cmocka_unit_test(test_seed),
+		cmocka_unit_test(test_dropped),		 cmocka_unit_test(test_died),
+		cmocka_unit_test(test_timeout),		 cmocka_unit_test(test_its_timeout),
+		cmocka_unit_test(test_failures),	 cmocka_unit_test(test_async),
+		cmocka_unit_test(test_snapshot_timeout), cmocka_unit_test(test_quit),
+		cmocka_unit_test(test_hostile),		 cmocka_unit_test(test_exec),
+		cmocka_unit_test(test_unheard),		 cmocka_unit_test(test_chatter),
+		cmocka_unit_test(test_misuse),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
