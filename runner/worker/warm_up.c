@@ -6,11 +6,19 @@
 #include "runner/worker/give_up.h"
 #include "smfs/base/cleanup.h"
 #include "smfs/base/clock.h"
+#include "smfs/base/num.h"
+
+#include <poll.h>
 
 /* More is no program to warm up by. */
 #define OUTPUT_MAX 65536
-/* The second finds the pages that the first one's end has freed, as one after it will. */
-#define RUNS 2
+/*
+ * The second finds the pages that the first one's end has freed, as one after it will, and is
+ * served as that will be: by a session that the agent makes for the next connection when it has
+ * been at rest for a moment.
+ */
+#define RUNS	2
+#define REST_MS 200
 
 static int left_ms(uint64_t until)
 {
@@ -56,6 +64,14 @@ static int connect_and_run(struct vmm *v, const char *program, uint64_t until, i
 	return r;
 }
 
+/* Until the guest is at rest again; of a short time most is left to the program. */
+static int rest(int stop_fd, uint64_t until)
+{
+	struct pollfd p = {.fd = stop_fd, .events = POLLIN};
+
+	return poll(&p, 1, MIN(REST_MS, left_ms(until) / 4)) > 0 ? -ECANCELED : 0;
+}
+
 int warm_up(struct vmm *v, const char *program, int timeout_ms, int give_up_fd, struct err *err)
 {
 	int fds[1 + CONTROL_FDS_MAX] = {give_up_fd};
@@ -68,7 +84,10 @@ int warm_up(struct vmm *v, const char *program, int timeout_ms, int give_up_fd, 
 	cleanup_fd int stop_fd = give_up_new(v, fds, n, err);
 	if (stop_fd < 0)
 		return stop_fd;
-	for (int i = 0; r == 0 && i < RUNS; i++)
-		r = connect_and_run(v, program, until, stop_fd, err);
+	for (int i = 0; r == 0 && i < RUNS; i++) {
+		r = i ? rest(stop_fd, until) : 0;
+		if (r == 0)
+			r = connect_and_run(v, program, until, stop_fd, err);
+	}
 	return r == -ECANCELED ? give_up_why(v, "another request has come", err) : r;
 }

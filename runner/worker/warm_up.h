@@ -14,9 +14,9 @@ struct vmm;
 
 /*
  * `program`, looked up in the image's PATH, without arguments, its output dropped; until it has
- * ended, and then once more. It is killed, with ECANCELED, as soon as `give_up_fd` is readable or
- * somebody asks the machine's control socket, by whatever connection, and after `timeout_ms`
- * (ETIMEDOUT). ENOTSUP: this guest has no agent.
+ * ended, and then, when the guest has come to rest, once more. It is killed, with ECANCELED, as
+ * soon as `give_up_fd` is readable or somebody asks the machine's control socket, by whatever
+ * connection, and after `timeout_ms` (ETIMEDOUT). ENOTSUP: this guest has no agent.
  * ECHILD: it has ended otherwise than with status 0. ECONNRESET: the machine has ended.
  */
 int warm_up(struct vmm *v, const char *program, int timeout_ms, int give_up_fd, struct err *err);

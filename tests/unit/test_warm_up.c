@@ -100,6 +100,32 @@ static void who_is_connected_and_asks_nothing_does_not(void **state)
 	close(fd);
 }
 
+static void between_its_runs_the_guest_comes_to_rest(void **state)
+{
+	struct fake_vmm *m = *state;
+	struct err err = ERR_INIT;
+	const uint64_t t = monotonic_us();
+
+	m->ends = true;
+	assert_int_equal(warm_up(&m->v, "true", LONG_MS, -1, &err), 0);
+	assert_int_equal(m->runs, 2);
+	assert_true(monotonic_us() - t >= 150000);
+}
+
+/* Of little time most is left for the program. */
+static void a_short_time_is_not_spent_on_that(void **state)
+{
+	struct fake_vmm *m = *state;
+	struct err err = ERR_INIT;
+	int r = -1;
+
+	m->ends = true;
+	/* Until nobody had to wait for a processor for so long. */
+	for (int i = 0; i < 20 && r < 0; i++)
+		r = warm_up(&m->v, "true", 150, -1, &err);
+	assert_int_equal(r, 0);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -108,6 +134,9 @@ int main(void)
 						fake_end),
 		cmocka_unit_test_setup_teardown(who_is_connected_and_asks_nothing_does_not, begin,
 						fake_end),
+		cmocka_unit_test_setup_teardown(between_its_runs_the_guest_comes_to_rest, begin,
+						fake_end),
+		cmocka_unit_test_setup_teardown(a_short_time_is_not_spent_on_that, begin, fake_end),
 	};
 
 	return cmocka_run_group_tests(tests, fake_setup, fake_teardown);
