@@ -12,8 +12,8 @@ PATH=$BUILD:$PATH
 . tests/lib/image.sh
 . tests/vm/machine.sh
 
-iterations=${ITERATIONS:-200} rounds=${ROUNDS:-15} bytes=$((1 << 30))
-[ -n "${QUICK:-}" ] && iterations=${ITERATIONS:-50} rounds=${ROUNDS:-7} bytes=$((32 << 20))
+iterations=${ITERATIONS:-200} rounds=${ROUNDS:-30} bytes=$((1 << 30))
+[ -n "${QUICK:-}" ] && iterations=${ITERATIONS:-50} rounds=${ROUNDS:-15} bytes=$((32 << 20))
 
 begin
 # twice NAME MEMORY: NAME, and NAME-later of the same guest; its nonce
